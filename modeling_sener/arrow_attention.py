@@ -1,0 +1,208 @@
+"""
+Arrow attention: a local window for every piece, global attention for [CLS] (paper, "Arrow Attention").
+
+Token 0 ([CLS]) attends to every real piece and every piece attends to it; any other pair (i, j) attends where
+|i - j| <= w. Scores are computed in blocks of queries beside the keys that they can reach: O(w T) time and memory.
+Encoders of transformers find `arrow_attention` by its name in their attention interface; DeBERTa, whose scores have
+position terms, has an encoder of its own in deberta_arrow.py on the same helpers.
+
+B batch, H heads, T pieces, D head size, w window, Q queries of a block, M = T / Q blocks, K = Q + 2w keys of a block.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+
+NAME = "sener_arrow"
+LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many pieces, the length that encoders were pretrained at
+BLOCK = 64
+
+
+@dataclass
+class Arrow:
+    """
+    What the pieces of one batch attend to; handed to every attention layer as the keyword argument `arrow`.
+
+    Args:
+        attention: `"arrow"`, `"sliding_window"` (no global [CLS]) or `"full"`.
+        window: pieces on either side.
+        log_n_scaling: whether [CLS]'s scores are multiplied by log(L) / log(512).
+        mask: *Shape:* (B, T), true for real pieces.
+    """
+
+    attention: str
+    window: int
+    log_n_scaling: bool
+    mask: Tensor
+    _block_masks: dict = field(default_factory=dict)
+
+    def cls_scale(self) -> Tensor | None:
+        """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
+        if not self.log_n_scaling or self.attention == "sliding_window":
+            return None
+        lengths = self.mask.sum(dim=1).clamp(min=1)
+        return (lengths.float().log() / math.log(LOG_N_LENGTH))[:, None, None, None]
+
+    def block_mask(self, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
+        """
+        What is added to the scores of each block, computed once for all layers with the same window.
+
+        Returns:
+            *Shape:* (B, M, 1, Q, K + 1): 0 where query and key attend, -inf elsewhere. The last key is [CLS], which
+            its own place in the window then leaves out. A piece always attends to itself, padding too: a row without
+            keys would be NaN, and spread.
+        """
+        key = (window, with_cls, dtype)
+        if key not in self._block_masks:
+            self._block_masks[key] = _block_mask(self.mask, window, with_cls, dtype)
+        return self._block_masks[key]
+
+
+def _block_mask(mask: Tensor, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
+    batch, length = mask.shape
+    device = mask.device
+    size = block_size(length)
+    start = torch.arange(0, length, size, device=device)[:, None, None]
+    i = start + torch.arange(size, device=device)[:, None]
+    j = start + torch.arange(-window, size + window, device=device)
+    attends = (i - j).abs() <= window
+    real = to_blocks(mask[:, :, None], size, window)[..., 0].bool()  # (B, M, K): false outside the text
+    if with_cls:
+        real = real & (j[:, 0] != 0)
+    attends = attends & real[:, :, None]
+    attends = attends | ((i == j) & (i >= (1 if with_cls else 0)))
+    bias = mask.new_full((*attends.shape[:-1], attends.shape[-1] + 1), -math.inf, dtype=dtype)
+    bias[..., :-1].masked_fill_(attends, 0.0)
+    if with_cls:
+        bias[..., -1] = 0.0
+    return bias[:, :, None]
+
+
+def block_size(length: int) -> int:
+    """Queries of a block."""
+    return min(BLOCK, length)
+
+
+def to_blocks(states: Tensor, size: int, window: int) -> Tensor:
+    """
+    The rows that each block of queries can reach, outside the text zeros.
+
+    Args:
+        states: *Shape:* (B, T, ...).
+
+    Returns:
+        *Shape:* (B, M, size + 2 window, ...): a view of the padded states, blocks overlap.
+    """
+    blocks = -(-states.shape[1] // size)
+    after = blocks * size - states.shape[1] + window
+    padded = F.pad(states, (0, 0) * (states.dim() - 2) + (window, after))
+    return padded.unfold(1, size + 2 * window, size).movedim(-1, 2)
+
+
+def arrow_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    arrow: Arrow | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """
+    The attention function that transformers' encoders call (`AttentionInterface`).
+
+    Args:
+        query, key, value: *Shape:* (B, H, T, D).
+        attention_mask: (B, T) or `None`; `arrow.mask` holds the same and is what counts.
+        sliding_window: as ModernBERT passes it: a layer's own window plus 1. A layer whose window is narrower than
+            arrow attention's keeps it, without the global [CLS].
+
+    Returns:
+        *Shape:* (B, T, H, D), and no weights.
+    """
+    if arrow is None:
+        raise ValueError(f"{type(module).__name__} was not handed `arrow`: its encoder drops keyword arguments")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    own_window = None if sliding_window is None else sliding_window - 1
+    is_local = own_window is not None and (arrow.attention == "full" or own_window < arrow.window)
+    if arrow.attention == "full" and not is_local:
+        return full_attention(query, key, value, scaling, dropout, arrow).transpose(1, 2), None
+    window = own_window if is_local else arrow.window
+    with_cls = arrow.attention == "arrow" and not is_local
+    out = block_attention(query, key, value, scaling, dropout, arrow.block_mask(window, with_cls, query.dtype), window)
+    if with_cls:
+        cls = cls_attention(query[:, :, :1], key, value, scaling, dropout, arrow)
+        out = torch.cat([cls.transpose(1, 2), out[:, 1:]], dim=1)
+    return out, None
+
+
+def block_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, bias: Tensor, window: int
+) -> Tensor:
+    """
+    Every piece over its window and [CLS].
+
+    Args:
+        query, key, value: *Shape:* (B, H, T, D).
+        bias: *Shape:* (B, M, 1, Q, K + 1), of `Arrow.block_mask`.
+
+    Returns:
+        *Shape:* (B, T, H, D).
+    """
+    batch, heads, length, size = query.shape
+    block = bias.shape[-2]
+    blocks_BMHQD = to_blocks(query.transpose(1, 2), block, 0).transpose(2, 3)
+
+    def with_cls_last(states: Tensor) -> Tensor:
+        states = states.transpose(1, 2)
+        blocks = to_blocks(states, block, window)
+        cls = states[:, None, :1].expand(-1, blocks.shape[1], -1, -1, -1)
+        return torch.cat([blocks, cls], dim=2).transpose(2, 3).flatten(0, 1)
+
+    out = F.scaled_dot_product_attention(
+        blocks_BMHQD.flatten(0, 1),
+        with_cls_last(key),
+        with_cls_last(value),
+        attn_mask=bias.flatten(0, 1),
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return out.transpose(1, 2).reshape(batch, -1, heads, size)[:, :length]
+
+
+def cls_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow
+) -> Tensor:
+    """[CLS]'s row over every real piece, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
+    scale = arrow.cls_scale()
+    query = query if scale is None else query * scale.to(query.dtype)
+    mask = arrow.mask.bool()[:, None, None]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+
+
+def full_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow
+) -> Tensor:
+    """The `full` ablation: every piece over every real piece. (B, H, T, D) -> (B, H, T, D)."""
+    scale = arrow.cls_scale()
+    if scale is not None:
+        query = torch.cat([query[:, :, :1] * scale.to(query.dtype), query[:, :, 1:]], dim=2)
+    mask = arrow.mask.bool()[:, None, None]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+
+
+def plain_padding_mask(attention_mask: Tensor | None = None, **kwargs) -> Tensor | None:
+    """The mask function that goes with `arrow_attention`: the (B, T) mask as it is, nothing T x T."""
+    return attention_mask
+
+
+AttentionInterface.register(NAME, arrow_attention)
+AttentionMaskInterface.register(NAME, plain_padding_mask)

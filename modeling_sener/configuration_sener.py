@@ -1,0 +1,174 @@
+"""Configuration of SeNER: every number of the model, validated."""
+
+import math
+from numbers import Real
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+CHOICES = {
+    "attention": ("arrow", "sliding_window", "full"),
+    "span_interaction": ("bispa", "cnn", "none"),
+    "vertical_readout": ("transposed", "mirrored"),
+    "triangle_mean": ("logit", "probability"),
+    "labels_per_span": ("all", "best"),
+}
+# What makes a folder of this code and its weights a Hub repository that loads by itself.
+AUTO_MAP = {
+    "AutoConfig": "configuration_sener.SenerConfig",
+    "AutoModel": "modeling_sener.SenerModel",
+    "AutoProcessor": "processing_sener.SenerProcessor",
+}
+CUSTOM_PIPELINES = {
+    "entity-extraction": {"impl": "pipeline_sener.SenerPipeline", "pt": ["AutoModel"], "tf": [], "type": "text"}
+}
+
+
+class SenerConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`SenerModel`] (Chen, Zhang, Tang: "Small Language Model Makes an Effective Long Text
+    Extractor", AAAI 2025). A value out of range raises `ValueError` with the field's name and the value.
+
+    Args:
+        backbone_config (`dict` or `PretrainedConfig`):
+            Configuration of the encoder, with its `model_type`: any encoder of transformers.
+        attention (`"arrow"`, `"sliding_window"` or `"full"`):
+            What the encoder's pieces attend to: a window and [CLS] both ways; the window alone; everything.
+        attention_window (`int`):
+            Pieces on either side that a piece attends to (the paper's window of arrow attention).
+        log_n_scaling (`bool`):
+            Multiply [CLS]'s scores by log(L) / log(512), L the number of pieces of the text.
+        span_window (`int` or `None`):
+            w: pairs of words up to w apart are scored, so that an entity has at most w + 1 words. `None` scores the
+            whole square of pairs: the quadratic baseline.
+        biaffine_size (`int`): p, the size of the start and end vectors.
+        span_channels (`int`): C, the channels of a cell of the span tensor; even.
+        span_layers (`int`): the number of span interaction blocks.
+        span_interaction (`"bispa"`, `"cnn"` or `"none"`):
+            Plus-shaped attention and convolutions; convolutions alone; no interaction between cells.
+        vertical_readout (`"transposed"` or `"mirrored"`):
+            Cell (i, j) joins row i with column j (the paper), or with column i (the released code).
+        triangle_mean (`"logit"` or `"probability"`):
+            What is averaged over the cells (i, j) and (j, i) of a span.
+        labels_per_span (`"all"` or `"best"`):
+            Every label above its threshold, or only the best of them.
+        biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
+        threshold (`float` or `dict[str, float]`): score from which a span is accepted, one or one per label, in [0, 1].
+        allow_nested (`bool`): accept a span inside another one.
+        part_size (`int`): pieces and words that inference computes at a time; memory, not results, depends on it.
+    """
+
+    model_type = "sener"
+
+    def __init__(
+        self,
+        backbone_config=None,
+        attention="arrow",
+        attention_window=128,
+        log_n_scaling=True,
+        span_window=128,
+        biaffine_size=100,
+        span_channels=32,
+        span_layers=2,
+        span_interaction="bispa",
+        vertical_readout="transposed",
+        triangle_mean="logit",
+        labels_per_span="all",
+        biaffine_dropout=0.4,
+        span_dropout=0.2,
+        threshold=0.5,
+        allow_nested=True,
+        part_size=1024,
+        **kwargs,
+    ):
+        self.backbone_config = _revive(backbone_config)
+        self.attention = attention
+        self.attention_window = attention_window
+        self.log_n_scaling = log_n_scaling
+        self.span_window = span_window
+        self.biaffine_size = biaffine_size
+        self.span_channels = span_channels
+        self.span_layers = span_layers
+        self.span_interaction = span_interaction
+        self.vertical_readout = vertical_readout
+        self.triangle_mean = triangle_mean
+        self.labels_per_span = labels_per_span
+        self.biaffine_dropout = biaffine_dropout
+        self.span_dropout = span_dropout
+        self.threshold = threshold
+        self.allow_nested = allow_nested
+        self.part_size = part_size
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", {task: dict(impl) for task, impl in CUSTOM_PIPELINES.items()})
+        super().__init__(**kwargs)
+        if self.label2id is None and isinstance(self.id2label, dict):
+            self.label2id = {label: i for i, label in self.id2label.items()}
+        self.check()
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels in the order of the model's outputs."""
+        return [self.id2label[i] for i in range(len(self.id2label))]
+
+    def check(self):
+        """Raise `ValueError` naming the first field whose value cannot be used."""
+        for field, choices in CHOICES.items():
+            _require(self, field, getattr(self, field) in choices, f"one of {', '.join(map(repr, choices))}")
+        for field in ("attention_window", "biaffine_size", "span_channels", "part_size"):
+            _require(self, field, _is_int(getattr(self, field), 1), "an integer from 1")
+        _require(self, "span_layers", _is_int(self.span_layers, 0), "an integer from 0")
+        _require(self, "span_window", self.span_window is None or _is_int(self.span_window, 1),
+                 "an integer from 1, or None for the whole square")  # fmt: skip
+        _require(self, "span_channels", self.span_channels % 2 == 0, "even: rotary positions turn pairs of channels")
+        for field in ("biaffine_dropout", "span_dropout"):
+            value = getattr(self, field)
+            _require(self, field, _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+        for field in ("log_n_scaling", "allow_nested"):
+            _require(self, field, isinstance(getattr(self, field), bool), "true or false")
+        self._check_labels()
+        if isinstance(self.threshold, dict):
+            _require(self, "threshold", set(self.threshold) == set(self.labels),
+                     f"a number, or one for each label of {self.labels}")  # fmt: skip
+        values = self.threshold.values() if isinstance(self.threshold, dict) else [self.threshold]
+        _require(self, "threshold", all(_is_number(v) and 0 <= v <= 1 for v in values), "within 0 to 1")
+
+    def _check_labels(self):
+        labels = self.id2label
+        _require(self, "id2label", isinstance(labels, dict) and len(labels) > 0, "a dict with at least one label")
+        _require(self, "id2label", sorted(labels) == list(range(len(labels))), "numbered from 0 without gaps")
+        _require(self, "id2label", all(isinstance(v, str) and v for v in labels.values())
+                 and len(set(labels.values())) == len(labels), "different, non-empty strings")  # fmt: skip
+        _require(self, "label2id", self.label2id == {label: i for i, label in labels.items()}, "id2label the other way")
+
+
+def _revive(backbone_config):
+    """The encoder's configuration as an object of its own class (so that it loads with no network)."""
+    if backbone_config is None:
+        return None  # transformers builds an empty configuration to find the defaults
+    if isinstance(backbone_config, dict):
+        fields = dict(backbone_config)
+        model_type = fields.pop("model_type", None)
+        if not isinstance(model_type, str):
+            raise ValueError(f"backbone_config.model_type is {model_type!r}: name an encoder of transformers")
+        try:
+            backbone_config = AutoConfig.for_model(model_type, **fields)
+        except ValueError as error:
+            raise ValueError(f"backbone_config with model_type {model_type!r}: {error}") from error
+    if not isinstance(backbone_config, PretrainedConfig):
+        raise ValueError(f"backbone_config is {backbone_config!r}: expected a dict or a PretrainedConfig")
+    # The outer model decides on the precision; a dtype of the encoder's own would override it.
+    backbone_config.dtype = None
+    return backbone_config
+
+
+def _require(config, field: str, holds: bool, expected: str):
+    if not holds:
+        raise ValueError(f"SenerConfig.{field} is {getattr(config, field)!r}: expected {expected}")
+
+
+def _is_int(value, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

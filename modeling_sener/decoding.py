@@ -1,0 +1,206 @@
+"""
+From logits to spans, as pure functions: probabilities of a stretch of rows, candidates, and the choice among them.
+
+B batch, N words, w window, W = 2w + 1 band columns, R labels, n rows of a stretch, K candidates. A stretch is computed
+from its own rows and the w that follow, so that a text can be decoded as its logits come.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .band import square_to_band
+
+
+STRETCH = 2048  # rows decoded at a time: bounds the memory, changes no result
+
+
+class Candidates(NamedTuple):
+    """
+    Spans of words with their labels, as arrays of one length K: `text` (row of the batch), `start`, `end` (exclusive)
+    and `label` (number in the order of the model's outputs) are int64, `score` is float32 in 0..1.
+    """
+
+    text: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+    def take(self, which: np.ndarray) -> "Candidates":
+        """The candidates that `which` (numbers or a mask) picks, in its order."""
+        return Candidates(*(field[which] for field in self))
+
+    @staticmethod
+    def join(parts: list["Candidates"]) -> "Candidates":
+        """The candidates of several stretches, in the order of the parts."""
+        return Candidates(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def span_probabilities(logits: Tensor, triangle_mean: str) -> Tensor:
+    """
+    P(i, i + k) of the n rows that have all of the w following rows, the mean of the cells (i, i + k) and (i + k, i).
+
+    Args:
+        logits: *Shape:* (B, n + w, W, R), rows [a, a + n + w); where the text ends, the caller pads rows of zeros.
+        triangle_mean: "logit" (sigmoid of the mean logit) or "probability" (mean of the two sigmoids).
+
+    Returns:
+        *Shape:* (B, n, w + 1, R), float32 (float64 for float64 logits).
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    batch, rows, width, labels = logits.shape
+    window = width // 2
+    upper = logits[:, : rows - window, window:]
+    # Cell (i + k, i) lies in row i + k, column w - k: one row down and one column back for each step of k.
+    to_batch, to_row, to_column, to_label = logits.stride()
+    lower = logits.as_strided(
+        (batch, rows - window, window + 1, labels),
+        (to_batch, to_row, to_row - to_column, to_label),
+        logits.storage_offset() + window * to_column,
+    )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        upper, lower = upper.float(), lower.float()
+    mean = (upper + lower) / 2
+    if not mean.isfinite().all():
+        raise FloatingPointError(
+            "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"
+        )
+    # The vectorised sigmoid and the one for the last few elements differ in the last digit; rounded from double
+    # precision they agree, so that equal logits tie wherever they stand.
+    if triangle_mean == "logit":
+        return mean.double().sigmoid().to(mean.dtype)
+    return ((upper.double().sigmoid() + lower.double().sigmoid()) / 2).to(mean.dtype)
+
+
+def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, first_row: int = 0) -> Candidates:
+    """
+    Spans of a stretch whose score reaches their label's threshold.
+
+    Args:
+        probabilities: *Shape:* (B, n, w + 1, R), rows [first_row, first_row + n), of `span_probabilities`.
+        thresholds: *Shape:* (R,); infinity switches a label off.
+        lengths: *Shape:* (B,), the number of words of each text.
+
+    Returns:
+        The candidates in the order of text, start, end, label; pairs that are not words of the text never are.
+    """
+    _, rows, width, _ = probabilities.shape
+    device = probabilities.device
+    thresholds = thresholds.to(device, torch.float64)
+    last = first_row + torch.arange(rows, device=device)[:, None] + torch.arange(width, device=device)
+    valid = last < lengths.to(device)[:, None, None]
+    hits = (probabilities >= thresholds.to(probabilities.dtype)) & valid[..., None]
+    text, row, span, label = hits.nonzero(as_tuple=True)
+    score = probabilities[text, row, span, label]
+    # 0.9 rounds down in single precision: the caller's number decides, not its rounding.
+    found = (text, row + first_row, row + span + first_row + 1, label, score)
+    reached = score >= thresholds[label]
+    return Candidates(*(field[reached].cpu().numpy() for field in found))
+
+
+def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> Candidates:
+    """
+    The accepted spans of one text: highest score first, ties by start, end, label; a span that crosses an accepted
+    one is dropped, and without `allow_nested` one that overlaps it. A span's several labels never conflict.
+
+    Args:
+        candidates: of one text; only those that may be returned, thresholds and label choice applied.
+        labels_per_span: "all" or "best", the highest score of a span (the first label of a tie).
+
+    Returns:
+        The accepted ones in text order (start, end, label). Time is linear in the number of spans but for sorting,
+        times the width of a span.
+    """
+    _, start, end, label, score = candidates
+    candidates = candidates.take(np.lexsort((label, end, start, -score)))
+    if not len(score):
+        return candidates
+    spans = np.stack([candidates.start, candidates.end], axis=1)
+    # What decides over a span decides over all of its labels: they stand or fall with the first.
+    _, first, span_of = np.unique(spans, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    accept = _without_crossings if allow_nested else _without_overlaps
+    accepted = np.zeros(len(first), dtype=bool)
+    accepted[order] = accept(spans[first[order]])
+    keep = accepted[span_of.reshape(-1)]
+    if labels_per_span == "best":
+        is_first = np.zeros(len(keep), dtype=bool)
+        is_first[first] = True
+        keep &= is_first
+    candidates = candidates.take(keep)
+    return candidates.take(np.lexsort((candidates.label, candidates.end, candidates.start)))
+
+
+def _without_crossings(spans: np.ndarray) -> np.ndarray:
+    """Of different spans (K, 2), best first: which do not cross a better one that is accepted."""
+    size = int(spans.max()) + 1
+    farthest_end = np.full(size, -1)  # of the accepted spans that start at a position
+    nearest_start = np.full(size, size)  # of the accepted spans that end at a position
+    accepted = np.zeros(len(spans), dtype=bool)
+    for k, (start, end) in enumerate(spans.tolist()):
+        if end - start > 1 and (
+            farthest_end[start + 1 : end].max() > end or nearest_start[start + 1 : end].min() < start
+        ):
+            continue
+        accepted[k] = True
+        farthest_end[start] = max(farthest_end[start], end)
+        nearest_start[end] = min(nearest_start[end], start)
+    return accepted
+
+
+def _without_overlaps(spans: np.ndarray) -> np.ndarray:
+    """Of different spans (K, 2), best first: which share no word with a better one that is accepted."""
+    taken = np.zeros(int(spans.max()) + 1, dtype=bool)
+    accepted = np.zeros(len(spans), dtype=bool)
+    for k, (start, end) in enumerate(spans.tolist()):
+        if not taken[start:end].any():
+            accepted[k] = True
+            taken[start:end] = True
+    return accepted
+
+
+def decode(
+    logits: Tensor,
+    lengths: Tensor,
+    thresholds: Tensor,
+    window: int | None,
+    triangle_mean: str,
+    labels_per_span: str,
+    allow_nested: bool,
+    stretch: int = STRETCH,
+) -> list[Candidates]:
+    """
+    The accepted spans of each text of a batch, from the logits of the whole texts.
+
+    Args:
+        logits: *Shape:* (B, N, W, R), or (B, N, N, R) with `window` `None`.
+        lengths: *Shape:* (B,), words of each text, at most N.
+        thresholds: *Shape:* (R,); infinity switches a label off, before conflicts are looked at.
+        stretch: rows at a time; the result does not depend on it.
+
+    Returns:
+        A `Candidates` per text, in text order.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    batch, rows = logits.shape[:2]
+    if window is None:
+        window = max(rows - 1, 0)
+        logits = square_to_band(logits, window)
+    empty = torch.zeros(batch, 0, window + 1, logits.shape[-1])
+    lengths = lengths.cpu()
+    parts = [find_candidates(empty, thresholds, lengths)]
+    for first in range(0, rows, stretch):
+        own = min(stretch, rows - first)
+        part = logits[:, first : first + own + window]
+        part = F.pad(part, (0, 0, 0, 0, 0, own + window - part.shape[1])).cpu()
+        parts.append(find_candidates(span_probabilities(part, triangle_mean), thresholds, lengths, first))
+    found = Candidates.join(parts)
+    return [select(found.take(found.text == text), labels_per_span, allow_nested) for text in range(batch)]

@@ -1,0 +1,219 @@
+"""
+SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
+
+B batch, T pieces, N words, d hidden size, w window, W = 2w + 1 band columns, C channels, R labels.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .arrow_attention import NAME, Arrow
+from .band import band_mask
+from .bispa import BiaffineBand, Bilinear, SpanBlock, square_mask
+from .configuration_sener import AUTO_MAP, CUSTOM_PIPELINES, SenerConfig
+from .deberta_arrow import DebertaArrowModel
+
+
+PRIOR = 0.01  # a new model's probability that a cell is an entity: training starts without undoing 0.5 everywhere
+
+
+@dataclass
+class SenerOutput(ModelOutput):
+    """
+    Args:
+        loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
+        logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - w). Cells that are no pair of
+            words of the text hold no meaning. With `span_window=None` (B, N, N, R).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class SenerModel(PreTrainedModel):
+    """Scores of every pair of words, up to the window apart, for every label."""
+
+    config_class = SenerConfig
+    base_model_prefix = "sener"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: SenerConfig):
+        super().__init__(config)
+        if config.backbone_config is None:
+            raise ValueError("SenerConfig.backbone_config is None: expected the configuration of an encoder")
+        self.backbone = build_backbone(config.backbone_config)
+        size = config.backbone_config.hidden_size
+        self.biaffine = BiaffineBand(size, config.biaffine_size, config.span_channels, config.biaffine_dropout)
+        self.blocks = nn.ModuleList(
+            SpanBlock(
+                config.span_channels,
+                config.span_window,
+                config.span_dropout,
+                plus_shaped=config.span_interaction == "bispa",
+                mirrored=config.vertical_readout == "mirrored",
+            )
+            for _ in range(0 if config.span_interaction == "none" else config.span_layers)
+        )
+        self.classifier = nn.Linear(config.span_channels, config.num_labels)
+        self._no_split_modules = [*(self.backbone._no_split_modules or []), "SpanBlock"]
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, backbone: str, labels: list[str], **config_fields) -> "SenerModel":
+        """
+        A new model, in float32: a pretrained encoder and a head to be trained.
+
+        Args:
+            backbone: an encoder's name on the Hub, or its folder.
+            labels: label names, in the order of the outputs.
+            config_fields: any other field of `SenerConfig`.
+        """
+        encoder_config = AutoConfig.from_pretrained(backbone)
+        encoder_class = DebertaArrowModel if encoder_config.model_type == "deberta-v2" else AutoModel
+        # Files of large encoders are often half precision; training needs float32.
+        encoder = encoder_class.from_pretrained(backbone, config=encoder_config, dtype=torch.float32)
+        drop_pooler(encoder)
+        config = SenerConfig(
+            backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), **config_fields
+        )
+        model = cls(config)
+        model.backbone.load_state_dict(encoder.state_dict())
+        return model
+
+    def _init_weights(self, module: nn.Module):
+        """Weights of the head; the encoder, a `PreTrainedModel` itself, makes its own."""
+        if module is self.classifier:
+            init.constant_(module.bias, math.log(PRIOR / (1 - PRIOR)))
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            bound = module.weight[0].numel() ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, Bilinear):
+            init.normal_(module.weight, std=1 / module.weight.shape[-1])
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.backbone.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        word_index: Tensor,
+        labels: Tensor | None = None,
+    ) -> SenerOutput:
+        """
+        Args:
+            input_ids: *Shape:* (B, T), the first piece [CLS], padded on the right.
+            attention_mask: *Shape:* (B, T), 1 for real pieces.
+            word_index: *Shape:* (B, T), the 1-based word of each piece, 0 for special pieces and padding.
+            labels: *Shape:* (B, N, W, R), 0 or 1, both triangles filled.
+        """
+        words, lengths = self.encode(input_ids, attention_mask, word_index)
+        logits = torch.cat([part for (part,) in self.logit_parts(words, lengths)], dim=1)
+        loss = None if labels is None else self.loss(logits, labels, lengths)
+        return SenerOutput(loss=loss, logits=logits)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Word states (B, N, d), zeros past the end of a text, and the number of words of each text (B,)."""
+        config = self.config
+        arrow = Arrow(config.attention, config.attention_window, config.log_n_scaling, attention_mask.bool())
+        positions = wrapped_positions(self.backbone, input_ids.shape[1], input_ids.device)
+        fields = {} if positions is None else {"position_ids": positions}
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
+        return pool_words(output.last_hidden_state, word_index), word_index.amax(dim=1)
+
+    def logit_parts(self, words: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor]]:
+        """Logits of all rows in order, in one part or several: tuples of one tensor (B, n, W, R)."""
+        config = self.config
+        num_words, window = words.shape[1], config.span_window
+        if num_words == 0:
+            columns = 0 if window is None else 2 * window + 1
+            yield (words.new_zeros(words.shape[0], 0, columns, config.num_labels),)
+            return
+        starts, ends = self.biaffine(words)
+        if window is None:
+            scores = self.biaffine.square(starts, ends, lengths)
+        else:
+            padded = F.pad(ends, (0, 0, window, window))
+            scores = self.biaffine.rows(starts, padded, lengths, range(num_words), window)
+        cells = scores
+        for block in self.blocks:
+            cells = block(cells, lengths)
+        yield (self.classifier(cells + scores),)
+
+    def loss(self, logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
+        """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}")
+        window, num_words = self.config.span_window, logits.shape[1]
+        if window is None:
+            mask = square_mask(lengths, num_words)
+        else:
+            mask = band_mask(lengths, range(num_words), window)
+        weight = mask[..., None].to(torch.float32)
+        total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
+        return total / logits.shape[0]
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Write a complete Hub repository: weights, configuration and this code (the processor writes its own files)."""
+        self.config.auto_map = dict(AUTO_MAP)
+        self.config.custom_pipelines = {task: dict(impl) for task, impl in CUSTOM_PIPELINES.items()}
+        super().save_pretrained(save_directory, **kwargs)
+        here = Path(__file__).parent
+        if here.resolve() != Path(save_directory).resolve():
+            for file in here.glob("*.py"):
+                shutil.copyfile(file, Path(save_directory) / file.name)
+
+
+def build_backbone(config) -> PreTrainedModel:
+    """The encoder of a configuration, with random weights and arrow attention."""
+    if config.model_type == "deberta-v2":
+        return DebertaArrowModel(config)
+    backbone = AutoModel.from_config(config, attn_implementation=NAME)
+    drop_pooler(backbone)
+    return backbone
+
+
+def drop_pooler(backbone: nn.Module):
+    """A pooler's weights would be saved, never trained and never read."""
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+
+
+def wrapped_positions(backbone: nn.Module, length: int, device: torch.device) -> Tensor | None:
+    """
+    Positions of an encoder with a learned position table, *Shape:* (1, T): past the table's end they start again.
+
+    RoBERTa's table begins after its padding entry. Encoders without a table (relative, rotary) get `None`.
+    """
+    for name, table in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            first = 0 if table.padding_idx is None else table.padding_idx + 1
+            positions = torch.arange(length, device=device) % (table.num_embeddings - first)
+            return (positions + first)[None]
+    return None
+
+
+def pool_words(hidden: Tensor, word_index: Tensor) -> Tensor:
+    """A word's state is the elementwise maximum over its pieces: (B, T, d) and (B, T) -> (B, N, d)."""
+    batch, _, size = hidden.shape
+    words = hidden.new_zeros(batch, int(word_index.max()) + 1, size)
+    index = word_index.long()[..., None].expand(-1, -1, size)
+    return words.scatter_reduce(1, index, hidden, reduce="amax", include_self=False)[:, 1:]

@@ -1,0 +1,369 @@
+"""
+Text in, spans of text out: words with their offsets, the encoder's pieces, and from scores back to characters.
+
+B batch, T pieces, N words with pieces (rows of the span tensor), W columns of the band, R labels.
+"""
+
+import json
+import re
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.pre_tokenizers import Split
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.utils import cached_file
+
+from .configuration_sener import AUTO_MAP, SenerConfig
+from .decoding import decode
+
+
+PROCESSOR_FILE = "processor_config.json"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+# Scripts that put no spaces between words: each letter, with its marks, is a word.
+_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
+_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
+# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a point or comma in a number.
+_JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
+# Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
+# own. Every repetition is possessive, so that the time is linear whatever the text.
+WORD_PATTERN = rf"{_UNSPACED}\p{{M}}*+|{_LETTER}++(?:(?:{_JOINT}){_LETTER}++)*+|\S\p{{M}}*+"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class SenerInputs(BatchEncoding):
+    """
+    What the model takes, and what `SenerProcessor.post_process` needs beside it.
+
+    Attributes:
+        texts (`list`): the texts as they were given, strings or lists of words.
+        word_offsets (`list[list[tuple[int, int]]]`): per text, row r of the span tensor (`word_index` r + 1) is
+            `text[start:end]`; numbers of words where the text is a list of words.
+    """
+
+    def __init__(self, data: dict, texts: list, word_offsets: list):
+        super().__init__(data)
+        self.texts = texts
+        self.word_offsets = word_offsets
+
+    def __getstate__(self):  # BatchEncoding's own leaves the attributes out, so that a DataLoader's worker loses them
+        return {**super().__getstate__(), "texts": self.texts, "word_offsets": self.word_offsets}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.texts, self.word_offsets = state["texts"], state["word_offsets"]
+
+
+class SenerProcessor(ProcessorMixin):
+    r"""
+    Turns texts into the inputs of a [`SenerModel`] and its outputs into entities.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`):
+            The encoder's fast tokenizer. A copy is kept: one that never cuts or pads by itself (as MiniLM's file asks
+            for), and that takes each word as one after a space (as RoBERTa's does not).
+        config (`SenerConfig`): the labels, and what `post_process` does by default.
+        word_pattern (`str`): regular expression (Oniguruma) of a word.
+    """
+
+    def __init__(self, tokenizer, config: SenerConfig, word_pattern: str = WORD_PATTERN):
+        if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
+            raise TypeError(f"SenerProcessor needs a fast tokenizer of transformers, got {type(tokenizer).__name__}")
+        super().__init__(_own_tokenizer(tokenizer))
+        self.config = config
+        self.word_pattern = word_pattern
+        self._splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
+
+    @classmethod
+    def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
+        """
+        The processor of a new model on a pretrained encoder.
+
+        Args:
+            name_or_folder: the encoder's repository or folder.
+            hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
+        """
+        return cls(_backbone_tokenizer(str(name_or_folder), _hub_options(hub_options)), config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
+        """
+        The processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
+
+        Raises:
+            ValueError: `config.json` is that of another model.
+            OSError: a file is missing.
+        """
+        name, options = str(pretrained_model_name_or_path), _hub_options(kwargs)
+        fields, _ = SenerConfig.get_config_dict(name, **options)
+        if fields.get("model_type") != SenerConfig.model_type:
+            raise ValueError(f"{name} is not a SeNER checkpoint: its model_type is {fields.get('model_type')!r}")
+        config = SenerConfig.from_pretrained(name, **options)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
+        file = cached_file(name, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False, **options)
+        own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+        return cls(tokenizer, config, own.get("word_pattern", WORD_PATTERN))
+
+    def save_pretrained(self, save_directory, **kwargs) -> list[str]:
+        """
+        Write `tokenizer.json`, `tokenizer_config.json`, `processor_config.json`, and `config.json` where there is
+        none. The code that a Hub folder needs beside them comes with `SenerModel.save_pretrained`.
+
+        Returns:
+            The files that were written.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._backend()
+        files = [Path(file) for file in self.tokenizer.save_pretrained(folder)]
+        # The class's new name in transformers 5 is unknown to 4; this one both know, and it keeps the normalisation
+        # of tokenizer.json as it is, which DeBERTa's own class does not.
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        _write_json(folder / "tokenizer_config.json", settings)
+        _write_json(folder / PROCESSOR_FILE, self.to_dict())
+        files.append(folder / PROCESSOR_FILE)
+        if not (folder / "config.json").exists():
+            self.config.to_json_file(folder / "config.json")
+            files.append(folder / "config.json")
+        return [str(file) for file in dict.fromkeys(files)]
+
+    def to_dict(self) -> dict:
+        """What `processor_config.json` holds."""
+        return {
+            "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
+            "processor_class": type(self).__name__,
+            "word_pattern": self.word_pattern,
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "word_index"]
+
+    def split_words(self, text: str) -> list[tuple[int, int]]:
+        """Offsets (start, end) of the words of a text: word k is `text[start:end]`, in Python's code points."""
+        return [offsets for _, offsets in self._splitter.pre_tokenize_str(_without_surrogates(text))]
+
+    def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
+        """
+        Args:
+            texts: a string or a list of them; with `is_split_into_words`, a list of words or a list of those.
+            return_tensors: "pt"; no other kind is made.
+
+        Returns:
+            `input_ids`, `attention_mask` and `word_index` (the 1-based row of a piece's word, 0 for special tokens
+            and padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
+            `texts` and `word_offsets`. A word without pieces (a control character, say) takes no row.
+
+        Raises:
+            TypeError: something is not a string; says where.
+            ValueError: there is no text.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f'return_tensors is {return_tensors!r}: only "pt" is made')
+        texts = _check_words(texts) if is_split_into_words else _check_strings(texts)
+        if is_split_into_words:
+            offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
+            words = [[_without_surrogates(word) for word in text] for text in texts]
+        else:
+            found = [self._splitter.pre_tokenize_str(_without_surrogates(text)) for text in texts]
+            offsets = [[place for _, place in text] for text in found]
+            words = [[word for word, _ in text] for text in found]
+        encodings = self._backend().encode_batch(words, is_pretokenized=True)
+        ids, index, word_offsets = [], [], []
+        for encoding, places in zip(encodings, offsets, strict=True):
+            rows, kept = _number_rows(encoding.word_ids)
+            ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
+            index.append(torch.from_numpy(rows))
+            word_offsets.append([places[number] for number in kept])
+        return SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
+
+    def post_process(self, outputs, inputs: SenerInputs, threshold=None, allow_nested=None, labels=None) -> list[list]:
+        """
+        Args:
+            outputs: of the model, with `logits` (B, N, W, R).
+            inputs: what the processor returned for them, on any device.
+            threshold (`float` or `dict[str, float]`): score from which a span is accepted; a dict may name some of
+                the labels. Defaults to the config's, as does what it leaves out.
+            allow_nested (`bool`): accept a span inside another one; defaults to the config's.
+            labels (`list[str]`): the labels to return; the others do not take part in conflicts. Defaults to all.
+
+        Returns:
+            Per text, in text order (start, end, label), `{"start", "end", "text", "label", "score"}`: characters (word
+            numbers for a list of words), `end` exclusive, the score in 0..1.
+
+        Raises:
+            ValueError: an unknown label, a threshold outside of 0..1, inputs that are not the processor's or not of
+                these outputs.
+            FloatingPointError: the scores are not finite.
+        """
+        texts, word_offsets = getattr(inputs, "texts", None), getattr(inputs, "word_offsets", None)
+        if texts is None or word_offsets is None:
+            raise ValueError(
+                "post_process needs the texts and offsets that the processor's return value carries as attributes: "
+                "pass that value itself (`inputs.to(device)` keeps them), not a dict made from it"
+            )
+        logits, longest = outputs.logits, max(map(len, word_offsets))
+        if len(logits) != len(texts) or logits.shape[1] < longest or logits.shape[-1] != len(self.config.labels):
+            raise ValueError(
+                f"outputs and inputs do not belong together: logits of shape {tuple(logits.shape)} for {len(texts)} "
+                f"texts of up to {longest} words and {len(self.config.labels)} labels"
+            )
+        found = decode(
+            logits,
+            torch.tensor([len(offsets) for offsets in word_offsets]),
+            self.thresholds(threshold, labels),
+            window=self.config.span_window,
+            triangle_mean=self.config.triangle_mean,
+            labels_per_span=self.config.labels_per_span,
+            allow_nested=self.config.allow_nested if allow_nested is None else allow_nested,
+        )
+        return [self._entities(*each) for each in zip(texts, word_offsets, found, strict=True)]
+
+    def thresholds(self, threshold=None, labels=None) -> torch.Tensor:
+        """
+        The call's thresholds over the config's: *Shape:* (R,), float64, infinity for a label that is not wanted.
+
+        Raises:
+            ValueError: an unknown label, or a threshold that is no number of 0..1.
+        """
+        known = self.config.labels
+        values = dict.fromkeys(known, 0.5)
+        for given in (self.config.threshold, threshold):
+            if given is not None:
+                values |= given if isinstance(given, dict) else dict.fromkeys(known, given)
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the string {labels!r}: expected a list of labels")
+        for label in [*values, *(labels or ())]:
+            if label not in known:
+                raise ValueError(f"unknown label {label!r}: the model has {', '.join(known)}")
+        for label, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+                raise ValueError(f"threshold {value!r} for {label!r}: expected a number from 0 to 1")
+        wanted = known if labels is None else labels
+        return torch.tensor([values[k] if k in wanted else float("inf") for k in known], dtype=torch.float64)
+
+    def _entities(self, text, offsets, found) -> list[dict]:
+        entities = []
+        columns = (found.start, found.end, found.label, found.score)
+        for first, end, label, score in zip(*(column.tolist() for column in columns), strict=True):
+            start, stop = offsets[first][0], offsets[end - 1][1]
+            part = text[start:stop] if isinstance(text, str) else " ".join(text[start:stop])
+            entity = {"start": start, "end": stop, "text": part, "label": self.config.labels[label], "score": score}
+            entities.append(entity)
+        return entities
+
+    def _backend(self) -> Tokenizer:
+        """The tokenizer proper, whatever `self.tokenizer` was called with before."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "[SEP]" in a text is text
+        return backend
+
+
+def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pieces and rows of several texts, padded on the right: the model's inputs, each *Shape:* (B, T)."""
+    mask = [torch.ones_like(text) for text in ids]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad(mask, batch_first=True),
+        "word_index": pad(index, batch_first=True),
+    }
+
+
+def _number_rows(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
+    """1-based rows of the pieces (0: none), and the number of the word that each row is."""
+    numbers = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
+    rows = np.zeros_like(numbers)
+    kept, place = np.unique(numbers[numbers >= 0], return_inverse=True)
+    rows[numbers >= 0] = place + 1
+    return rows, kept.tolist()
+
+
+def _without_surrogates(text: str) -> str:
+    """Lone surrogates, which are no Unicode text, replaced one for one: offsets stay as they are."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _check_strings(texts) -> list[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, list | tuple):
+        raise TypeError(f"texts is of type {type(texts).__name__}: pass a string or a list of strings")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            hint = " (for lists of words, is_split_into_words=True)" if isinstance(text, list | tuple) else ""
+            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a string{hint}")
+    return _not_empty(texts)
+
+
+def _check_words(texts) -> list[list[str]]:
+    if isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts):
+        texts = [texts]
+    if isinstance(texts, str) or not isinstance(texts, list | tuple):
+        raise TypeError(f"texts is of type {type(texts).__name__}: pass a list of words, or a list of such lists")
+    for number, text in enumerate(texts):
+        if not isinstance(text, list | tuple):
+            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a list of words")
+        for place, word in enumerate(text):
+            if not isinstance(word, str):
+                raise TypeError(f"texts[{number}][{place}] is of type {type(word).__name__}: pass a string")
+    return [list(text) for text in _not_empty(texts)]
+
+
+def _not_empty(texts) -> list:
+    if not texts:
+        raise ValueError("there is no text: pass at least one (it may be empty)")
+    return list(texts)
+
+
+def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """A copy that neither cuts nor pads by itself, and that sees each word as one that follows a space."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["truncation"] = state["padding"] = None
+    _put_space_before_words(state["pre_tokenizer"] or {})
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), padding_side="right", **tokenizer.special_tokens_map
+    )
+
+
+def _put_space_before_words(pre_tokenizer: dict):
+    for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        if part.get("type") == "ByteLevel":
+            part["add_prefix_space"] = True
+        if part.get("type") == "Metaspace" and part["prepend_scheme"] == "never":
+            part["prepend_scheme"] = "first"
+
+
+def _backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
+    """
+    The tokenizer of an encoder, exactly as it was trained: transformers 5 rebuilds some (DeBERTa-v2's loses
+    SentencePiece's character map), so the normalisation is taken from the files themselves.
+    """
+    from transformers import AutoTokenizer, DebertaV2Tokenizer
+    from transformers.convert_slow_tokenizer import DebertaV2Converter
+
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    missing_ok = {"_raise_exceptions_for_missing_entries": False, **options}
+    sentencepiece = cached_file(name, "spm.model", **missing_ok)
+    if sentencepiece is not None and isinstance(tokenizer, DebertaV2Tokenizer):
+        tokenizer.vocab_file = sentencepiece
+        backend = DebertaV2Converter(tokenizer).converted()
+    else:
+        file = cached_file(name, "tokenizer.json", **missing_ok)
+        backend = tokenizer.backend_tokenizer if file is None else Tokenizer.from_file(file)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+
+
+def _hub_options(kwargs: dict) -> dict:
+    return {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+
+
+def _write_json(path: Path, content: dict):
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
