@@ -33,13 +33,22 @@ class Arrow:
         window: pieces on either side.
         log_n_scaling: whether [CLS]'s scores are multiplied by log(L) / log(512).
         mask: *Shape:* (B, T), true for real pieces.
+        part_size: pieces of the batch that a layer computes at a time where no gradients are asked for.
     """
 
     attention: str
     window: int
     log_n_scaling: bool
     mask: Tensor
+    part_size: int | None = None
     _block_masks: dict = field(default_factory=dict)
+
+    def parts(self, length: int) -> list[range]:
+        """The rows in parts; one part where gradients are asked for, as parts overwrite what they were made from."""
+        size = length
+        if self.part_size is not None and not torch.is_grad_enabled():
+            size = max(1, self.part_size // self.mask.shape[0])
+        return [range(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
 
     def cls_scale(self) -> Tensor | None:
         """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
@@ -167,15 +176,30 @@ def block_attention(
         cls = states[:, None, :1].expand(-1, blocks.shape[1], -1, -1, -1)
         return torch.cat([blocks, cls], dim=2).transpose(2, 3).flatten(0, 1)
 
-    out = F.scaled_dot_product_attention(
-        blocks_BMHQD.flatten(0, 1),
-        with_cls_last(key),
-        with_cls_last(value),
-        attn_mask=bias.flatten(0, 1),
-        dropout_p=dropout,
-        scale=scaling,
+    out = sdpa(
+        blocks_BMHQD.flatten(0, 1), with_cls_last(key), with_cls_last(value), bias.flatten(0, 1), dropout, scaling
     )
     return out.transpose(1, 2).reshape(batch, -1, heads, size)[:, :length]
+
+
+def sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """
+    `scaled_dot_product_attention`, in float32 for a backward pass on the CPU: there its half-precision backward takes
+    up to three times as long (torch 2.13), and autocast would choose it.
+    """
+    if query.device.type != "cpu" or not query.requires_grad:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = (states.to(_at_least_float(states)) for states in (query, key, value))
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+
+
+def _at_least_float(states: Tensor) -> torch.dtype:
+    return torch.promote_types(states.dtype, torch.float32)
 
 
 def cls_attention(
@@ -185,7 +209,7 @@ def cls_attention(
     scale = arrow.cls_scale()
     query = query if scale is None else query * scale.to(query.dtype)
     mask = arrow.mask.bool()[:, None, None]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return sdpa(query, key, value, mask, dropout, scaling)
 
 
 def full_attention(
@@ -196,7 +220,7 @@ def full_attention(
     if scale is not None:
         query = torch.cat([query[:, :, :1] * scale.to(query.dtype), query[:, :, 1:]], dim=2)
     mask = arrow.mask.bool()[:, None, None]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return sdpa(query, key, value, mask, dropout, scaling)
 
 
 def plain_padding_mask(attention_mask: Tensor | None = None, **kwargs) -> Tensor | None:

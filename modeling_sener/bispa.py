@@ -10,6 +10,7 @@ B batch, N words, n rows of a part, d hidden size, w window, W = 2w + 1 columns,
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .arrow_attention import to_blocks
+from .arrow_attention import sdpa
 from .band import band_mask, diagonals, pad_rows, transpose
 
 
@@ -51,8 +52,31 @@ def stream(parts: Parts, halo: int, step: Callable, num_rows: int) -> Iterator[t
         if made > 0:
             yield step(*held, rows=range(first, first + made))
             first += made
-            # Copied, not a slice: a slice would keep the whole part alive.
-            held = tuple(rows[:, made:].clone() if halo else rows[:, made:] for rows in held)
+            held = tuple(rows[:, made:] for rows in held)
+
+
+class Rows:
+    """Rows put aside as they pass, to be taken up again further down the stream, which runs behind."""
+
+    def __init__(self):
+        self.held: deque[Tensor] = deque()
+
+    def note(self, parts: Parts) -> Parts:
+        """The same parts, of one tensor (B, n, ...) each, noted."""
+        for (rows,) in parts:
+            self.held.append(rows)
+            yield (rows,)
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` rows."""
+        taken = []
+        while count > 0:
+            rows = self.held.popleft()
+            if rows.shape[1] > count:
+                self.held.appendleft(rows[:, count:])
+            taken.append(rows[:, :count])
+            count -= taken[-1].shape[1]
+        return taken[0] if len(taken) == 1 else torch.cat(taken, dim=1)
 
 
 class Bilinear(nn.Module):
@@ -102,13 +126,13 @@ class BiaffineBand(nn.Module):
         pairs = blocks @ reached.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
         band = diagonals(pairs.unflatten(-1, (size + 2 * window, -1)), 2 * window + 1)
         band = band.flatten(1, 2)[:, : len(rows)] + start_term[:, :, None]
-        return band * band_mask(lengths, rows, window)[..., None]
+        return keep(band, valid_cells(lengths, rows, window))
 
     def square(self, starts: Tensor, ends: Tensor, lengths: Tensor) -> Tensor:
         """The whole square: two of (B, N, p + 1) -> (B, N, N, C)."""
         pairs = starts @ self.targets(ends).flatten(1, 2).transpose(-1, -2)
         square = pairs.unflatten(-1, (starts.shape[1], -1)) + self.start_term(starts)[:, :, None]
-        return square * square_mask(lengths, starts.shape[1])[..., None]
+        return keep(square, square_mask(lengths, starts.shape[1]))
 
     def targets(self, ends: Tensor) -> Tensor:
         """U_c ê_j, and ê_j's linear term where â_i's 1 meets it: (B, K, p + 1) -> (B, K, C, p + 1)."""
@@ -164,62 +188,47 @@ class SpanBlock(GradientCheckpointingLayer):
         def bind(step):
             return lambda *held, rows: step(*held, lengths, rows)
 
-        if self.plus_shaped and self.mirrored:
-            parts = stream(parts, self.window, bind(self.cross_mirrored), num_rows)
-        elif self.plus_shaped:
-            parts = stream(parts, self.window, bind(self.columns), num_rows)
-            parts = stream(parts, self.window, bind(self.cross_transposed), num_rows)
+        if self.plus_shaped:
+            parts = map(self.project, (cells for (cells,) in parts))
+            parts = stream(parts, self.window, bind(self.attend_columns), num_rows)
+            if not self.mirrored:
+                parts = stream(parts, self.window, lambda *held, rows: self.transpose_back(*held), num_rows)
+            parts = stream(parts, 0, bind(self.join), num_rows)
         return stream(parts, 2, bind(self.convolve), num_rows)
 
-    def cross_mirrored(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
-        """Steps 1 to 4, cell (i, j) joining row i and column i. `cells` has a halo of w."""
-        own, column = self.columns(cells, lengths, rows)
-        return (self.join(own, column, lengths, rows),)
-
-    def cross_transposed(self, cells: Tensor, columns: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
-        """Steps 2 and 4, cell (i, j) joining row i and column j. Both have a halo of w."""
-        own = cells[:, self.window : -self.window]
-        return (self.join(own, transpose(columns, self.window), lengths, rows),)
-
-    def columns(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor, Tensor]:
+    def project(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """
-        Steps 1 and 3: the cells with their triangle's vector, and what each column's attention adds to them.
+        Step 1, and step 3's projection: (B, n, W, C) -> the cells with their triangle's vector, and (B, n, W, 3C).
 
-        Args:
-            cells: *Shape:* (B, n + 2w, W, C), rows with a halo of w.
-
-        Returns:
-            Two of (B, n, W, C): the cells of `rows`, and Dense's half for Zv in T's layout: row j is column j.
+        Linear and rotation go cell by cell, so they come before T: each cell once, and T needs no copy.
         """
-        w = self.window
-        k = torch.arange(2 * w + 1, device=cells.device)
-        cells = cells + self.triangle((k >= w).long())
-        # Linear and rotation go cell by cell, so they come before T, which then needs no copy.
-        query, key, value = (transpose(part, w) for part in self.rotated(self.vertical, cells, 2 * w - k))
-        column = attend(query, key, value, band_mask(lengths, rows, w), w)
-        return cells[:, w:-w], F.linear(column, self.dense.weight[:, cells.shape[-1] :])
+        column = torch.arange(cells.shape[2], device=cells.device)
+        cells = cells + self.triangle((column >= self.window).long())
+        return cells, rotate(self.vertical(cells), 2 * self.window - column)
 
-    def join(self, cells: Tensor, column_term: Tensor, lengths: Tensor, rows: range) -> Tensor:
-        """Steps 2 and 4: LN(Z + drop(Dense([Zh ; Zv]))), Zv's half given."""
-        w = self.window
-        k = torch.arange(2 * w + 1, device=cells.device)
-        row = attend(*self.rotated(self.horizontal, cells, k), band_mask(lengths, rows, w), w)
-        dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias) + column_term
-        return self.norm(cells + self.dropout(dense))
+    def attend_columns(self, cells: Tensor, qkv: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor, Tensor]:
+        """Step 3 with Dense's half for Zv, in T's layout: row j of the second output is column j. A halo of w."""
+        column = attend(transpose(qkv, self.window), valid_cells(lengths, rows, self.window)).to(cells.dtype)
+        return cells[:, self.window : -self.window], F.linear(column, self.dense.weight[:, cells.shape[-1] :])
+
+    def transpose_back(self, cells: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Cell (i, j) takes what column j's attention gave it. A halo of w."""
+        return cells[:, self.window : -self.window], transpose(columns, self.window)
+
+    def join(self, cells: Tensor, columns: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
+        """Steps 2 and 4: LN(Z + drop(Dense([Zh ; Zv]))), Zv's half of Dense given."""
+        column = torch.arange(cells.shape[2], device=cells.device)
+        row = attend(rotate(self.horizontal(cells), column), valid_cells(lengths, rows, self.window)).to(cells.dtype)
+        dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias) + columns
+        return (self.norm(cells + self.dropout(dense)),)
 
     def convolve(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
-        """Step 5. `cells` has a halo of 2."""
+        """Step 5. A halo of 2."""
         inner = range(rows.start - 1, rows.stop + 1)
         outer = range(rows.start - 2, rows.stop + 2)
-        hidden = convolution(self.conv1, cells * band_mask(lengths, outer, self.window)[..., None])
-        hidden = F.gelu(hidden) * band_mask(lengths, inner, self.window)[..., None]
-        hidden = convolution(self.conv2, hidden)
+        hidden = convolution(self.conv1, keep(cells, valid_cells(lengths, outer, self.window)))
+        hidden = convolution(self.conv2, keep(F.gelu(hidden), valid_cells(lengths, inner, self.window)))
         return (self.conv_norm(cells[:, 2:-2] + self.dropout(hidden)),)
-
-    def rotated(self, linear: nn.Linear, cells: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of cells, the first two turned by their position: three of (B, n, W, C)."""
-        query, key, value = linear(cells).chunk(3, dim=-1)
-        return rotate(query, positions), rotate(key, positions), value
 
     def square(self, cells: Tensor, lengths: Tensor) -> Tensor:
         """The same block over the whole square of pairs: (B, N, N, C) -> (B, N, N, C)."""
@@ -227,51 +236,62 @@ class SpanBlock(GradientCheckpointingLayer):
         if self.plus_shaped:
             word = torch.arange(cells.shape[1], device=cells.device)
             cells = cells + self.triangle((word >= word[:, None]).long())
-            row = attend(*self.rotated(self.horizontal, cells, word), mask, None)
-            column = attend(*self.rotated(self.vertical, cells.transpose(1, 2), word), mask, None)
-            if not self.mirrored:
-                column = column.transpose(1, 2)
+            row = attend(rotate(self.horizontal(cells), word), mask)
+            column = attend(rotate(self.vertical(cells.transpose(1, 2)), word), mask)
+            column = column if self.mirrored else column.transpose(1, 2)
             cells = self.norm(cells + self.dropout(self.dense(torch.cat([row, column], dim=-1))))
-        hidden = convolution(self.conv1, pad_rows(cells * mask[..., None], 1, 1))
-        hidden = convolution(self.conv2, pad_rows(F.gelu(hidden) * mask[..., None], 1, 1))
+        hidden = convolution(self.conv1, pad_rows(keep(cells, mask), 1, 1))
+        hidden = convolution(self.conv2, pad_rows(keep(F.gelu(hidden), mask), 1, 1))
         return self.conv_norm(cells + self.dropout(hidden))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, window: int | None) -> Tensor:
+def valid_cells(lengths: Tensor, rows: range, window: int) -> Tensor | None:
+    """Which cells of `rows` are pairs of words, (B, n, W); `None` where all are: deep inside every text."""
+    if rows.start >= window and rows.stop + window <= int(lengths.min()):
+        return None
+    return band_mask(lengths, rows, window)
+
+
+def keep(cells: Tensor, mask: Tensor | None) -> Tensor:
+    """The cells (B, n, W, C) of the mask (B, n, W), others 0."""
+    return cells if mask is None else cells * mask[..., None]
+
+
+def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
     """
-    Each row's cells attend to each other, scale 1 / sqrt(C).
+    Each row's cells attend to each other, one head, scale 1 / sqrt(C).
 
     Args:
-        query, key, value: *Shape:* (B, n, W, C).
-        mask: *Shape:* (B, n, W): the cells that are keys. A row with none attends to all: its cells are not read.
+        qkv: queries, keys and values, *Shape:* (B, n, W, 3C).
+        mask: the cells that are keys, *Shape:* (B, n, W). A row with none attends to all: its cells are not read.
 
     Returns:
         *Shape:* (B, n, W, C).
     """
-    def rows(cells: Tensor) -> Tensor:
-        return cells.flatten(0, 1)[:, None]
-
-    keys = None
-    if not mask.all():
-        keys = rows(mask | ~mask.any(dim=-1, keepdim=True))[..., None, :]
-    out = F.scaled_dot_product_attention(rows(query), rows(key), rows(value), attn_mask=keys)
-    return out[:, 0].unflatten(0, query.shape[:2])
+    keys = None if mask is None else (mask | ~mask.any(dim=-1, keepdim=True))[:, :, None]
+    return sdpa(*qkv.chunk(3, dim=-1), keys)
 
 
-def rotate(states: Tensor, positions: Tensor) -> Tensor:
+def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     """
-    Rotary positions: channels (2m, 2m + 1) of the cell at position k turn by k / 10000^(2m / C).
+    Rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
 
     Args:
-        states: *Shape:* (B, n, W, C).
+        qkv: *Shape:* (B, n, W, 3C); the values stay.
         positions: *Shape:* (W,).
+
+    Returns:
+        *Shape:* (B, n, W, 3C), at least float32.
     """
-    channels = states.shape[-1]
-    pairs = torch.arange(0, channels, 2, device=states.device, dtype=torch.float32)
-    angles = positions[:, None].float() * torch.exp(pairs * (-math.log(ROTARY_BASE) / channels))
-    cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
-    even, odd = states.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    channels = qkv.shape[-1] // 3
+    pair = torch.arange(0, channels, 2, device=qkv.device)
+    angle = positions[:, None] * torch.exp(pair * (-math.log(ROTARY_BASE) / channels))
+    angle = torch.cat([angle, angle, torch.zeros_like(angle)], dim=-1)
+    # A complex product turns all pairs in one pass; it exists in float32 and float64.
+    exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
+    turn = torch.polar(torch.ones_like(angle), angle).to(exact.dtype.to_complex())
+    turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * turn
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def convolution(conv: nn.Conv2d, cells: Tensor) -> Tensor:

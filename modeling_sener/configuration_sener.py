@@ -1,7 +1,10 @@
 """Configuration of SeNER: every number of the model, validated."""
 
+import copy
 import math
+import shutil
 from numbers import Real
+from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -98,12 +101,27 @@ class SenerConfig(PretrainedConfig):
         self.threshold = threshold
         self.allow_nested = allow_nested
         self.part_size = part_size
-        kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", {task: dict(impl) for task, impl in CUSTOM_PIPELINES.items()})
         super().__init__(**kwargs)
         if self.label2id is None and isinstance(self.id2label, dict):
             self.label2id = {label: i for i, label in self.id2label.items()}
         self.check()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """
+        Write `config.json` and the code that it names: with weights and tokenizer beside them, a Hub repository.
+
+        Whatever precision the weights are stored in, they are computed in float32 unless a `dtype` is asked for.
+        """
+        config = copy.deepcopy(self)
+        config.dtype = "float32"
+        # Loaded from the Hub they name its repository; here they name the files beside this one.
+        config.auto_map = dict(AUTO_MAP)
+        config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+        super(SenerConfig, config).save_pretrained(save_directory, **kwargs)
+        here, folder = Path(__file__).parent, Path(save_directory)
+        if here.resolve() != folder.resolve():
+            for file in here.glob("[!_]*.py"):
+                shutil.copyfile(file, folder / file.name)
 
     @property
     def labels(self) -> list[str]:

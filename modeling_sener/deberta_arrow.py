@@ -11,6 +11,7 @@ Q queries of a block, M blocks, K = Q + 2w keys of a block.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .arrow_attention import Arrow, block_size, to_blocks
+from .arrow_attention import Arrow, block_size, sdpa
 from .band import skewed_view
 
 
@@ -154,8 +155,30 @@ class DebertaLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow
     ) -> Tensor:
-        attended = self.attention.self(hidden, positions, distance, arrow)
-        attended = self.attention.output(attended, hidden)
+        """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`: one hidden state, whatever T."""
+        attention = self.attention.self
+        if arrow.attention == "full":
+            return self.finish(attention.full(hidden, positions, distance, arrow), hidden)
+        residual = hidden[:, :1].clone()
+        cls = ClsRow(attention, residual, positions, distance, arrow)
+        for rows, attended in attention.stream(hidden, positions, distance, arrow, cls):
+            own = slice(rows.start, rows.stop)
+            made = self.finish(attended, hidden[:, own])
+            if len(rows) == hidden.shape[1]:
+                hidden = made
+            else:
+                hidden[:, own] = made
+        if arrow.attention == "sliding_window":
+            return hidden
+        made = self.finish(cls.attended(), residual)
+        if torch.is_grad_enabled():
+            return torch.cat([made, hidden[:, 1:]], dim=1)
+        hidden[:, :1] = made
+        return hidden
+
+    def finish(self, attended: Tensor, residual: Tensor) -> Tensor:
+        """From attention's (B, n, H D) to the layer's output (B, n, d)."""
+        attended = self.attention.output(attended, residual)
         return self.output(self.intermediate(attended), attended)
 
 
@@ -212,22 +235,33 @@ class DisentangledArrowAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.pos_dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(
-        self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow
-    ) -> Tensor:
-        """(B, T, d) -> (B, T, d): every piece over its window and [CLS], [CLS] over everything."""
-        query = self.split(self.query_proj(hidden)) * self.scale
-        key, value = self.split(self.key_proj(hidden)), self.split(self.value_proj(hidden))
-        keys_HPD, queries_HPD = self.position_tables(positions)
-        if arrow.attention == "full":
-            out = self.full(query, key, value, keys_HPD, queries_HPD, distance, arrow)
-        else:
-            out = self.window(query, key, value, keys_HPD, queries_HPD, distance, arrow)
-            if arrow.attention == "arrow":
-                row = self.cls_scores(query, key, keys_HPD, queries_HPD, distance)
-                cls = self.attend(self.scale_cls(row, arrow), value, arrow.mask)
-                out = torch.cat([cls, out[:, :, 1:]], dim=2)
-        return out.transpose(1, 2).flatten(2)
+    def stream(
+        self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow, cls: "ClsRow"
+    ) -> Iterator[tuple[range, Tensor]]:
+        """
+        Every piece over its window and, with arrow attention, [CLS], in parts of rows: (rows, (B, n, H D)).
+
+        Keys are projected once, a window ahead of their part, so that a part's rows may be overwritten once it is
+        made. [CLS]'s own row is not among them: `cls` gathers it from the parts.
+        """
+        length, w = hidden.shape[1], arrow.window
+        tables = self.position_tables(positions)
+        held = None
+        for rows in arrow.parts(length):
+            # Keys [rows.start - w, rows.start + w) are held from the part before.
+            first = 0 if held is None else min(rows.start + w, length)
+            ahead = hidden[:, first : rows.stop + w]
+            before = w if held is None else 0
+            after = len(rows) + before - ahead.shape[1]
+            key, value = (
+                F.pad(self.split(linear(ahead)), (0, 0, before, after)) for linear in (self.key_proj, self.value_proj)
+            )
+            if held is not None:
+                key, value = torch.cat([held[0], key], dim=2), torch.cat([held[1], value], dim=2)
+            query = self.split(self.query_proj(hidden[:, rows.start : rows.stop])) * self.scale
+            cls.add(key[:, :, w : w + len(rows)], value[:, :, w : w + len(rows)], rows)
+            yield rows, self.window(query, key, value, tables, distance, arrow, cls, rows)
+            held = (key[:, :, len(rows) :], value[:, :, len(rows) :])
 
     def split(self, states: Tensor) -> Tensor:
         """(B, T, H D) -> (B, H, T, D)."""
@@ -244,110 +278,148 @@ class DisentangledArrowAttention(nn.Module):
         queries = self.split(query_proj(positions)[None])[0] * self.scale if self.has_p2c else None
         return keys, queries
 
-    def window(self, query, key, value, keys_HPD, queries_HPD, distance, arrow: Arrow) -> Tensor:
-        """Every piece over its window and, with arrow attention, [CLS] as the last key. -> (B, H, T, D)."""
-        length, w = query.shape[2], arrow.window
-        block = block_size(length)
+    def window(self, query, key, value, tables, distance, arrow: Arrow, cls: "ClsRow", rows: range) -> Tensor:
+        """
+        Attention of the part's rows to their windows, and to [CLS] as the last key of each block.
 
-        def blocks(states: Tensor, window: int) -> Tensor:  # (B, H, T, D) -> (B, H, M, K, D)
-            return to_blocks(states.flatten(0, 1), block, window).unflatten(0, states.shape[:2])
+        Args:
+            query: *Shape:* (B, H, n, D), scaled.
+            key, value: *Shape:* (B, H, n + 2w, D), zeros outside the text.
 
-        def key_blocks(states: Tensor) -> Tensor:
-            found = blocks(states, w)
-            return torch.cat([found, states[:, :, None, :1].expand(-1, -1, found.shape[2], -1, -1)], dim=3)
+        Returns:
+            *Shape:* (B, n, H D).
+        """
+        batch, w = query.shape[0], arrow.window
+        block = block_size(len(rows))
 
-        scores = blocks(query, 0) @ key_blocks(key).transpose(-1, -2)
-        scores = scores + self.window_bias(query, key, keys_HPD, queries_HPD, distance, arrow, block)
-        out = self.dropout(scores.softmax(dim=-1)).to(value.dtype) @ key_blocks(value)
-        return out.flatten(2, 3)[:, :, :length]
+        def blocks(states: Tensor, cls_state: Tensor) -> Tensor:  # (B, H, n + 2w, D) -> (B H, M, K + 1, D)
+            states = F.pad(states, (0, 0, 0, -len(rows) % block)).flatten(0, 1)
+            states = states.unfold(1, block + 2 * w, block).transpose(-1, -2)
+            last = cls_state.flatten(0, 1)[:, None].expand(-1, states.shape[1], -1, -1)
+            return torch.cat([states, last], dim=2)
 
-    def window_bias(self, query, key, keys_HPD, queries_HPD, distance, arrow: Arrow, block: int) -> Tensor:
+        bias = self.window_bias(query, key, tables, distance, arrow, cls, rows, block)
+        out = sdpa(
+            F.pad(query, (0, 0, 0, -len(rows) % block)).flatten(0, 1).unflatten(1, (-1, block)),
+            blocks(key, cls.key),
+            blocks(value, cls.value),
+            bias.flatten(0, 1),
+            self.dropout.p if self.training else 0.0,
+            scale=1.0,
+        )
+        out = out.flatten(1, 2)[:, : len(rows)].unflatten(0, (batch, -1))
+        return out.transpose(1, 2).flatten(2)
+
+    def window_bias(self, query, key, tables, distance, arrow: Arrow, cls: "ClsRow", rows: range, block: int):
         """Position terms and masks of each block's scores: (B, H, M, Q, K + 1), -inf where a pair does not attend."""
-        length, w = query.shape[2], arrow.window
-        after = -length % block
-        bias_BHTW = self.key_bias(key, queries_HPD, distance, arrow, after)
+        w, after = arrow.window, -len(rows) % block
+        keys_HPD, queries_HPD = tables
+        bias_BHTW = self.key_bias(key, queries_HPD, distance, arrow, rows)
         if keys_HPD is not None:
-            rows = distance.rows(torch.arange(w, -w - 1, -1, device=query.device))
-            bias_BHTW = bias_BHTW + F.pad(query, (0, 0, 0, after)) @ keys_HPD[:, rows].transpose(-1, -2)
-        bias = bias_BHTW.unflatten(2, (-1, block))
-        # A block's row q reaches the keys q .. q + 2w of its K: padding each row to K + 2 and reading rows of K + 1
-        # moves row q by q. What the padding leaves is -inf; the last key is [CLS].
+            near = distance.rows(torch.arange(w, -w - 1, -1, device=query.device))
+            bias_BHTW = bias_BHTW + query @ keys_HPD[:, near].transpose(-1, -2)
+        # Row q of a block reaches the keys q .. q + 2w of its K: padding rows to K + 2 and reading rows of K + 1 moves
+        # row q by q. What the padding leaves is -inf; the last key is [CLS]. Rows added at the end see their window.
         width = block + 2 * w + 1
+        bias = F.pad(bias_BHTW, (0, 0, 0, after)).unflatten(2, (-1, block))
         bias = F.pad(bias, (0, block + 1), value=-math.inf).flatten(3)[..., : block * width]
         bias = bias.unflatten(3, (block, width))
         if arrow.attention == "arrow":
-            column = self.cls_column(query, key, keys_HPD, queries_HPD, distance)
-            column = F.pad(column, (0, after)).unflatten(2, (-1, block))
-            bias = torch.cat([bias[..., :-1], column[..., None]], dim=-1)
+            column = cls.column(query, keys_HPD, rows)
+            bias[..., -1] = F.pad(column, (0, after)).unflatten(2, (-1, block))
         return bias
 
-    def key_bias(self, key, queries_HPD, distance, arrow: Arrow, after: int) -> Tensor:
-        """k_j.QR[b(i - j)] where j is a key that i may see, else -inf, by query: (B, H, T + after, W)."""
+    @staticmethod
+    def key_bias(key, queries_HPD, distance, arrow: Arrow, rows: range) -> Tensor:
+        """k_j.QR[b(i - j)] where j is a key that i may see, else -inf, by query: (B, H, n, W)."""
         w = arrow.window
         column = torch.arange(2 * w + 1, device=key.device)
-        key = F.pad(key, (0, 0, w, w + after))
         if queries_HPD is None:
             bias = key.new_zeros(*key.shape[:3], 2 * w + 1)
         else:
             bias = key @ queries_HPD[:, distance.rows(w - column)].transpose(-1, -2)
-        real = F.pad(arrow.mask.bool(), (w, w + after))
+        j = torch.arange(rows.start - w, rows.stop + w, device=key.device)
+        real = ((j >= 0) & (j < arrow.mask.shape[1])) & arrow.mask[:, j.clamp(0, arrow.mask.shape[1] - 1)].bool()
         if arrow.attention == "arrow":
-            real = real & (torch.arange(real.shape[1], device=key.device) != w)  # [CLS] has a column of its own
+            real = real & (j != 0)  # [CLS] has a column of its own
         # Padding still sees itself: a row without keys would be NaN, and spread.
         hidden = ~real[:, None, :, None] & (column != w)
         return skewed_view(bias.masked_fill(hidden, -math.inf))
 
-    @staticmethod
-    def cls_column(query, key, keys_HPD, queries_HPD, distance) -> Tensor:
-        """The position terms of every piece's score for [CLS]: (B, H, T)."""
-        length = query.shape[2]
-        column = query.new_zeros(query.shape[:3])
-        if distance is None:
-            return column
-        rows = distance.rows(torch.arange(length, device=query.device))
-        if keys_HPD is not None:
-            column = column + (query * keys_HPD[:, rows]).sum(-1)
-        if queries_HPD is not None:
-            column = column + (key[:, :, :1] @ queries_HPD.transpose(-1, -2))[:, :, 0, rows]
-        return column
-
-    @staticmethod
-    def cls_scores(query, key, keys_HPD, queries_HPD, distance) -> Tensor:
-        """[CLS]'s scores for every piece: (B, H, 1, T)."""
-        length = key.shape[2]
-        cls = query[:, :, :1]
-        scores = cls @ key.transpose(-1, -2)
-        if distance is None:
-            return scores
-        rows = distance.rows(-torch.arange(length, device=key.device))
-        if keys_HPD is not None:
-            scores = scores + (cls @ keys_HPD.transpose(-1, -2))[..., rows]
-        if queries_HPD is not None:
-            scores = scores + (key * queries_HPD[:, rows]).sum(-1)[:, :, None]
-        return scores
-
-    @staticmethod
-    def scale_cls(scores: Tensor, arrow: Arrow) -> Tensor:
-        """LogN-Scaling of the whole of [CLS]'s scores, the first row: (B, H, n, T) -> (B, H, n, T)."""
-        scale = arrow.cls_scale()
-        if scale is None:
-            return scores
-        return torch.cat([scores[:, :, :1] * scale.to(scores.dtype), scores[:, :, 1:]], dim=2)
-
-    def attend(self, scores: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """(B, H, n, T) scores over the real ones of T values -> (B, H, n, D)."""
-        scores = scores.masked_fill(~mask.bool()[:, None, None], -math.inf)
-        return self.dropout(scores.softmax(dim=-1)).to(value.dtype) @ value
-
-    def full(self, query, key, value, keys_HPD, queries_HPD, distance, arrow: Arrow) -> Tensor:
-        """The `full` ablation, T x T: what transformers' own DeBERTa computes, and LogN-Scaling."""
+    def full(self, hidden, positions, distance, arrow: Arrow) -> Tensor:
+        """The `full` ablation, T x T: what transformers' own DeBERTa computes, and LogN-Scaling. -> (B, T, H D)."""
+        query = self.split(self.query_proj(hidden)) * self.scale
+        key, value = self.split(self.key_proj(hidden)), self.split(self.value_proj(hidden))
+        keys_HPD, queries_HPD = self.position_tables(positions)
         scores = query @ key.transpose(-1, -2)
-        if distance is not None:
-            i = torch.arange(query.shape[2], device=query.device)
-            rows = distance.rows(i[:, None] - i).expand(*scores.shape)
-            if keys_HPD is not None:
-                scores = scores + (query @ keys_HPD.transpose(-1, -2)).gather(-1, rows)
-            if queries_HPD is not None:
-                by_key = key @ queries_HPD.transpose(-1, -2)  # (B, H, T keys, P)
-                scores = scores + by_key.gather(-1, rows.transpose(-1, -2)).transpose(-1, -2)
-        return self.attend(self.scale_cls(scores, arrow), value, arrow.mask)
+        i = torch.arange(hidden.shape[1], device=hidden.device)
+        rows = None if distance is None else distance.rows(i[:, None] - i).expand(*scores.shape)
+        if keys_HPD is not None:
+            scores = scores + (query @ keys_HPD.transpose(-1, -2)).gather(-1, rows)
+        if queries_HPD is not None:
+            by_key = key @ queries_HPD.transpose(-1, -2)  # (B, H, T keys, P)
+            scores = scores + by_key.gather(-1, rows.transpose(-1, -2)).transpose(-1, -2)
+        scale = arrow.cls_scale()
+        if scale is not None:
+            scores = torch.cat([scores[:, :, :1] * scale.to(scores.dtype), scores[:, :, 1:]], dim=2)
+        scores = scores.masked_fill(~arrow.mask.bool()[:, None, None], -math.inf)
+        out = self.dropout(scores.softmax(dim=-1)).to(value.dtype) @ value
+        return out.transpose(1, 2).flatten(2)
+
+
+class ClsRow:
+    """
+    [CLS] of one layer: its key and value, which every piece sees, and its own row over every piece, gathered part by
+    part by an online softmax with LogN-Scaling of the whole score.
+    """
+
+    def __init__(self, attention: DisentangledArrowAttention, cls: Tensor, positions, distance, arrow: Arrow):
+        self.distance, self.arrow, self.dropout = distance, arrow, attention.dropout
+        self.query = attention.split(attention.query_proj(cls)) * attention.scale  # (B, H, 1, D), like key and value
+        self.key = attention.split(attention.key_proj(cls))
+        self.value = attention.split(attention.value_proj(cls))
+        keys_HPD, self.queries_HPD = attention.position_tables(positions)
+        self.c2p = None if keys_HPD is None else self.query @ keys_HPD.transpose(-1, -2)  # (B, H, 1, P)
+        self.highest = self.total = self.weighted = None
+
+    def add(self, key: Tensor, value: Tensor, rows: range):
+        """Take in the keys and values of a part, (B, H, n, D)."""
+        if self.arrow.attention == "sliding_window":
+            return
+        scores = self.query @ key.transpose(-1, -2)
+        if self.distance is not None:
+            near = self.distance.rows(-torch.arange(rows.start, rows.stop, device=key.device))
+            if self.c2p is not None:
+                scores = scores + self.c2p[..., near]
+            if self.queries_HPD is not None:
+                scores = scores + (key * self.queries_HPD[:, near]).sum(-1)[:, :, None]
+        scale = self.arrow.cls_scale()
+        if scale is not None:
+            scores = scores * scale.to(scores.dtype)
+        real = self.arrow.mask[:, rows.start : rows.stop].bool()
+        scores = scores.masked_fill(~real[:, None, None], -math.inf).float()
+        highest = scores.amax(dim=-1, keepdim=True)
+        if self.highest is not None:  # the first part holds [CLS] itself, so its highest is finite
+            highest = torch.maximum(highest, self.highest)
+        weights = (scores - highest).exp()
+        total, weighted = weights.sum(-1, keepdim=True), self.dropout(weights).to(value.dtype) @ value
+        if self.highest is not None:
+            before = (self.highest - highest).exp()
+            total, weighted = total + self.total * before, weighted + self.weighted * before.to(value.dtype)
+        self.highest, self.total, self.weighted = highest, total, weighted
+
+    def attended(self) -> Tensor:
+        """[CLS]'s row of the attention's output: (B, 1, H D)."""
+        return (self.weighted / self.total.to(self.weighted.dtype)).transpose(1, 2).flatten(2)
+
+    def column(self, query: Tensor, keys_HPD: Tensor | None, rows: range) -> Tensor:
+        """The position terms of a part's scores for [CLS]: (B, H, n, D) -> (B, H, n)."""
+        column = query.new_zeros(query.shape[:3])
+        if self.distance is None:
+            return column
+        near = self.distance.rows(torch.arange(rows.start, rows.stop, device=query.device))
+        if keys_HPD is not None:
+            column = column + (query * keys_HPD[:, near]).sum(-1)
+        if self.queries_HPD is not None:
+            column = column + (self.key @ self.queries_HPD.transpose(-1, -2))[:, :, 0, near]
+        return column

@@ -36,7 +36,10 @@ class Candidates(NamedTuple):
 
     @staticmethod
     def join(parts: list["Candidates"]) -> "Candidates":
-        """The candidates of several stretches, in the order of the parts."""
+        """The candidates of several stretches, in the order of the parts; of none, none."""
+        if not parts:
+            numbers = np.zeros(0, dtype=np.int64)
+            return Candidates(numbers, numbers, numbers, numbers, np.zeros(0, dtype=np.float32))
         return Candidates(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
@@ -49,10 +52,7 @@ def span_probabilities(logits: Tensor, triangle_mean: str) -> Tensor:
         triangle_mean: "logit" (sigmoid of the mean logit) or "probability" (mean of the two sigmoids).
 
     Returns:
-        *Shape:* (B, n, w + 1, R), float32 (float64 for float64 logits).
-
-    Raises:
-        FloatingPointError: a logit is NaN or infinite.
+        *Shape:* (B, n, w + 1, R), float32 (float64 for float64 logits); NaN where a logit is NaN or infinite.
     """
     batch, rows, width, labels = logits.shape
     window = width // 2
@@ -67,15 +67,13 @@ def span_probabilities(logits: Tensor, triangle_mean: str) -> Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         upper, lower = upper.float(), lower.float()
     mean = (upper + lower) / 2
-    if not mean.isfinite().all():
-        raise FloatingPointError(
-            "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"
-        )
     # The vectorised sigmoid and the one for the last few elements differ in the last digit; rounded from double
     # precision they agree, so that equal logits tie wherever they stand.
     if triangle_mean == "logit":
-        return mean.double().sigmoid().to(mean.dtype)
-    return ((upper.double().sigmoid() + lower.double().sigmoid()) / 2).to(mean.dtype)
+        probabilities = mean.double().sigmoid()
+    else:
+        probabilities = (upper.double().sigmoid() + lower.double().sigmoid()) / 2
+    return torch.where(mean.isfinite(), probabilities.to(mean.dtype), torch.nan)
 
 
 def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, first_row: int = 0) -> Candidates:
@@ -89,12 +87,19 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
 
     Returns:
         The candidates in the order of text, start, end, label; pairs that are not words of the text never are.
+
+    Raises:
+        FloatingPointError: a pair of words has a score that is not finite.
     """
     _, rows, width, _ = probabilities.shape
     device = probabilities.device
     thresholds = thresholds.to(device, torch.float64)
     last = first_row + torch.arange(rows, device=device)[:, None] + torch.arange(width, device=device)
     valid = last < lengths.to(device)[:, None, None]
+    if (probabilities.isnan() & valid[..., None]).any():
+        raise FloatingPointError(
+            "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"
+        )
     hits = (probabilities >= thresholds.to(probabilities.dtype)) & valid[..., None]
     text, row, span, label = hits.nonzero(as_tuple=True)
     score = probabilities[text, row, span, label]
@@ -188,19 +193,23 @@ def decode(
         A `Candidates` per text, in text order.
 
     Raises:
-        FloatingPointError: a logit is NaN or infinite.
+        FloatingPointError: a pair of words has a score that is not finite.
     """
     batch, rows = logits.shape[:2]
     if window is None:
         window = max(rows - 1, 0)
         logits = square_to_band(logits, window)
-    empty = torch.zeros(batch, 0, window + 1, logits.shape[-1])
-    lengths = lengths.cpu()
-    parts = [find_candidates(empty, thresholds, lengths)]
+    parts = []
     for first in range(0, rows, stretch):
         own = min(stretch, rows - first)
         part = logits[:, first : first + own + window]
         part = F.pad(part, (0, 0, 0, 0, 0, own + window - part.shape[1])).cpu()
-        parts.append(find_candidates(span_probabilities(part, triangle_mean), thresholds, lengths, first))
-    found = Candidates.join(parts)
-    return [select(found.take(found.text == text), labels_per_span, allow_nested) for text in range(batch)]
+        parts.append(find_candidates(span_probabilities(part, triangle_mean), thresholds, lengths.cpu(), first))
+    return select_all(Candidates.join(parts), batch, labels_per_span, allow_nested)
+
+
+def select_all(
+    candidates: Candidates, batch: int, labels_per_span: str, allow_nested: bool
+) -> list[Candidates]:
+    """`select` for each of the texts of a batch: a `Candidates` per text."""
+    return [select(candidates.take(candidates.text == text), labels_per_span, allow_nested) for text in range(batch)]

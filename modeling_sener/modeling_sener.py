@@ -5,10 +5,8 @@ B batch, T pieces, N words, d hidden size, w window, W = 2w + 1 band columns, C 
 """
 
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +16,18 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .arrow_attention import NAME, Arrow
-from .band import band_mask
-from .bispa import BiaffineBand, Bilinear, SpanBlock, square_mask
-from .configuration_sener import AUTO_MAP, CUSTOM_PIPELINES, SenerConfig
+from .band import band_mask, square_to_band
+from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, square_mask, stream
+from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
+from .decoding import Candidates, find_candidates, span_probabilities
+
+# Not used here: transformers fetches what this file imports, and saving a model writes all that was fetched.
+from .pipeline_sener import SenerPipeline  # noqa: F401
+from .processing_sener import SenerProcessor  # noqa: F401
 
 
+CELLS_PER_PIECE = 64  # cells of the band in a part of the head for each piece in a part of the encoder
 PRIOR = 0.01  # a new model's probability that a cell is an entity: training starts without undoing 0.5 everywhere
 
 
@@ -133,14 +137,24 @@ class SenerModel(PreTrainedModel):
     def encode(self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor) -> tuple[Tensor, Tensor]:
         """Word states (B, N, d), zeros past the end of a text, and the number of words of each text (B,)."""
         config = self.config
-        arrow = Arrow(config.attention, config.attention_window, config.log_n_scaling, attention_mask.bool())
+        arrow = Arrow(
+            config.attention,
+            config.attention_window,
+            config.log_n_scaling,
+            attention_mask.bool(),
+            config.part_size,
+        )
         positions = wrapped_positions(self.backbone, input_ids.shape[1], input_ids.device)
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         return pool_words(output.last_hidden_state, word_index), word_index.amax(dim=1)
 
     def logit_parts(self, words: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor]]:
-        """Logits of all rows in order, in one part or several: tuples of one tensor (B, n, W, R)."""
+        """
+        Logits of all rows in order: tuples of one tensor (B, n, W, R).
+
+        One part where gradients are asked for (the blocks are checkpointed whole), and on the whole square.
+        """
         config = self.config
         num_words, window = words.shape[1], config.span_window
         if num_words == 0:
@@ -149,14 +163,61 @@ class SenerModel(PreTrainedModel):
             return
         starts, ends = self.biaffine(words)
         if window is None:
-            scores = self.biaffine.square(starts, ends, lengths)
+            scores = cells = self.biaffine.square(starts, ends, lengths)
+            for block in self.blocks:
+                cells = block(cells, lengths)
+            yield (self.classifier(cells + scores),)
+        elif torch.is_grad_enabled():
+            ((scores,),) = self.band_parts(starts, ends, lengths, num_words)
+            cells = scores
+            for block in self.blocks:
+                cells = block(cells, lengths)
+            yield (self.classifier(cells + scores),)
         else:
-            padded = F.pad(ends, (0, 0, window, window))
-            scores = self.biaffine.rows(starts, padded, lengths, range(num_words), window)
-        cells = scores
-        for block in self.blocks:
-            cells = block(cells, lengths)
-        yield (self.classifier(cells + scores),)
+            size = max(1, config.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
+            aside = Rows()
+            parts = aside.note(self.band_parts(starts, ends, lengths, size))
+            for block in self.blocks:
+                parts = block.stream(parts, lengths, num_words)
+            for (cells,) in parts:
+                yield (self.classifier(cells + aside.take(cells.shape[1])),)
+
+    @torch.no_grad()
+    def find_candidates(
+        self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor, thresholds: Tensor
+    ) -> Candidates:
+        """
+        Spans whose score reaches their label's threshold, found as the logits come: none are kept, so that memory
+        grows with the text by little more than a hidden state.
+
+        Args:
+            thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
+
+        Returns:
+            The candidates of all texts; `SenerProcessor.entities` chooses among them.
+        """
+        words, lengths = self.encode(input_ids, attention_mask, word_index)
+        window, num_words = self.config.span_window, words.shape[1]
+        parts = self.logit_parts(words, lengths)
+        del words  # only its projections are needed from here on
+        if window is None:
+            window = max(num_words - 1, 0)
+            parts = ((square_to_band(square, window),) for (square,) in parts)
+
+        def step(logits: Tensor, rows: range) -> Candidates:
+            probabilities = span_probabilities(logits[:, window:], self.config.triangle_mean)
+            return find_candidates(probabilities, thresholds, lengths, rows.start)
+
+        return Candidates.join(list(stream(parts, window, step, num_words)) if num_words else [])
+
+    def band_parts(self, starts: Tensor, ends: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor]]:
+        """The biaffine band in parts of `size` rows: tuples of one tensor (B, n, W, C)."""
+        window, num_words = self.config.span_window, starts.shape[1]
+        padded = F.pad(ends, (0, 0, window, window))
+        for first in range(0, num_words, size):
+            rows = range(first, min(first + size, num_words))
+            reached = padded[:, rows.start : rows.stop + 2 * window]
+            yield (self.biaffine.rows(starts[:, rows.start : rows.stop], reached, lengths, rows, window),)
 
     def loss(self, logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
         """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
@@ -170,16 +231,6 @@ class SenerModel(PreTrainedModel):
         weight = mask[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """Write a complete Hub repository: weights, configuration and this code (the processor writes its own files)."""
-        self.config.auto_map = dict(AUTO_MAP)
-        self.config.custom_pipelines = {task: dict(impl) for task, impl in CUSTOM_PIPELINES.items()}
-        super().save_pretrained(save_directory, **kwargs)
-        here = Path(__file__).parent
-        if here.resolve() != Path(save_directory).resolve():
-            for file in here.glob("*.py"):
-                shutil.copyfile(file, Path(save_directory) / file.name)
 
 
 def build_backbone(config) -> PreTrainedModel:

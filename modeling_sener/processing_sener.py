@@ -13,11 +13,19 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
-from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import (
+    AutoTokenizer,
+    BatchEncoding,
+    DebertaV2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+from transformers.convert_slow_tokenizer import DebertaV2Converter
 from transformers.utils import cached_file
 
 from .configuration_sener import AUTO_MAP, SenerConfig
-from .decoding import decode
+from .decoding import Candidates, decode, select_all
 
 
 PROCESSOR_FILE = "processor_config.json"
@@ -26,7 +34,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 # Scripts that put no spaces between words: each letter, with its marks, is a word.
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
-# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a point or comma in a number.
+# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
 _JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
 # Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
 # own. Every repetition is possessive, so that the time is linear whatever the text.
@@ -76,7 +84,10 @@ class SenerProcessor(ProcessorMixin):
         super().__init__(_own_tokenizer(tokenizer))
         self.config = config
         self.word_pattern = word_pattern
-        self._splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
+        try:
+            self._splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
+        except Exception as error:  # tokenizers raises nothing more precise
+            raise ValueError(f"word_pattern {word_pattern!r} is no regular expression: {error}") from error
 
     @classmethod
     def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
@@ -104,14 +115,14 @@ class SenerProcessor(ProcessorMixin):
             raise ValueError(f"{name} is not a SeNER checkpoint: its model_type is {fields.get('model_type')!r}")
         config = SenerConfig.from_pretrained(name, **options)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
-        file = cached_file(name, PROCESSOR_FILE, _raise_exceptions_for_missing_entries=False, **options)
+        file = _optional_file(name, PROCESSOR_FILE, options)
         own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
         return cls(tokenizer, config, own.get("word_pattern", WORD_PATTERN))
 
     def save_pretrained(self, save_directory, **kwargs) -> list[str]:
         """
-        Write `tokenizer.json`, `tokenizer_config.json`, `processor_config.json`, and `config.json` where there is
-        none. The code that a Hub folder needs beside them comes with `SenerModel.save_pretrained`.
+        Write `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; where there is no `config.json`,
+        that too, with the code that `AutoProcessor` loads.
 
         Returns:
             The files that were written.
@@ -128,7 +139,7 @@ class SenerProcessor(ProcessorMixin):
         _write_json(folder / PROCESSOR_FILE, self.to_dict())
         files.append(folder / PROCESSOR_FILE)
         if not (folder / "config.json").exists():
-            self.config.to_json_file(folder / "config.json")
+            self.config.save_pretrained(folder)
             files.append(folder / "config.json")
         return [str(file) for file in dict.fromkeys(files)]
 
@@ -201,12 +212,7 @@ class SenerProcessor(ProcessorMixin):
                 these outputs.
             FloatingPointError: the scores are not finite.
         """
-        texts, word_offsets = getattr(inputs, "texts", None), getattr(inputs, "word_offsets", None)
-        if texts is None or word_offsets is None:
-            raise ValueError(
-                "post_process needs the texts and offsets that the processor's return value carries as attributes: "
-                "pass that value itself (`inputs.to(device)` keeps them), not a dict made from it"
-            )
+        texts, word_offsets = _carried(inputs)
         logits, longest = outputs.logits, max(map(len, word_offsets))
         if len(logits) != len(texts) or logits.shape[1] < longest or logits.shape[-1] != len(self.config.labels):
             raise ValueError(
@@ -222,6 +228,17 @@ class SenerProcessor(ProcessorMixin):
             labels_per_span=self.config.labels_per_span,
             allow_nested=self.config.allow_nested if allow_nested is None else allow_nested,
         )
+        return [self._entities(*each) for each in zip(texts, word_offsets, found, strict=True)]
+
+    def entities(self, candidates: Candidates, inputs: SenerInputs, allow_nested: bool | None = None) -> list[list]:
+        """
+        As `post_process`, from the candidates of `SenerModel.find_candidates`, which keeps no logits: for long texts.
+
+        Thresholds and labels are those that the candidates were found with.
+        """
+        texts, word_offsets = _carried(inputs)
+        allow_nested = self.config.allow_nested if allow_nested is None else allow_nested
+        found = select_all(candidates, len(texts), self.config.labels_per_span, allow_nested)
         return [self._entities(*each) for each in zip(texts, word_offsets, found, strict=True)]
 
     def thresholds(self, threshold=None, labels=None) -> torch.Tensor:
@@ -264,6 +281,17 @@ class SenerProcessor(ProcessorMixin):
         backend.no_padding()
         backend.encode_special_tokens = True  # "[SEP]" in a text is text
         return backend
+
+
+def _carried(inputs) -> tuple[list, list]:
+    """The texts and offsets that the processor's return value carries."""
+    texts, word_offsets = getattr(inputs, "texts", None), getattr(inputs, "word_offsets", None)
+    if texts is None or word_offsets is None:
+        raise ValueError(
+            "these inputs lack the texts and offsets that the processor's return value carries as attributes: pass "
+            "that value itself (`inputs.to(device)` keeps them), not a dict made from it"
+        )
+    return texts, word_offsets
 
 
 def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
@@ -346,19 +374,26 @@ def _backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
     The tokenizer of an encoder, exactly as it was trained: transformers 5 rebuilds some (DeBERTa-v2's loses
     SentencePiece's character map), so the normalisation is taken from the files themselves.
     """
-    from transformers import AutoTokenizer, DebertaV2Tokenizer
-    from transformers.convert_slow_tokenizer import DebertaV2Converter
-
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    missing_ok = {"_raise_exceptions_for_missing_entries": False, **options}
-    sentencepiece = cached_file(name, "spm.model", **missing_ok)
+    sentencepiece = _optional_file(name, "spm.model", options)
     if sentencepiece is not None and isinstance(tokenizer, DebertaV2Tokenizer):
         tokenizer.vocab_file = sentencepiece
         backend = DebertaV2Converter(tokenizer).converted()
     else:
-        file = cached_file(name, "tokenizer.json", **missing_ok)
+        file = _optional_file(name, "tokenizer.json", options)
         backend = tokenizer.backend_tokenizer if file is None else Tokenizer.from_file(file)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+
+
+def _optional_file(name: str, file: str, options: dict) -> str | None:
+    """Its path, or `None` where there is none. Offline, a file that is not in the cache counts as none."""
+    return cached_file(
+        name,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **options,
+    )
 
 
 def _hub_options(kwargs: dict) -> dict:

@@ -1,0 +1,105 @@
+"""The pipeline `entity-extraction`: strings in, entities with character offsets out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+from transformers import Pipeline
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """What belongs to one text, closed to the pipeline, which looks for tensors in lists item by item."""
+
+    content: Any
+
+
+class SenerPipeline(Pipeline):
+    """
+    Extract entities with a [`SenerModel`].
+
+    ```python
+    >>> extract = pipeline("entity-extraction", model=PATH_OR_REPO, trust_remote_code=True)
+    >>> extract("We train ResNet-50 on ImageNet.")
+    [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.93}, ...]
+    ```
+
+    A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
+    order of the input. Options of a call, or of the pipeline for all calls: `threshold` (a number, or a dict per
+    label), `allow_nested`, `labels` (a subset), as in [`SenerProcessor.post_process`]; `batch_size`, texts that run
+    through the model together. What is not given is taken from the model's config.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+
+    def __init__(self, model, processor=None, **kwargs):
+        if processor is None:
+            raise ValueError("SenerPipeline needs the model's processor: pass processor=SenerProcessor...")
+        super().__init__(model=model, processor=processor, **kwargs)
+        self.model.eval()
+
+    def __call__(self, inputs, **options):
+        """
+        Args:
+            inputs: a string, a list or tuple of strings, or an iterator of them.
+            options: see the class.
+
+        Raises:
+            TypeError: something is not a string; says which.
+            ValueError: an unknown label, or a threshold outside of 0..1.
+        """
+        if isinstance(inputs, list | tuple):
+            texts = list(_strings(inputs))
+            return super().__call__(texts, **options) if texts else []
+        if isinstance(inputs, Iterator):
+            return self._stream(inputs, options)
+        return super().__call__(inputs, **options)
+
+    def _stream(self, inputs, options):
+        yield from super().__call__(_strings(inputs), **options)
+
+    def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
+        if allow_nested is not None and not isinstance(allow_nested, bool):
+            raise ValueError(f"allow_nested is {allow_nested!r}: expected True or False")
+        # Read here: what is wrong is said before the model has run for nothing.
+        thresholds = self.processor.thresholds(threshold, labels)
+        return {}, {"thresholds": thresholds, "allow_nested": allow_nested}, {}
+
+    def preprocess(self, text: str) -> dict:
+        """The model's inputs of one text, each tensor of *Shape:* (1, T), and the text with its offsets."""
+        if not isinstance(text, str):
+            raise TypeError(f"the input is of type {type(text).__name__}: pass a string, or a list of strings")
+        inputs = self.processor(text)
+        return {**inputs, "source": _Closed((text, inputs.word_offsets[0]))}
+
+    def _forward(self, inputs: dict, thresholds: Tensor, allow_nested: bool | None) -> dict[str, list]:
+        source = inputs.pop("source")  # of one text, or a list of a batch's
+        sources = source if isinstance(source, list) else [source]
+        texts, word_offsets = zip(*(each.content for each in sources), strict=True)
+        candidates = self.model.find_candidates(**inputs, thresholds=thresholds)
+        carried = SimpleNamespace(texts=texts, word_offsets=word_offsets)
+        found = self.processor.entities(candidates, carried, allow_nested)
+        return {"entities": [_Closed(entities) for entities in found]}
+
+    def postprocess(self, outputs: dict) -> list[dict]:
+        """The entities of one text."""
+        entities = outputs["entities"]
+        return (entities[0] if isinstance(entities, list) else entities).content
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Write model, code and processor: a folder that `pipeline` loads."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+def _strings(texts: Iterable) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"inputs[{number}] is of type {type(text).__name__}: pass strings")
+        yield text

@@ -1,0 +1,45 @@
+"""Decoding as one would write it down: Python loops over all pairs and over all accepted spans."""
+
+import math
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def decode(logits, length, thresholds, window, triangle_mean, labels_per_span, allow_nested):
+    """
+    One text: `logits[i][k][r]` of the band (nested lists), a threshold or `None` (not wanted) per label.
+
+    Returns:
+        (start, end exclusive, label, score) in text order.
+    """
+    candidates = []
+    for i in range(length):
+        for j in range(i, min(length, i + window + 1)):
+            above = []
+            for label, threshold in enumerate(thresholds):
+                one, other = logits[i][j - i + window][label], logits[j][i - j + window][label]
+                if triangle_mean == "logit":
+                    score = sigmoid((one + other) / 2)
+                else:
+                    score = (sigmoid(one) + sigmoid(other)) / 2
+                if threshold is not None and score >= threshold:
+                    above.append((i, j + 1, label, score))
+            if labels_per_span == "best" and above:
+                above = [min(above, key=lambda c: (-c[3], c[2]))]
+            candidates += above
+    accepted = []
+    for candidate in sorted(candidates, key=lambda c: (-c[3], *c[:3])):
+        if not any(_conflict(candidate, other, allow_nested) for other in accepted):
+            accepted.append(candidate)
+    return sorted(accepted)
+
+
+def _conflict(one, other, allow_nested) -> bool:
+    (s, e), (t, f) = one[:2], other[:2]
+    if (s, e) == (t, f):
+        return False
+    if allow_nested:
+        return s < t < e < f or t < s < f < e
+    return s < f and t < e

@@ -1,0 +1,58 @@
+"""Whole-word masking: whole words, special tokens never, the quota, 80 / 10 / 10."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training.masking import choose_words, mask_words
+
+MASK, ORDINARY = 4, np.arange(5, 1000)
+
+
+def text_of(pieces_per_word):
+    """input_ids and word_index of [CLS], the words, [SEP], two pads; each word's pieces are unlike any random piece."""
+    word_index = np.repeat(np.arange(1, len(pieces_per_word) + 1), pieces_per_word)
+    word_index = np.concatenate([[0], word_index, [0, 0, 0]])
+    return np.where(word_index > 0, 1000 + np.arange(len(word_index)), [1] + [2] * (len(word_index) - 1)), word_index
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), max_size=60), st.floats(0.01, 0.9), st.integers(0, 2**32))
+def test_words_are_masked_whole_and_within_the_quota(pieces_per_word, share, seed):
+    input_ids, word_index = text_of(pieces_per_word)
+    before = input_ids.copy()
+    out = mask_words(input_ids, word_index, share, np.random.default_rng(seed), MASK, ORDINARY)
+    assert (input_ids == before).all()
+    changed = out != input_ids
+    assert not changed[word_index == 0].any()
+    for word in range(1, len(pieces_per_word) + 1):
+        pieces = out[word_index == word]
+        is_masked, is_random = pieces == MASK, np.isin(pieces, ORDINARY)
+        assert is_masked.all() or is_random.all() or not changed[word_index == word].any()
+    assert changed.sum() <= max(1, round(share * sum(pieces_per_word)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 2**32))
+def test_words_are_chosen_until_the_next_one_passes_the_quota(pieces_per_word, share, seed):
+    _, word_index = text_of(pieces_per_word)
+    words = choose_words(word_index, share, np.random.default_rng(seed))
+    assert len(set(words)) == len(words)
+    chosen = sum(pieces_per_word[word - 1] for word in words)
+    quota = max(1, round(share * sum(pieces_per_word)))
+    assert chosen <= quota
+    assert len(words) == len(pieces_per_word) or chosen + max(pieces_per_word) > quota
+
+
+def test_of_the_chosen_words_80_10_10():
+    input_ids, word_index = text_of([2] * 100_000)
+    out = mask_words(input_ids, word_index, 0.15, np.random.default_rng(0), MASK, ORDINARY)
+    chosen = 0.15 * 200_000
+    assert abs((out == MASK).sum() / chosen - 0.8) < 0.01
+    assert abs(np.isin(out, ORDINARY).sum() / chosen - 0.1) < 0.01
+
+
+@pytest.mark.parametrize("share, pieces", [(0, [1, 2, 3]), (0.5, [])])
+def test_nothing_to_mask(share, pieces):
+    input_ids, word_index = text_of(pieces)
+    assert (mask_words(input_ids, word_index, share, np.random.default_rng(0), MASK, ORDINARY) == input_ids).all()

@@ -1,0 +1,178 @@
+"""
+Turn a checkpoint of the authors' released code into a folder that `AutoModel` loads, with the same scores.
+
+    python training/convert_official.py --checkpoint official.pth --backbone microsoft/deberta-v3-large \
+        --labels Material,Method,Metric,Task --output converted
+
+The labels are in the order of the checkpoint's outputs. Sizes are read from its tensors; only the two windows leave
+no trace in them. Where `--backbone` is a config file (JSON), no tokenizer is written.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.cli import run
+
+
+LORA_ALPHA = 16  # the released recipe's; unlike the rank, it cannot be read from the tensors
+# What DeepSpeed, DDP and PEFT put before a name, from the outermost in.
+WRAPPERS = re.compile(r"^(?:_forward_module\.|module\.|base_model\.model\.|base_model\.)+")
+NAMES = [
+    (r"pretrain_model\.", "backbone."),
+    (r"head_mlp\.1\.", "biaffine.start."),
+    (r"tail_mlp\.1\.", "biaffine.end."),
+    (r"U$", "biaffine.bilinear.weight"),
+    (r"W$", "biaffine.linear.weight"),
+    (r"cross_layers\.(\d+)\.pos_embed\.", r"blocks.\1.triangle."),
+    (r"cross_layers\.(\d+)\.h_qkv\.", r"blocks.\1.horizontal."),
+    (r"cross_layers\.(\d+)\.v_qkv\.", r"blocks.\1.vertical."),
+    (r"cross_layers\.(\d+)\.dense\.", r"blocks.\1.dense."),
+    (r"cross_layers\.(\d+)\.LayerNorm\.", r"blocks.\1.norm."),
+    (r"cross_layers\.(\d+)\.conv([12])\.conv2d\.", r"blocks.\1.conv\2."),
+    (r"cross_layers\.(\d+)\.LayerNorm2\.", r"blocks.\1.conv_norm."),
+    (r"down_fc\.", "classifier."),
+]
+# Tables that are computed here: rotary positions of the blocks, position numbers of the encoder.
+COMPUTED = re.compile(r"(cross_layers\.\d+\.embed_positions\.weight|.*\bposition_ids)$")
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be converted; the message names the tensor."""
+
+
+def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """
+    Released parameters under this project's names: wrappers' prefixes stripped, LoRA merged (W + alpha / r * B A),
+    computed tables left out.
+
+    Raises:
+        ConversionError: for a name that has no counterpart.
+    """
+    ours = {}
+    for name, tensor in merge_lora({WRAPPERS.sub("", name): tensor for name, tensor in state.items()}).items():
+        if COMPUTED.match(name):
+            continue
+        for pattern, replacement in NAMES:
+            new, count = re.subn("^" + pattern, replacement, name)
+            if count:
+                ours[new] = tensor
+                break
+        else:
+            raise ConversionError(f"{name}: not a parameter of the released model")
+    return ours
+
+
+def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """PEFT's adapters merged into the layers that they belong to; the layers' biases are kept."""
+    merged = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
+    for name, down in state.items():
+        layer, found, rest = name.partition(".lora_A.")
+        if not found:
+            continue
+        up_name = f"{layer}.lora_B.{rest}"
+        for needed, holder in ((up_name, state), (f"{layer}.weight", merged)):
+            if needed not in holder:
+                raise ConversionError(f"{needed}: missing from the checkpoint, but {name} is there")
+        delta = state[up_name].float() @ down.float() * (LORA_ALPHA / down.shape[0])
+        weight = merged[f"{layer}.weight"]
+        merged[f"{layer}.weight"] = (weight.float() + delta).to(weight.dtype)
+    return merged
+
+
+def sizes_of(state: dict[str, Tensor]) -> dict:
+    """The config fields that can be read from the tensors (this project's names)."""
+    for name in ("biaffine.bilinear.weight", "classifier.weight"):
+        if name not in state:
+            raise ConversionError(f"{name}: missing from the checkpoint")
+    channels, size, _ = state["biaffine.bilinear.weight"].shape
+    blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
+    return {"span_channels": channels, "biaffine_size": size - 1, "span_layers": len(blocks)}
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """A state dict of tensors, read without running code from the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch raises what the pickle machinery raises, and that can be anything
+        raise ConversionError(f"{path}: not a file of weights alone: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ConversionError(f"{path}: expected a state dict of tensors")
+    return state
+
+
+def read_backbone(name: str) -> dict:
+    """The encoder's configuration, from a JSON file (deberta-v2 where it has no `model_type`), a folder or the Hub."""
+    if not Path(name).is_file():
+        return AutoConfig.from_pretrained(name).to_dict()
+    try:
+        config = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{name}: not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConversionError(f"{name}: expected a JSON object")
+    return {"model_type": "deberta-v2", **config}
+
+
+def build_model(state: dict[str, Tensor], backbone: dict, labels: list[str], **windows: int) -> SenerModel:
+    """A model with the released code's conventions and the weights `state` (this project's names)."""
+    sizes = sizes_of(state)
+    outputs = state["classifier.weight"].shape[0]
+    if len(labels) != outputs:
+        raise ConversionError(f"labels: {len(labels)} given, but the checkpoint has {outputs} outputs")
+    config = SenerConfig(
+        backbone_config=backbone, id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        vertical_readout="mirrored", triangle_mean="probability", labels_per_span="best", **sizes, **windows,
+    )  # fmt: skip
+    model = SenerModel(config)
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise ConversionError(f"{name}: missing from the checkpoint")
+        if state[name].shape != tensor.shape:
+            raise ConversionError(f"{name}: shape {tuple(state[name].shape)} in the checkpoint, but the backbone's "
+                                  f"config asks for {tuple(tensor.shape)}")  # fmt: skip
+    unknown = sorted(set(state) - set(expected))
+    if unknown:
+        raise ConversionError(f"{unknown[0]}: in the checkpoint, but not in the model that the config describes")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="the .pth file")
+    parser.add_argument("--backbone", required=True, help="Hub name, folder or config file (JSON) of the encoder")
+    parser.add_argument("--labels", required=True, help="a,b,c in the order of the checkpoint's outputs")
+    parser.add_argument("--output", required=True, help="the folder to write")
+    parser.add_argument("--span_window", type=int, default=128)
+    parser.add_argument("--attention_window", type=int, default=128)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    labels = [label.strip() for label in options.labels.split(",")]
+    state = official_to_sener(read_checkpoint(options.checkpoint))
+    model = build_model(state, read_backbone(options.backbone), labels, span_window=options.span_window,
+                        attention_window=options.attention_window)  # fmt: skip
+    model.save_pretrained(options.output)
+    has_tokenizer = not Path(options.backbone).is_file()
+    if has_tokenizer:
+        SenerProcessor.from_backbone(options.backbone, model.config).save_pretrained(options.output)
+    print(f"converted {len(state)} tensors into {options.output}" + ("" if has_tokenizer else " (no tokenizer)"))
+
+
+if __name__ == "__main__":
+    run(main)

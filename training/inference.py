@@ -1,0 +1,67 @@
+"""Texts in, entities out, many at a time: the path that evaluation, scoring and prediction share with users."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+
+BATCH_WORDS = 8192  # words of a batch, padding included; a longer text is a batch of its own
+CHARACTERS_A_WORD = 5
+
+
+@torch.no_grad()
+def extract(
+    model, processor, texts: Sequence[str | list[str]], batch_size: int = 16, progress: bool = False, **options
+) -> list[list[dict]]:
+    """
+    Entities of every text, in the order of `texts`: processor, model, `post_process`.
+
+    Texts of similar length share a batch.
+
+    Args:
+        texts: strings, lists of words, or a mixture.
+        options: `threshold`, `allow_nested` and `labels` of `post_process`.
+
+    Returns:
+        For each text its entities as `{"start", "end", "text", "label", "score"}`, in the text's own units.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    found: list = [None] * len(texts)
+    with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+        for indices in length_batches(texts, batch_size):
+            batch = [texts[i] for i in indices]
+            inputs = processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list)).to(device)
+            for i, entities in zip(indices, processor.post_process(model(**inputs), inputs, **options), strict=True):
+                found[i] = entities
+            bar.update(len(indices))
+    model.train(was_training)
+    return found
+
+
+def extract_shared(model, processor, texts: Sequence[str | list[str]], progress: bool = False, **options) -> list:
+    """`extract` with the texts shared out over the processes of `accelerate launch`; each gets the whole answer."""
+    state = PartialState()
+    with state.split_between_processes(list(texts)) as share:
+        found = extract(model, processor, share, progress=progress and state.is_main_process, **options)
+    return gather_object(found)
+
+
+def length_batches(texts: Sequence[str | list[str]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of texts of one kind and of similar length, the longest first: memory runs out at once or not at all."""
+    words = [len(text) if isinstance(text, list) else len(text) // CHARACTERS_A_WORD for text in texts]
+    batch: list[int] = []
+    for i in sorted(range(len(texts)), key=lambda i: (isinstance(texts[i], list), -words[i])):
+        if batch:
+            first = batch[0]
+            same_kind = isinstance(texts[first], list) == isinstance(texts[i], list)
+            if not same_kind or len(batch) == batch_size or (len(batch) + 1) * words[first] > BATCH_WORDS:
+                yield batch
+                batch = []
+        batch.append(i)
+    if batch:
+        yield batch
