@@ -202,9 +202,7 @@ def _at_least_float(states: Tensor) -> torch.dtype:
     return torch.promote_types(states.dtype, torch.float32)
 
 
-def cls_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow
-) -> Tensor:
+def cls_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow) -> Tensor:
     """[CLS]'s row over every real piece, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
     scale = arrow.cls_scale()
     query = query if scale is None else query * scale.to(query.dtype)
@@ -212,9 +210,7 @@ def cls_attention(
     return sdpa(query, key, value, mask, dropout, scaling)
 
 
-def full_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow
-) -> Tensor:
+def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow) -> Tensor:
     """The `full` ablation: every piece over every real piece. (B, H, T, D) -> (B, H, T, D)."""
     scale = arrow.cls_scale()
     if scale is not None:

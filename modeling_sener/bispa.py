@@ -295,6 +295,6 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
 
 
 def convolution(conv: nn.Conv2d, cells: Tensor) -> Tensor:
-    """A 3 x 3 convolution over rows and columns; columns are padded, rows are not: (B, n + 2, W, C) -> (B, n, W, C)."""
+    """A 3 x 3 convolution; columns are padded, rows are not: (B, n + 2, W, C) -> (B, n, W, C)."""
     # (B, W, C) last in memory is the channels-last layout that convolutions are fastest in.
     return F.conv2d(cells.permute(0, 3, 1, 2), conv.weight, padding=(0, 1)).permute(0, 2, 3, 1)

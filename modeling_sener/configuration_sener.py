@@ -56,7 +56,7 @@ class SenerConfig(PretrainedConfig):
         labels_per_span (`"all"` or `"best"`):
             Every label above its threshold, or only the best of them.
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
-        threshold (`float` or `dict[str, float]`): score from which a span is accepted, one or one per label, in [0, 1].
+        threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
         part_size (`int`): pieces and words that inference computes at a time; memory, not results, depends on it.
     """
@@ -101,6 +101,8 @@ class SenerConfig(PretrainedConfig):
         self.threshold = threshold
         self.allow_nested = allow_nested
         self.part_size = part_size
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         super().__init__(**kwargs)
         if self.label2id is None and isinstance(self.id2label, dict):
             self.label2id = {label: i for i, label in self.id2label.items()}
@@ -156,7 +158,9 @@ class SenerConfig(PretrainedConfig):
         _require(self, "id2label", sorted(labels) == list(range(len(labels))), "numbered from 0 without gaps")
         _require(self, "id2label", all(isinstance(v, str) and v for v in labels.values())
                  and len(set(labels.values())) == len(labels), "different, non-empty strings")  # fmt: skip
-        _require(self, "label2id", self.label2id == {label: i for i, label in labels.items()}, "id2label the other way")
+        _require(
+            self, "label2id", self.label2id == {label: i for i, label in labels.items()}, "id2label the other way"
+        )
 
 
 def _revive(backbone_config):
@@ -176,6 +180,7 @@ def _revive(backbone_config):
         raise ValueError(f"backbone_config is {backbone_config!r}: expected a dict or a PretrainedConfig")
     # The outer model decides on the precision; a dtype of the encoder's own would override it.
     backbone_config.dtype = None
+    backbone_config.name_or_path = ""  # where its weights came from: often a folder of somebody's machine
     return backbone_config
 
 

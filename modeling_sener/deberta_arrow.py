@@ -91,7 +91,7 @@ class DebertaEncoder(nn.Module):
         self.conv = DebertaConvolution(config) if getattr(config, "conv_kernel_size", 0) > 0 else None
 
     def forward(self, hidden: Tensor, mask: Tensor, arrow: Arrow) -> Tensor:
-        embedded = hidden
+        embedded = None if self.conv is None else hidden.clone()  # layers overwrite their input
         positions = self.relative_embeddings()
         for index, layer in enumerate(self.layer):
             hidden = layer(hidden, positions, self.distance, arrow)

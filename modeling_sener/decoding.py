@@ -208,8 +208,6 @@ def decode(
     return select_all(Candidates.join(parts), batch, labels_per_span, allow_nested)
 
 
-def select_all(
-    candidates: Candidates, batch: int, labels_per_span: str, allow_nested: bool
-) -> list[Candidates]:
+def select_all(candidates: Candidates, batch: int, labels_per_span: str, allow_nested: bool) -> list[Candidates]:
     """`select` for each of the texts of a batch: a `Candidates` per text."""
     return [select(candidates.take(candidates.text == text), labels_per_span, allow_nested) for text in range(batch)]

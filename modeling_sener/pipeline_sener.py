@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
 from transformers import Pipeline
 
 
@@ -67,9 +66,9 @@ class SenerPipeline(Pipeline):
     def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
         if allow_nested is not None and not isinstance(allow_nested, bool):
             raise ValueError(f"allow_nested is {allow_nested!r}: expected True or False")
-        # Read here: what is wrong is said before the model has run for nothing.
-        thresholds = self.processor.thresholds(threshold, labels)
-        return {}, {"thresholds": thresholds, "allow_nested": allow_nested}, {}
+        self.processor.thresholds(threshold, labels)  # raises before the model has run for nothing
+        options = {"threshold": threshold, "allow_nested": allow_nested, "labels": labels}
+        return {}, {name: value for name, value in options.items() if value is not None}, {}
 
     def preprocess(self, text: str) -> dict:
         """The model's inputs of one text, each tensor of *Shape:* (1, T), and the text with its offsets."""
@@ -78,10 +77,11 @@ class SenerPipeline(Pipeline):
         inputs = self.processor(text)
         return {**inputs, "source": _Closed((text, inputs.word_offsets[0]))}
 
-    def _forward(self, inputs: dict, thresholds: Tensor, allow_nested: bool | None) -> dict[str, list]:
+    def _forward(self, inputs: dict, threshold=None, allow_nested=None, labels=None) -> dict[str, list]:
         source = inputs.pop("source")  # of one text, or a list of a batch's
         sources = source if isinstance(source, list) else [source]
         texts, word_offsets = zip(*(each.content for each in sources), strict=True)
+        thresholds = self.processor.thresholds(threshold, labels)
         candidates = self.model.find_candidates(**inputs, thresholds=thresholds)
         carried = SimpleNamespace(texts=texts, word_offsets=word_offsets)
         found = self.processor.entities(candidates, carried, allow_nested)

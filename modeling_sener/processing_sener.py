@@ -140,7 +140,7 @@ class SenerProcessor(ProcessorMixin):
         files.append(folder / PROCESSOR_FILE)
         if not (folder / "config.json").exists():
             self.config.save_pretrained(folder)
-            files.append(folder / "config.json")
+            files += [folder / "config.json", *folder.glob("[!_]*.py")]
         return [str(file) for file in dict.fromkeys(files)]
 
     def to_dict(self) -> dict:

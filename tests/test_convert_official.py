@@ -8,6 +8,7 @@ import torch
 from toy import ROOT, python
 from transformers import AutoModel
 
+
 FOLDER = golden_files.FOLDER
 IO = FOLDER / "official_checkpoint_io.safetensors"
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from training.data import DataError, labels_of, read_documents
 from training.report import report_on
 from training.windows import Collator, EncodedDocument, LengthBatches, Window, cover, cut_windows, window_bounds
+
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}
 RAW = {"id": "b", "text": "Big data.", "entities": [{"start": 0, "end": 8, "label": "Task"}]}

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from training.masking import choose_words, mask_words
+
 
 MASK, ORDINARY = 4, np.arange(5, 1000)
 

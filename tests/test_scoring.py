@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from training.scoring import as_spans, score
+
 
 ENTITY = st.tuples(st.integers(0, 3), st.integers(4, 6), st.sampled_from("ABC"))
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy import LABELS, as_raw, launch, python, toy_backbone, toy_records, write_jsonl
+
 from training import train as training
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fields import FieldError, parse_fields
 from training.inference import extract
 from training.lora import add_lora, merged_state_dict
+
 
 SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "16", "--span_channels", "8",
          "--span_layers", "1", "--max_tokens", "64", "--batch_size", "2", "--gradient_accumulation_steps", "1",

@@ -10,6 +10,7 @@ import torch
 from tiny import CORPUS, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent
 LABELS = ["Material", "Method", "Person", "Task"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+
 def run(main: Callable[[], None]) -> None:
     """
     Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong) or an `OSError` (a

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
@@ -12,18 +11,22 @@ BATCH_WORDS = 8192  # words of a batch, padding included; a longer text is a bat
 CHARACTERS_A_WORD = 5
 
 
-@torch.no_grad()
 def extract(
-    model, processor, texts: Sequence[str | list[str]], batch_size: int = 16, progress: bool = False, **options
+    model,
+    processor,
+    texts: Sequence[str | list[str]],
+    batch_size: int = 16,
+    progress: bool = False,
+    threshold: float | dict[str, float] | None = None,
 ) -> list[list[dict]]:
     """
-    Entities of every text, in the order of `texts`: processor, model, `post_process`.
+    Entities of every text, in the order of `texts`, by the path of the pipeline.
 
     Texts of similar length share a batch.
 
     Args:
         texts: strings, lists of words, or a mixture.
-        options: `threshold`, `allow_nested` and `labels` of `post_process`.
+        threshold: a number, or one per label; the model's own by default.
 
     Returns:
         For each text its entities as `{"start", "end", "text", "label", "score"}`, in the text's own units.
@@ -36,7 +39,8 @@ def extract(
         for indices in length_batches(texts, batch_size):
             batch = [texts[i] for i in indices]
             inputs = processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list)).to(device)
-            for i, entities in zip(indices, processor.post_process(model(**inputs), inputs, **options), strict=True):
+            candidates = model.find_candidates(**inputs, thresholds=processor.thresholds(threshold))
+            for i, entities in zip(indices, processor.entities(candidates, inputs), strict=True):
                 found[i] = entities
             bar.update(len(indices))
     model.train(was_training)
