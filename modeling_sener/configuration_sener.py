@@ -58,7 +58,8 @@ class SenerConfig(PretrainedConfig):
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
         threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
-        part_size (`int`): pieces and words that inference computes at a time; memory, not results, depends on it.
+        part_size (`int`): pieces that inference computes at a time, and 64 cells of the span tensor for each; memory
+            depends on it, results do not.
     """
 
     model_type = "sener"

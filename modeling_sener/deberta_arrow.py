@@ -397,7 +397,8 @@ class ClsRow:
         if scale is not None:
             scores = scores * scale.to(scores.dtype)
         real = self.arrow.mask[:, rows.start : rows.stop].bool()
-        scores = scores.masked_fill(~real[:, None, None], -math.inf).float()
+        scores = scores.masked_fill(~real[:, None, None], -math.inf)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         highest = scores.amax(dim=-1, keepdim=True)
         if self.highest is not None:  # the first part holds [CLS] itself, so its highest is finite
             highest = torch.maximum(highest, self.highest)

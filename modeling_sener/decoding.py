@@ -106,7 +106,7 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
     # 0.9 rounds down in single precision: the caller's number decides, not its rounding.
     found = (text, row + first_row, row + span + first_row + 1, label, score)
     reached = score >= thresholds[label]
-    return Candidates(*(field[reached].cpu().numpy() for field in found))
+    return Candidates(*(field[reached].detach().cpu().numpy() for field in found))
 
 
 def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> Candidates:

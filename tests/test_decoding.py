@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import references_decoding as references
@@ -146,12 +144,22 @@ def test_no_candidates():
 
 
 @pytest.mark.parametrize("allow_nested", [True, False])
-def test_a_hundred_thousand_candidates_take_seconds(allow_nested):
+def test_a_hundred_thousand_candidates(allow_nested):
+    """Quadratic work would not come back. What is accepted is nested or apart, and the best one is among it."""
     generator = np.random.default_rng(0)
     start = np.repeat(np.arange(25_000), 4)
     end = start + generator.integers(1, 130, len(start))
     label, score = generator.integers(0, 3, len(start)), generator.random(len(start))
     many = Candidates(np.zeros_like(start), start, end, label, score)
-    begin = time.perf_counter()
-    select(many, "all", allow_nested)
-    assert time.perf_counter() - begin < 10
+    accepted = select(many, "all", allow_nested)
+    around: list[int] = []  # ends of the accepted spans that the next one lies in
+    for first, last in sorted({*zip(accepted.start.tolist(), accepted.end.tolist(), strict=True)}, key=_outer_first):
+        while around and around[-1] <= first:
+            around.pop()
+        assert not around or (allow_nested and last <= around[-1])
+        around.append(last)
+    assert score.argmax() in np.flatnonzero(np.isin(start, accepted.start) & np.isin(end, accepted.end))
+
+
+def _outer_first(span):
+    return span[0], -span[1]

@@ -9,12 +9,13 @@ import torch
 
 def run(main: Callable[[], None]) -> None:
     """
-    Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong) or an `OSError` (a
-    file that cannot be read or written) becomes one line on standard error and exit code 1.
+    Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong), an `OSError` (a file
+    that cannot be read or written) or a `FloatingPointError` (scores that are not finite) becomes one line on standard
+    error and exit code 1.
     """
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -27,8 +28,9 @@ def use_all_cores(device: torch.device) -> None:
     On the CPU, share out the cores over this machine's processes.
 
     `accelerate launch` gives a process one thread (`OMP_NUM_THREADS=1`) unless that variable is set to something else;
-    training then takes as many times longer as there are cores.
+    training then takes as many times longer as there are cores. A process that was started otherwise is left alone.
     """
-    if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") == "1":
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if device.type == "cpu" and launched and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

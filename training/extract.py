@@ -15,6 +15,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from transformers.utils import logging
+
 from training.checkpoint import load_checkpoint
 from training.cli import run
 from training.inference import extract
@@ -80,6 +82,7 @@ def summary(entities: list[dict], text: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     text = read_text(options.file)
+    logging.disable_progress_bar()  # of loading the weights
     model, processor = load_checkpoint(options.model)
     entities = extract(model, processor, [text], threshold=options.threshold)[0]
     if options.format == "json":

@@ -77,7 +77,8 @@ class TrainingFields:
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         strings = self.labels is None or (self.labels and all(isinstance(label, str) for label in self.labels))
-        _require(self, "labels", strings, "a list of labels")
+        _require(self, "labels", strings and len(set(self.labels or ())) == len(self.labels or ()),
+                 "a list of different labels")  # fmt: skip
 
 
 OWN_FIELDS = {item.name: item.type for item in dataclasses.fields(TrainingFields) if item.name != "model"}

@@ -163,9 +163,10 @@ def train_epoch(accelerator, model, loader, optimizer, scheduler, fields, bar) -
     return sum(losses) / len(losses)
 
 
-def train(accelerator: Accelerator, fields: TrainingFields) -> Progress:
-    """The whole run."""
-    set_seed(fields.seed)
+def prepare(
+    accelerator: Accelerator, fields: TrainingFields
+) -> tuple[SenerModel, SenerProcessor, WindowDataset, list[Document]]:
+    """Read and check the data, build the model, print what is in either; the dev documents come last."""
     train_documents = read_documents(fields.train_file, fields.labels)
     dev_documents = read_documents(fields.dev_file, fields.labels)
     labels = fields.labels or labels_of(train_documents)
@@ -177,9 +178,15 @@ def train(accelerator: Accelerator, fields: TrainingFields) -> Progress:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
+    return model, processor, dataset, dev_documents
 
+
+def train(accelerator: Accelerator, fields: TrainingFields) -> Progress:
+    """The whole run."""
+    set_seed(fields.seed)
+    model, processor, dataset, dev_documents = prepare(accelerator, fields)
     sampler = LengthBatches([len(window.input_ids) for window in dataset.windows], fields.batch_size, fields.seed)
-    collator = Collator(processor.tokenizer.pad_token_id, model.config.span_window, len(labels))
+    collator = Collator(processor.tokenizer.pad_token_id, model.config.span_window, model.config.num_labels)
     loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collator)
     model, optimizer, loader = accelerator.prepare(model, build_optimizer(model, fields), loader)
     steps_per_epoch = math.ceil(len(loader) / fields.gradient_accumulation_steps)
