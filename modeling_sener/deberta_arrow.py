@@ -1,5 +1,5 @@
 """
-DeBERTa-v2/v3 with banded disentangled attention (DESIGN: paper's arrow attention on DeBERTa).
+DeBERTa-v2/v3 with banded disentangled attention: arrow attention on DeBERTa.
 
 Weights keep the names of transformers' DeBERTa, so that published checkpoints load by name. The score of query i and
 key j is (q_i.k_j + q_i.KR[b(i - j)] + k_j.QR[b(i - j)]) / sqrt(3 D), b the log-bucket of the distance, KR and QR the

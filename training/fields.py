@@ -19,7 +19,7 @@ class FieldError(ValueError):
 @dataclass
 class TrainingFields:
     """
-    Every field of a run; the defaults are the published recipe (DESIGN section 2).
+    Every field of a run; the defaults are the published recipe.
 
     Attributes:
         backbone: folder or Hub name of the encoder.

@@ -34,7 +34,7 @@ def mask_words(
     ordinary_ids: np.ndarray,
 ) -> np.ndarray:
     """
-    Mask `share` of the pieces, word by word (DESIGN section 2): of the chosen words 80 % become [MASK] in all their
+    Mask `share` of the pieces, word by word (whole-word masking): of the chosen words 80 % become [MASK] in all their
     pieces, 10 % random pieces, 10 % stay. Special tokens and padding are never touched.
 
     Args:
