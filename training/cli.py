@@ -9,9 +9,9 @@ import torch
 
 def run(main: Callable[[], None]) -> None:
     """
-    Call `main`. What is the input's fault becomes one line on standard error and exit code 1: a `ValueError` (data,
-    fields, config, checkpoint: all of them name what is wrong), an `OSError` (a file that cannot be read or written)
-    or a `FloatingPointError` (scores that are not finite).
+    Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong), an `OSError` (a
+    file that cannot be read or written) or a `FloatingPointError` (scores that are not finite) becomes one line on
+    standard error and exit code 1.
     """
     try:
         main()
