@@ -175,6 +175,7 @@ class SenerModel(PreTrainedModel):
             yield (self.classifier(cells + scores),)
         else:
             size = max(1, config.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
+            del words  # their projections are all that the parts need, and the text may be long
             aside = Rows()
             parts = aside.note(self.band_parts(starts, ends, lengths, size))
             for block in self.blocks:
@@ -199,7 +200,7 @@ class SenerModel(PreTrainedModel):
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         window, num_words = self.config.span_window, words.shape[1]
         parts = self.logit_parts(words, lengths)
-        del words  # only its projections are needed from here on
+        del words  # the generator lets go of them too, once it has their projections
         if window is None:
             window = max(num_words - 1, 0)
             parts = ((square_to_band(square, window),) for (square,) in parts)
