@@ -66,7 +66,7 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
     A new model on the pretrained encoder, in float32, and its processor.
 
     Dropout of the attention weights is switched off: on the CPU it takes the slow path of
-    `scaled_dot_product_attention` (five times slower), and the hidden states have dropout of their own.
+    `scaled_dot_product_attention`, and the hidden states have dropout of their own.
     """
     model = SenerModel.from_backbone(fields.backbone, labels=labels, **fields.model)
     config = SenerConfig.from_dict(model.config.to_dict())
