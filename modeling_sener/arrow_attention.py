@@ -10,7 +10,7 @@ B batch, H heads, T pieces, D head size, w window, Q queries of a block, M = T /
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,50 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "sener_arrow"
 LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many pieces, the length that encoders were pretrained at
 BLOCK = 64
+
+
+class OnlineSoftmax:
+    """softmax(scores) @ values of one row per head over keys that arrive in parts; nothing of a part is kept."""
+
+    def __init__(self):
+        self.highest = self.total = self.weighted = None
+
+    def add(self, scores: Tensor, value: Tensor, dropout: nn.Module | None = None):
+        """
+        Args:
+            scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first part at least one does.
+            value: *Shape:* (B, H, n, D).
+        """
+        scores = scores.to(_at_least_float(scores))
+        highest = scores.amax(dim=-1, keepdim=True)
+        if self.highest is not None:
+            highest = torch.maximum(highest, self.highest)
+        weights = (scores - highest).exp()
+        dropped = weights if dropout is None else dropout(weights)
+        total, weighted = weights.sum(-1, keepdim=True), dropped.to(value.dtype) @ value
+        if self.highest is not None:
+            before = (self.highest - highest).exp()
+            total, weighted = total + self.total * before, weighted + self.weighted * before.to(value.dtype)
+        self.highest, self.total, self.weighted = highest, total, weighted
+
+    def result(self) -> Tensor:
+        """*Shape:* (B, H, 1, D)."""
+        return self.weighted / self.total.to(self.weighted.dtype)
+
+
+@dataclass
+class Stretch:
+    """
+    The part of a text that a layer of `encoder_parts` is computed on: rows with a window on either side, after [CLS].
+
+    Args:
+        own: the rows to be made, as a slice of the states that the layer gets; `None` for [CLS]'s row, which comes
+            last and alone.
+        cls: gathers [CLS]'s row over the stretches of a layer.
+    """
+
+    own: slice | None
+    cls: OnlineSoftmax
 
 
 @dataclass
@@ -34,6 +78,8 @@ class Arrow:
         log_n_scaling: whether [CLS]'s scores are multiplied by log(L) / log(512).
         mask: *Shape:* (B, T), true for real pieces.
         part_size: pieces of the batch that a layer computes at a time where no gradients are asked for.
+        lengths: real pieces of each text, *Shape:* (B,); counted from the mask.
+        stretch: set where the states are a part of the text only.
     """
 
     attention: str
@@ -41,32 +87,47 @@ class Arrow:
     log_n_scaling: bool
     mask: Tensor
     part_size: int | None = None
+    lengths: Tensor | None = None
+    stretch: Stretch | None = None
     _block_masks: dict = field(default_factory=dict)
 
-    def parts(self, length: int) -> list[range]:
-        """The rows in parts; one part where gradients are asked for, as parts overwrite what they were made from."""
+    def __post_init__(self):
+        if self.lengths is None:
+            self.lengths = self.mask.sum(dim=1)
+
+    def parts(self, length: int, least: int = 1) -> list[range]:
+        """
+        The rows in parts of `least` rows or more; one part where gradients are asked for, as parts overwrite what they
+        were made from.
+        """
         size = length
         if self.part_size is not None and not torch.is_grad_enabled():
-            size = max(1, self.part_size // self.mask.shape[0])
+            size = max(least, self.part_size // self.mask.shape[0])
         return [range(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
+
+    def of_stretch(self, index: Tensor, stretch: Stretch) -> "Arrow":
+        """The same for a part of the text: its rows are `index`, *Shape:* (n,)."""
+        return replace(self, mask=self.mask[:, index], stretch=stretch)
 
     def cls_scale(self) -> Tensor | None:
         """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
         if not self.log_n_scaling or self.attention == "sliding_window":
             return None
-        lengths = self.mask.sum(dim=1).clamp(min=1)
-        return (lengths.float().log() / math.log(LOG_N_LENGTH))[:, None, None, None]
+        return (self.lengths.clamp(min=1).float().log() / math.log(LOG_N_LENGTH))[:, None, None, None]
 
     def block_mask(self, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
         """
-        What is added to the scores of each block, computed once for all layers with the same window.
+        What is added to the scores of each block, computed once for all layers with the same window, and once for all
+        stretches deep inside the text.
 
         Returns:
             *Shape:* (B, M, 1, Q, K + 1): 0 where query and key attend, -inf elsewhere. The last key is [CLS], which
             its own place in the window then leaves out. A piece always attends to itself, padding too: a row without
             keys would be NaN, and spread.
         """
-        key = (window, with_cls, dtype)
+        if self.stretch is not None and not self.mask.all():
+            return _block_mask(self.mask, window, with_cls, dtype)
+        key = (window, with_cls, dtype, self.mask.shape[1])
         if key not in self._block_masks:
             self._block_masks[key] = _block_mask(self.mask, window, with_cls, dtype)
         return self._block_masks[key]
@@ -84,7 +145,7 @@ def _block_mask(mask: Tensor, window: int, with_cls: bool, dtype: torch.dtype) -
     if with_cls:
         real = real & (j[:, 0] != 0)
     attends = attends & real[:, :, None]
-    attends = attends | ((i == j) & (i >= (1 if with_cls else 0)))
+    attends = attends | ((i == j) & (i >= with_cls))
     bias = mask.new_full((*attends.shape[:-1], attends.shape[-1] + 1), -math.inf, dtype=dtype)
     bias[..., :-1].masked_fill_(attends, 0.0)
     if with_cls:
@@ -207,7 +268,14 @@ def cls_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dro
     scale = arrow.cls_scale()
     query = query if scale is None else query * scale.to(query.dtype)
     mask = arrow.mask.bool()[:, None, None]
-    return sdpa(query, key, value, mask, dropout, scaling)
+    if arrow.stretch is None:
+        return sdpa(query, key, value, mask, dropout, scaling)
+    own = arrow.stretch.own
+    if own is None:
+        return arrow.stretch.cls.result()
+    scores = query @ key[:, :, own].transpose(-1, -2) * scaling
+    arrow.stretch.cls.add(scores.masked_fill(~mask[..., own], -math.inf), value[:, :, own])
+    return torch.zeros_like(query)  # nobody reads it: [CLS]'s row comes last
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow) -> Tensor:

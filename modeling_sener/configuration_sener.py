@@ -59,7 +59,7 @@ class SenerConfig(PretrainedConfig):
         threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
         part_size (`int`): pieces that inference computes at a time, and 64 cells of the span tensor for each; memory
-            depends on it, results do not.
+            depends on it, results do not. `None`: 1,024 on the CPU, 16,384 on an accelerator.
     """
 
     model_type = "sener"
@@ -82,7 +82,7 @@ class SenerConfig(PretrainedConfig):
         span_dropout=0.2,
         threshold=0.5,
         allow_nested=True,
-        part_size=1024,
+        part_size=None,
         **kwargs,
     ):
         self.backbone_config = _revive(backbone_config)
@@ -135,8 +135,10 @@ class SenerConfig(PretrainedConfig):
         """Raise `ValueError` naming the first field whose value cannot be used."""
         for field, choices in CHOICES.items():
             _require(self, field, getattr(self, field) in choices, f"one of {', '.join(map(repr, choices))}")
-        for field in ("attention_window", "biaffine_size", "span_channels", "part_size"):
+        for field in ("attention_window", "biaffine_size", "span_channels"):
             _require(self, field, _is_int(getattr(self, field), 1), "an integer from 1")
+        _require(self, "part_size", self.part_size is None or _is_int(self.part_size, 1),
+                 "an integer from 1, or None for what suits the device")  # fmt: skip
         _require(self, "span_layers", _is_int(self.span_layers, 0), "an integer from 0")
         _require(self, "span_window", self.span_window is None or _is_int(self.span_window, 1),
                  "an integer from 1, or None for the whole square")  # fmt: skip

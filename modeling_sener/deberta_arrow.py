@@ -21,7 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .arrow_attention import Arrow, block_size, sdpa
+from .arrow_attention import Arrow, OnlineSoftmax, block_size, sdpa
 from .band import skewed_view
 
 
@@ -48,7 +48,7 @@ class DebertaArrowModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, arrow: Arrow, position_ids: Tensor | None = None
     ) -> BaseModelOutput:
-        hidden = self.embeddings(input_ids, attention_mask, position_ids)
+        hidden = self.embeddings(input_ids, attention_mask, position_ids, arrow)
         return BaseModelOutput(last_hidden_state=self.encoder(hidden, attention_mask, arrow))
 
 
@@ -66,8 +66,21 @@ class DebertaEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None) -> Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None, arrow: Arrow) -> Tensor:
         """(B, T) -> (B, T, d)."""
+        hidden = None
+        for rows in arrow.parts(input_ids.shape[1]):
+            own = slice(rows.start, rows.stop)
+            positions = None if position_ids is None else position_ids[:, own]
+            made = self.embed(input_ids[:, own], mask[:, own], positions)
+            if len(rows) == input_ids.shape[1]:
+                return made
+            if hidden is None:
+                hidden = made.new_empty(*input_ids.shape, made.shape[-1])
+            hidden[:, own] = made
+        return hidden
+
+    def embed(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None) -> Tensor:
         hidden = self.word_embeddings(input_ids)
         if hasattr(self, "position_embeddings"):
             hidden = hidden + self.position_embeddings(position_ids)
@@ -76,7 +89,7 @@ class DebertaEmbeddings(nn.Module):
         if hasattr(self, "embed_proj"):
             hidden = self.embed_proj(hidden)
         hidden = self.LayerNorm(hidden)
-        return self.dropout(hidden * attention_mask[..., None].to(hidden.dtype))
+        return self.dropout(hidden * mask[..., None].to(hidden.dtype))
 
 
 class DebertaEncoder(nn.Module):
@@ -380,7 +393,7 @@ class ClsRow:
         self.value = attention.split(attention.value_proj(cls))
         keys_HPD, self.queries_HPD = attention.position_tables(positions)
         self.c2p = None if keys_HPD is None else self.query @ keys_HPD.transpose(-1, -2)  # (B, H, 1, P)
-        self.highest = self.total = self.weighted = None
+        self.row = OnlineSoftmax()
 
     def add(self, key: Tensor, value: Tensor, rows: range):
         """Take in the keys and values of a part, (B, H, n, D)."""
@@ -398,20 +411,11 @@ class ClsRow:
             scores = scores * scale.to(scores.dtype)
         real = self.arrow.mask[:, rows.start : rows.stop].bool()
         scores = scores.masked_fill(~real[:, None, None], -math.inf)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        highest = scores.amax(dim=-1, keepdim=True)
-        if self.highest is not None:  # the first part holds [CLS] itself, so its highest is finite
-            highest = torch.maximum(highest, self.highest)
-        weights = (scores - highest).exp()
-        total, weighted = weights.sum(-1, keepdim=True), self.dropout(weights).to(value.dtype) @ value
-        if self.highest is not None:
-            before = (self.highest - highest).exp()
-            total, weighted = total + self.total * before, weighted + self.weighted * before.to(value.dtype)
-        self.highest, self.total, self.weighted = highest, total, weighted
+        self.row.add(scores, value, self.dropout)
 
     def attended(self) -> Tensor:
         """[CLS]'s row of the attention's output: (B, 1, H D)."""
-        return (self.weighted / self.total.to(self.weighted.dtype)).transpose(1, 2).flatten(2)
+        return self.row.result().transpose(1, 2).flatten(2)
 
     def column(self, query: Tensor, keys_HPD: Tensor | None, rows: range) -> Tensor:
         """The position terms of a part's scores for [CLS]: (B, H, n, D) -> (B, H, n)."""

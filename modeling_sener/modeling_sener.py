@@ -21,12 +21,15 @@ from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, square_mask, stream
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
+from .encoder_parts import compute_layers_in_parts
 
 # Not used here: transformers fetches what this file imports, and saving a model writes all that was fetched.
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .processing_sener import SenerProcessor  # noqa: F401
 
 
+PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
+PART_SIZE = 16384  # an accelerator needs large ones
 CELLS_PER_PIECE = 64  # cells of the band in a part of the head for each piece in a part of the encoder
 PRIOR = 0.01  # a new model's probability that a cell is an entity: training starts without undoing 0.5 everywhere
 
@@ -142,12 +145,32 @@ class SenerModel(PreTrainedModel):
             config.attention_window,
             config.log_n_scaling,
             attention_mask.bool(),
-            config.part_size,
+            self.part_size,
         )
         positions = wrapped_positions(self.backbone, input_ids.shape[1], input_ids.device)
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
-        return pool_words(output.last_hidden_state, word_index), word_index.amax(dim=1)
+        lengths = word_index.amax(dim=1)
+        if torch.is_grad_enabled():
+            return pool_words(output.last_hidden_state, word_index), lengths
+        return self.pool_in_place(output.last_hidden_state, word_index), lengths
+
+    def pool_in_place(self, hidden: Tensor, word_index: Tensor) -> Tensor:
+        """`pool_words` in parts that overwrite `hidden`: a word is never further on than its pieces."""
+        num_words, size = int(word_index.max()), max(1, self.part_size // len(hidden))
+        for first in range(0, num_words, size):
+            number = word_index - first
+            number = number * ((number > 0) & (number <= size))
+            pieces = number.any(dim=0).nonzero()
+            part = slice(int(pieces[0]), int(pieces[-1]) + 1)
+            words = pool_words(hidden[:, part], number[:, part])
+            hidden[:, first : first + words.shape[1]] = words
+        return hidden[:, :num_words]
+
+    @property
+    def part_size(self) -> int:
+        """Pieces that inference computes at a time: the config's, or what suits the device."""
+        return self.config.part_size or (PART_SIZE_ON_CPU if self.device.type == "cpu" else PART_SIZE)
 
     def logit_parts(self, words: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor]]:
         """
@@ -174,7 +197,7 @@ class SenerModel(PreTrainedModel):
                 cells = block(cells, lengths)
             yield (self.classifier(cells + scores),)
         else:
-            size = max(1, config.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
+            size = max(1, self.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
             del words  # their projections are all that the parts need, and the text may be long
             aside = Rows()
             parts = aside.note(self.band_parts(starts, ends, lengths, size))
@@ -209,7 +232,12 @@ class SenerModel(PreTrainedModel):
             probabilities = span_probabilities(logits[:, window:], self.config.triangle_mean)
             return find_candidates(probabilities, thresholds, lengths, rows.start)
 
-        return Candidates.join(list(stream(parts, window, step, num_words)) if num_words else [])
+        found = Candidates.join([])
+        # Joined as they come: small arrays of every part, kept between the large ones that come and go, would fragment
+        # the heap until it grows by more than the text.
+        for part in stream(parts, window, step, num_words) if num_words else ():
+            found = Candidates.join([found, part])
+        return found
 
     def band_parts(self, starts: Tensor, ends: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor]]:
         """The biaffine band in parts of `size` rows: tuples of one tensor (B, n, W, C)."""
@@ -240,6 +268,7 @@ def build_backbone(config) -> PreTrainedModel:
         return DebertaArrowModel(config)
     backbone = AutoModel.from_config(config, attn_implementation=NAME)
     drop_pooler(backbone)
+    compute_layers_in_parts(backbone)
     return backbone
 
 

@@ -38,7 +38,7 @@ WRONG = {
         dict.fromkeys([*LABELS, "Other"], 0.5), dict.fromkeys(LABELS, 2), dict.fromkeys(LABELS, "0.5"),
     ],
     "allow_nested": NOT_A_BOOLEAN,
-    "part_size": NOT_AN_INTEGER,
+    "part_size": [value for value in NOT_AN_INTEGER if value is not None],
 }  # fmt: skip
 
 

@@ -1,0 +1,80 @@
+"""
+The layers of transformers' encoders in parts, so that a text of any length takes bounded memory beside its states.
+
+A layer's rows [a, b) need its input in rows [a - w, b + w), and [CLS]. [CLS]'s own row needs every key of the layer:
+each part adds its keys to an online softmax, and when all have passed the layer is computed once more for [CLS] alone.
+A layer is anything that maps states to states row by row but for its attention, which is `arrow_attention`.
+
+B batch, T pieces, d hidden size, w window.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .arrow_attention import Arrow, OnlineSoftmax, Stretch
+
+
+LEAST_WINDOWS = 4  # windows of rows that a part makes at least: one more on either side is computed twice
+
+
+def compute_layers_in_parts(encoder: PreTrainedModel):
+    """
+    Let every layer of an encoder compute long texts in parts where no gradients are asked for.
+
+    The layers keep the name of their class, by which devices are shared out, and the names of their weights.
+
+    Raises:
+        ValueError: the encoder's layers were not found.
+    """
+    count = encoder.config.num_hidden_layers
+    stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if not stacks:
+        raise ValueError(f"{type(encoder).__name__}: found no list of its {count} layers")
+    for layer in stacks[0]:
+        own = type(layer)
+        layer.__class__ = type(own.__name__, (_InParts, own), {"__module__": own.__module__})
+
+
+class _InParts:
+    """What goes before a layer's own class."""
+
+    def forward(self, hidden: Tensor, *args, arrow: Arrow, **kwargs) -> Tensor:
+        """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`."""
+        length, window = hidden.shape[1], arrow.window
+        parts = arrow.parts(length, LEAST_WINDOWS * window)
+        if len(parts) == 1 or arrow.attention == "full":
+            return super().forward(hidden, *args, arrow=arrow, **kwargs)
+        layer = super().forward
+        row = OnlineSoftmax()
+
+        def compute(states: Tensor, index: Tensor, stretch: Stretch) -> Tensor:
+            cut_args, cut_kwargs = (_rows_of(given, index, length) for given in (args, kwargs))
+            return layer(states, *cut_args, arrow=arrow.of_stretch(index, stretch), **cut_kwargs)
+
+        every = torch.arange(length, device=hidden.device)
+        cls, before = hidden[:, :1].clone(), hidden[:, :0]
+        for rows in parts:
+            first, last = max(rows.start - window, 0), min(rows.stop + window, length)
+            shift = int(first > 0)  # [CLS] stands before a stretch that does not begin with it, in nobody's window
+            index = torch.cat([every[:shift], every[first:last]])
+            states = torch.cat([cls[:, :shift], before, hidden[:, rows.start : last]], dim=1)
+            start = rows.start - first + shift
+            own = slice(start, start + len(rows))
+            made = compute(states, index, Stretch(own, row))
+            before = hidden[:, max(rows.stop - window, 0) : rows.stop].clone()
+            hidden[:, rows.start : rows.stop] = made[:, own]
+        if row.total is not None:  # else [CLS] was a row of the first stretch like any other
+            hidden[:, :1] = compute(cls, every[:1], Stretch(None, row))
+        return hidden
+
+
+def _rows_of(given, index: Tensor, length: int):
+    """What a layer is given beside the states, for the rows `index`: tensors of T rows are cut, the rest stays."""
+    if isinstance(given, Tensor):
+        return given[:, index] if given.dim() > 1 and given.shape[1] == length else given
+    if isinstance(given, tuple | list):
+        return tuple(_rows_of(each, index, length) for each in given)
+    if isinstance(given, dict):
+        return {name: _rows_of(each, index, length) for name, each in given.items()}
+    return given
