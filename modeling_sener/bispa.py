@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .arrow_attention import sdpa
 from .band import band_mask, diagonals, pad_rows, transpose
+from .row_checkpoint import by_rows
 
 
 ROTARY_BASE = 10000.0
@@ -176,11 +177,35 @@ class SpanBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, cells: Tensor, lengths: Tensor) -> Tensor:
-        """The whole text: (B, N, W, C) -> (B, N, W, C); with no window (B, N, N, C)."""
+        """The whole text, for training: (B, N, W, C) -> (B, N, W, C); with no window (B, N, N, C)."""
         if self.window is None:
             return self.square(cells, lengths)
-        ((cells,),) = self.stream([(cells,)], lengths, cells.shape[1])
-        return cells
+        if self.plus_shaped:
+            cells = self.mark_triangles(cells)
+            column = torch.arange(cells.shape[2], device=cells.device)
+            row = self.attend_rows(cells, self.horizontal, column, lengths)
+            columns = transpose(pad_rows(cells, self.window, self.window), self.window)
+            columns = self.attend_rows(columns, self.vertical, column, lengths).to(cells.dtype)
+            columns = F.linear(columns, self.dense.weight[:, cells.shape[-1] :])
+            if not self.mirrored:
+                columns = transpose(pad_rows(columns, self.window, self.window), self.window)
+            cells = self.combine(cells, row.to(cells.dtype), columns)
+        hidden = by_rows(
+            lambda rows, chunk, *weights: self.convolutions(rows, lengths, chunk, *weights),
+            2,
+            pad_rows(cells, 2, 2),
+            self.conv1.weight,
+            self.conv2.weight,
+        )
+        return self.conv_norm(cells + self.dropout(hidden))
+
+    def attend_rows(self, cells: Tensor, projection: nn.Linear, positions: Tensor, lengths: Tensor) -> Tensor:
+        """Steps 2 and 3: each row (or row of T) of the whole text attends. (B, N, W, C) -> (B, N, W, C)."""
+
+        def attend_chunk(rows: Tensor, chunk: range, weight: Tensor, bias: Tensor) -> Tensor:
+            return attend(rotate(F.linear(rows, weight, bias), positions), valid_cells(lengths, chunk, self.window))
+
+        return by_rows(attend_chunk, 0, cells, projection.weight, projection.bias)
 
     def stream(self, parts: Parts, lengths: Tensor, num_rows: int) -> Iterator[tuple[Tensor]]:
         """The same in parts: tuples of one tensor (B, n, W, C) in and out."""
@@ -202,9 +227,14 @@ class SpanBlock(GradientCheckpointingLayer):
 
         Linear and rotation go cell by cell, so they come before T: each cell once, and T needs no copy.
         """
+        cells = self.mark_triangles(cells)
         column = torch.arange(cells.shape[2], device=cells.device)
-        cells = cells + self.triangle((column >= self.window).long())
         return cells, rotate(self.vertical(cells), 2 * self.window - column)
+
+    def mark_triangles(self, cells: Tensor) -> Tensor:
+        """Step 1."""
+        column = torch.arange(cells.shape[2], device=cells.device)
+        return cells + self.triangle((column >= self.window).long())
 
     def attend_columns(self, cells: Tensor, qkv: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor, Tensor]:
         """Step 3 with Dense's half for Zv, in T's layout: row j of the second output is column j. A halo of w."""
@@ -219,16 +249,24 @@ class SpanBlock(GradientCheckpointingLayer):
         """Steps 2 and 4: LN(Z + drop(Dense([Zh ; Zv]))), Zv's half of Dense given."""
         column = torch.arange(cells.shape[2], device=cells.device)
         row = attend(rotate(self.horizontal(cells), column), valid_cells(lengths, rows, self.window)).to(cells.dtype)
+        return (self.combine(cells, row, columns),)
+
+    def combine(self, cells: Tensor, row: Tensor, columns: Tensor) -> Tensor:
+        """Step 4, Zv's half of Dense given."""
         dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias) + columns
-        return (self.norm(cells + self.dropout(dense)),)
+        return self.norm(cells + self.dropout(dense))
 
     def convolve(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
         """Step 5. A halo of 2."""
+        hidden = self.convolutions(cells, lengths, rows, self.conv1.weight, self.conv2.weight)
+        return (self.conv_norm(cells[:, 2:-2] + self.dropout(hidden)),)
+
+    def convolutions(self, cells: Tensor, lengths: Tensor, rows: range, weight1: Tensor, weight2: Tensor) -> Tensor:
+        """Conv(GELU(Conv(Z1))): (B, n + 4, W, C) -> (B, n, W, C)."""
         inner = range(rows.start - 1, rows.stop + 1)
         outer = range(rows.start - 2, rows.stop + 2)
-        hidden = convolution(self.conv1, keep(cells, valid_cells(lengths, outer, self.window)))
-        hidden = convolution(self.conv2, keep(F.gelu(hidden), valid_cells(lengths, inner, self.window)))
-        return (self.conv_norm(cells[:, 2:-2] + self.dropout(hidden)),)
+        hidden = convolution(weight1, keep(cells, valid_cells(lengths, outer, self.window)))
+        return convolution(weight2, keep(F.gelu(hidden), valid_cells(lengths, inner, self.window)))
 
     def square(self, cells: Tensor, lengths: Tensor) -> Tensor:
         """The same block over the whole square of pairs: (B, N, N, C) -> (B, N, N, C)."""
@@ -240,8 +278,8 @@ class SpanBlock(GradientCheckpointingLayer):
             column = attend(rotate(self.vertical(cells.transpose(1, 2)), word), mask)
             column = column if self.mirrored else column.transpose(1, 2)
             cells = self.norm(cells + self.dropout(self.dense(torch.cat([row, column], dim=-1))))
-        hidden = convolution(self.conv1, pad_rows(keep(cells, mask), 1, 1))
-        hidden = convolution(self.conv2, pad_rows(keep(F.gelu(hidden), mask), 1, 1))
+        hidden = convolution(self.conv1.weight, pad_rows(keep(cells, mask), 1, 1))
+        hidden = convolution(self.conv2.weight, pad_rows(keep(F.gelu(hidden), mask), 1, 1))
         return self.conv_norm(cells + self.dropout(hidden))
 
 
@@ -294,7 +332,7 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
-def convolution(conv: nn.Conv2d, cells: Tensor) -> Tensor:
+def convolution(weight: Tensor, cells: Tensor) -> Tensor:
     """A 3 x 3 convolution; columns are padded, rows are not: (B, n + 2, W, C) -> (B, n, W, C)."""
     # (B, W, C) last in memory is the channels-last layout that convolutions are fastest in.
-    return F.conv2d(cells.permute(0, 3, 1, 2), conv.weight, padding=(0, 1)).permute(0, 2, 3, 1)
+    return F.conv2d(cells.permute(0, 3, 1, 2), weight, padding=(0, 1)).permute(0, 2, 3, 1)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .arrow_attention import Arrow, OnlineSoftmax, Stretch
 
 
-LEAST_WINDOWS = 4  # windows of rows that a part makes at least: one more on either side is computed twice
+LEAST_WINDOWS = 16  # windows of rows that a part makes at least: one more on either side is computed twice
 
 
 def compute_layers_in_parts(encoder: PreTrainedModel):

@@ -1,0 +1,69 @@
+"""
+Gradient checkpointing by rows: training keeps what goes in and what comes out, and computes the rest again.
+
+What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once. Over a
+few hundred rows at a time it stays in the processor's caches, which pays for computing it twice.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+CELLS = 64 * 1024  # cells of the band of a chunk
+
+
+class _ByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function: Callable, halo: int, rows: Tensor, *parameters: Tensor) -> Tensor:
+        device = rows.device.type
+        ctx.function, ctx.halo = function, halo
+        ctx.precision = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
+        ctx.save_for_backward(rows, *parameters)
+        out = None
+        for chunk in chunks(rows, halo):
+            made = function(rows[:, chunk.start : chunk.stop + 2 * halo], chunk, *parameters)
+            if out is None:
+                out = made.new_empty(made.shape[0], rows.shape[1] - 2 * halo, *made.shape[2:])
+            out[:, chunk.start : chunk.stop] = made
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        rows, *parameters = ctx.saved_tensors
+        total = rows.new_zeros(rows.shape)
+        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        for chunk in chunks(rows, ctx.halo):
+            reach = slice(chunk.start, chunk.stop + 2 * ctx.halo)
+            own = rows[:, reach].detach().requires_grad_()
+            with torch.enable_grad(), torch.autocast(rows.device.type, **ctx.precision):
+                made = ctx.function(own, chunk, *leaves)
+            made.backward(grad[:, chunk.start : chunk.stop])
+            total[:, reach] += own.grad
+        return None, None, total, *(leaf.grad for leaf in leaves)
+
+
+def chunks(rows: Tensor, halo: int) -> Iterator[range]:
+    """The rows without their halo, a chunk at a time."""
+    count = rows.shape[1] - 2 * halo
+    size = max(1, CELLS // (rows.shape[0] * rows.shape[2]))
+    return (range(first, min(first + size, count)) for first in range(0, count, size))
+
+
+@torch.compiler.disable
+def by_rows(function: Callable, halo: int, rows: Tensor, *parameters: Tensor) -> Tensor:
+    """
+    `function` of all rows. For gradients only `rows` and the result are kept; `function` is computed twice.
+
+    Args:
+        function: called with rows of a chunk and its halo (B, n + 2 halo, W, C), the `range` of the chunk's rows, and
+            the parameters; returns (B, n, W, C'). It draws no random numbers.
+        halo: rows on either side that a row of the result depends on.
+        rows: *Shape:* (B, N + 2 halo, W, C).
+        parameters: every tensor that `function` uses and that takes a gradient.
+
+    Returns:
+        *Shape:* (B, N, W, C').
+    """
+    return _ByRows.apply(function, halo, rows, *parameters)
