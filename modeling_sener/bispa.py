@@ -193,11 +193,11 @@ class SpanBlock(GradientCheckpointingLayer):
         hidden = by_rows(
             lambda rows, chunk, *weights: self.convolutions(rows, lengths, chunk, *weights),
             2,
-            pad_rows(cells, 2, 2),
+            cells,
             self.conv1.weight,
             self.conv2.weight,
         )
-        return self.conv_norm(cells + self.dropout(hidden))
+        return self.conv_norm(self.dropout(hidden).add_(cells))
 
     def attend_rows(self, cells: Tensor, projection: nn.Linear, positions: Tensor, lengths: Tensor) -> Tensor:
         """Steps 2 and 3: each row (or row of T) of the whole text attends. (B, N, W, C) -> (B, N, W, C)."""
@@ -253,8 +253,8 @@ class SpanBlock(GradientCheckpointingLayer):
 
     def combine(self, cells: Tensor, row: Tensor, columns: Tensor) -> Tensor:
         """Step 4, Zv's half of Dense given."""
-        dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias) + columns
-        return self.norm(cells + self.dropout(dense))
+        dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias).add_(columns)
+        return self.norm(self.dropout(dense).add_(cells))
 
     def convolve(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
         """Step 5. A halo of 2."""

@@ -330,7 +330,7 @@ class DisentangledArrowAttention(nn.Module):
         bias_BHTW = self.key_bias(key, queries_HPD, distance, arrow, rows)
         if keys_HPD is not None:
             near = distance.rows(torch.arange(w, -w - 1, -1, device=query.device))
-            bias_BHTW = bias_BHTW + query @ keys_HPD[:, near].transpose(-1, -2)
+            bias_BHTW = (query @ keys_HPD[:, near].transpose(-1, -2)).add_(bias_BHTW)
         # Row q of a block reaches the keys q .. q + 2w of its K: padding rows to K + 2 and reading rows of K + 1 moves
         # row q by q. What the padding leaves is -inf; the last key is [CLS]. Rows added at the end see their window.
         width = block + 2 * w + 1
@@ -357,7 +357,7 @@ class DisentangledArrowAttention(nn.Module):
             real = real & (j != 0)  # [CLS] has a column of its own
         # Padding still sees itself: a row without keys would be NaN, and spread.
         hidden = ~real[:, None, :, None] & (column != w)
-        return skewed_view(bias.masked_fill(hidden, -math.inf))
+        return skewed_view(bias.masked_fill_(hidden, -math.inf))
 
     def full(self, hidden, positions, distance, arrow: Arrow) -> Tensor:
         """The `full` ablation, T x T: what transformers' own DeBERTa computes, and LogN-Scaling. -> (B, T, H D)."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .band import pad_rows
+
 
 CELLS = 64 * 1024  # cells of the band of a chunk
 
@@ -22,33 +24,35 @@ class _ByRows(torch.autograd.Function):
         ctx.precision = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
         ctx.save_for_backward(rows, *parameters)
         out = None
-        for chunk in chunks(rows, halo):
-            made = function(rows[:, chunk.start : chunk.stop + 2 * halo], chunk, *parameters)
+        for chunk, reach, pad in chunks(rows, halo):
+            made = function(pad_rows(rows[:, reach], *pad), chunk, *parameters)
             if out is None:
-                out = made.new_empty(made.shape[0], rows.shape[1] - 2 * halo, *made.shape[2:])
+                out = made.new_empty(*rows.shape[:2], *made.shape[2:])
             out[:, chunk.start : chunk.stop] = made
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         rows, *parameters = ctx.saved_tensors
-        total = rows.new_zeros(rows.shape)
+        total = torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device)
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
-        for chunk in chunks(rows, ctx.halo):
-            reach = slice(chunk.start, chunk.stop + 2 * ctx.halo)
+        for chunk, reach, pad in chunks(rows, ctx.halo):
             own = rows[:, reach].detach().requires_grad_()
             with torch.enable_grad(), torch.autocast(rows.device.type, **ctx.precision):
-                made = ctx.function(own, chunk, *leaves)
+                made = ctx.function(pad_rows(own, *pad), chunk, *leaves)
             made.backward(grad[:, chunk.start : chunk.stop])
             total[:, reach] += own.grad
         return None, None, total, *(leaf.grad for leaf in leaves)
 
 
-def chunks(rows: Tensor, halo: int) -> Iterator[range]:
-    """The rows without their halo, a chunk at a time."""
-    count = rows.shape[1] - 2 * halo
+def chunks(rows: Tensor, halo: int) -> Iterator[tuple[range, slice, tuple[int, int]]]:
+    """The rows of a chunk, those that it reaches, and how many it reaches before the first and after the last."""
+    count = rows.shape[1]
     size = max(1, CELLS // (rows.shape[0] * rows.shape[2]))
-    return (range(first, min(first + size, count)) for first in range(0, count, size))
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        start, stop = max(first - halo, 0), min(last + halo, count)
+        yield range(first, last), slice(start, stop), (start - first + halo, last + halo - stop)
 
 
 @torch.compiler.disable
@@ -57,10 +61,10 @@ def by_rows(function: Callable, halo: int, rows: Tensor, *parameters: Tensor) ->
     `function` of all rows. For gradients only `rows` and the result are kept; `function` is computed twice.
 
     Args:
-        function: called with rows of a chunk and its halo (B, n + 2 halo, W, C), the `range` of the chunk's rows, and
-            the parameters; returns (B, n, W, C'). It draws no random numbers.
+        function: called with rows of a chunk and its halo (B, n + 2 halo, W, C), outside the text zeros, the `range`
+            of the chunk's rows, and the parameters; returns (B, n, W, C'). It draws no random numbers.
         halo: rows on either side that a row of the result depends on.
-        rows: *Shape:* (B, N + 2 halo, W, C).
+        rows: *Shape:* (B, N, W, C).
         parameters: every tensor that `function` uses and that takes a gradient.
 
     Returns:
