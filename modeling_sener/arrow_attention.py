@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .band import overlapping
+
 
 NAME = "sener_arrow"
 LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many pieces, the length that encoders were pretrained at
@@ -171,7 +173,7 @@ def to_blocks(states: Tensor, size: int, window: int) -> Tensor:
     blocks = -(-states.shape[1] // size)
     after = blocks * size - states.shape[1] + window
     padded = F.pad(states, (0, 0) * (states.dim() - 2) + (window, after))
-    return padded.unfold(1, size + 2 * window, size).movedim(-1, 2)
+    return overlapping(padded, size, size + 2 * window)
 
 
 def arrow_attention(

@@ -37,6 +37,38 @@ class _StridedView(torch.autograd.Function):
         return total, None, None, None
 
 
+class _Overlapping(torch.autograd.Function):
+    """`unfold` with a gradient by a few large additions (torch 2.13 compiles that of overlapping windows wrongly)."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, step: int, size: int) -> Tensor:
+        ctx.step, ctx.shape = step, states.shape
+        return states.unfold(1, size, step).movedim(-1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        batch, count, size, *rest = grad.shape
+        step, pieces = ctx.step, -(-size // ctx.step)
+        total = grad.new_zeros(batch, count + pieces - 1, step, *rest)
+        for piece in range(pieces):
+            part = grad[:, :, piece * step : (piece + 1) * step]
+            total[:, piece : piece + count, : part.shape[2]] += part
+        return total.flatten(1, 2)[:, : ctx.shape[1]], None, None
+
+
+def overlapping(states: Tensor, step: int, size: int) -> Tensor:
+    """
+    Windows of rows, one every `step` rows.
+
+    Args:
+        states: *Shape:* (B, (M - 1) step + size, ...).
+
+    Returns:
+        *Shape:* (B, M, size, ...): a view.
+    """
+    return _Overlapping.apply(states, step, size)
+
+
 def transpose(band: Tensor, window: int) -> Tensor:
     """
     T(Z)[i, k] = Z[i + k - w, 2w - k]: row j of T(Z) holds column j of the square.
@@ -96,7 +128,9 @@ def diagonals(blocks: Tensor, width: int) -> Tensor:
 
 
 def pad_rows(band: Tensor, before: int, after: int) -> Tensor:
-    """`band` (B, n, ...) with rows of zeros added: (B, before + n + after, ...)."""
+    """`band` (B, n, ...) with rows of zeros added: (B, before + n + after, ...); itself where none are."""
+    if before == after == 0:
+        return band  # F.pad would copy it
     return F.pad(band, (0, 0) * (band.dim() - 2) + (before, after))
 
 

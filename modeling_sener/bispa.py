@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .arrow_attention import sdpa
-from .band import band_mask, diagonals, pad_rows, transpose
+from .band import band_mask, diagonals, overlapping, pad_rows, transpose
 from .row_checkpoint import by_rows
 
 
@@ -120,13 +120,14 @@ class BiaffineBand(nn.Module):
             *Shape:* (B, n, W, C); cells that are no pair of words are 0.
         """
         ends_BKCP, start_term = self.targets(ends), self.start_term(starts)
-        size = min(BLOCK, len(rows))
-        after = -len(rows) % size
+        count = starts.shape[1]
+        size = min(BLOCK, count)
+        after = -count % size
         blocks = F.pad(starts, (0, 0, 0, after)).unflatten(1, (-1, size))
-        reached = F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)).unfold(1, size + 2 * window, size).movedim(-1, 2)
+        reached = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + 2 * window)
         pairs = blocks @ reached.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
         band = diagonals(pairs.unflatten(-1, (size + 2 * window, -1)), 2 * window + 1)
-        band = band.flatten(1, 2)[:, : len(rows)] + start_term[:, :, None]
+        band = band.flatten(1, 2)[:, :count] + start_term[:, :, None]
         return keep(band, valid_cells(lengths, rows, window))
 
     def square(self, starts: Tensor, ends: Tensor, lengths: Tensor) -> Tensor:
@@ -319,7 +320,7 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
         positions: *Shape:* (W,).
 
     Returns:
-        *Shape:* (B, n, W, 3C), at least float32.
+        *Shape:* (B, n, W, 3C), in the precision of `qkv`.
     """
     channels = qkv.shape[-1] // 3
     pair = torch.arange(0, channels, 2, device=qkv.device)
@@ -329,7 +330,7 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
     turn = torch.polar(torch.ones_like(angle), angle).to(exact.dtype.to_complex())
     turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * turn
-    return torch.view_as_real(turned).flatten(-2)
+    return torch.view_as_real(turned).flatten(-2).to(qkv.dtype)
 
 
 def convolution(weight: Tensor, cells: Tensor) -> Tensor:

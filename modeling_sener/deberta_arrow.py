@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from .arrow_attention import Arrow, OnlineSoftmax, block_size, sdpa
-from .band import skewed_view
+from .band import overlapping, skewed_view
 
 
 class DebertaArrowModel(PreTrainedModel):
@@ -73,7 +73,7 @@ class DebertaEmbeddings(nn.Module):
             own = slice(rows.start, rows.stop)
             positions = None if position_ids is None else position_ids[:, own]
             made = self.embed(input_ids[:, own], mask[:, own], positions)
-            if len(rows) == input_ids.shape[1]:
+            if rows.stop - rows.start == input_ids.shape[1]:
                 return made
             if hidden is None:
                 hidden = made.new_empty(*input_ids.shape, made.shape[-1])
@@ -177,7 +177,7 @@ class DebertaLayer(GradientCheckpointingLayer):
         for rows, attended in attention.stream(hidden, positions, distance, arrow, cls):
             own = slice(rows.start, rows.stop)
             made = self.finish(attended, hidden[:, own])
-            if len(rows) == hidden.shape[1]:
+            if made.shape[1] == hidden.shape[1]:
                 hidden = made
             else:
                 hidden[:, own] = made
@@ -261,20 +261,21 @@ class DisentangledArrowAttention(nn.Module):
         tables = self.position_tables(positions)
         held = None
         for rows in arrow.parts(length):
+            count = rows.stop - rows.start  # len() of a range is more than torch.compile can trace
             # Keys [rows.start - w, rows.start + w) are held from the part before.
             first = 0 if held is None else min(rows.start + w, length)
             ahead = hidden[:, first : rows.stop + w]
             before = w if held is None else 0
-            after = len(rows) + before - ahead.shape[1]
+            after = count + before - ahead.shape[1]
             key, value = (
                 F.pad(self.split(linear(ahead)), (0, 0, before, after)) for linear in (self.key_proj, self.value_proj)
             )
             if held is not None:
                 key, value = torch.cat([held[0], key], dim=2), torch.cat([held[1], value], dim=2)
             query = self.split(self.query_proj(hidden[:, rows.start : rows.stop])) * self.scale
-            cls.add(key[:, :, w : w + len(rows)], value[:, :, w : w + len(rows)], rows)
+            cls.add(key[:, :, w : w + count], value[:, :, w : w + count], rows)
             yield rows, self.window(query, key, value, tables, distance, arrow, cls, rows)
-            held = (key[:, :, len(rows) :], value[:, :, len(rows) :])
+            held = (key[:, :, count:], value[:, :, count:])
 
     def split(self, states: Tensor) -> Tensor:
         """(B, T, H D) -> (B, H, T, D)."""
@@ -302,30 +303,31 @@ class DisentangledArrowAttention(nn.Module):
         Returns:
             *Shape:* (B, n, H D).
         """
-        batch, w = query.shape[0], arrow.window
-        block = block_size(len(rows))
+        batch, count, w = query.shape[0], query.shape[2], arrow.window
+        block = block_size(count)
+        after = -count % block
 
         def blocks(states: Tensor, cls_state: Tensor) -> Tensor:  # (B, H, n + 2w, D) -> (B H, M, K + 1, D)
-            states = F.pad(states, (0, 0, 0, -len(rows) % block)).flatten(0, 1)
-            states = states.unfold(1, block + 2 * w, block).transpose(-1, -2)
+            states = F.pad(states, (0, 0, 0, after)).flatten(0, 1)
+            states = overlapping(states, block, block + 2 * w)
             last = cls_state.flatten(0, 1)[:, None].expand(-1, states.shape[1], -1, -1)
             return torch.cat([states, last], dim=2)
 
         bias = self.window_bias(query, key, tables, distance, arrow, cls, rows, block)
         out = sdpa(
-            F.pad(query, (0, 0, 0, -len(rows) % block)).flatten(0, 1).unflatten(1, (-1, block)),
+            F.pad(query, (0, 0, 0, after)).flatten(0, 1).unflatten(1, (-1, block)),
             blocks(key, cls.key),
             blocks(value, cls.value),
             bias.flatten(0, 1),
             self.dropout.p if self.training else 0.0,
             scale=1.0,
         )
-        out = out.flatten(1, 2)[:, : len(rows)].unflatten(0, (batch, -1))
+        out = out.flatten(1, 2)[:, :count].unflatten(0, (batch, -1))
         return out.transpose(1, 2).flatten(2)
 
     def window_bias(self, query, key, tables, distance, arrow: Arrow, cls: "ClsRow", rows: range, block: int):
         """Position terms and masks of each block's scores: (B, H, M, Q, K + 1), -inf where a pair does not attend."""
-        w, after = arrow.window, -len(rows) % block
+        w, after = arrow.window, -query.shape[2] % block
         keys_HPD, queries_HPD = tables
         bias_BHTW = self.key_bias(key, queries_HPD, distance, arrow, rows)
         if keys_HPD is not None:

@@ -60,7 +60,7 @@ class _InParts:
             index = torch.cat([every[:shift], every[first:last]])
             states = torch.cat([cls[:, :shift], before, hidden[:, rows.start : last]], dim=1)
             start = rows.start - first + shift
-            own = slice(start, start + len(rows))
+            own = slice(start, start + rows.stop - rows.start)
             made = compute(states, index, Stretch(own, row))
             before = hidden[:, max(rows.stop - window, 0) : rows.stop].clone()
             hidden[:, rows.start : rows.stop] = made[:, own]

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
 from transformers import Pipeline
+
+
+BATCHES = 16  # that are read ahead, so that texts of similar length share one
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class SenerPipeline(Pipeline):
     A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
     order of the input. Options of a call, or of the pipeline for all calls: `threshold` (a number, or a dict per
     label), `allow_nested`, `labels` (a subset), as in [`SenerProcessor.post_process`]; `batch_size`, texts that run
-    through the model together. What is not given is taken from the model's config.
+    through the model together: of 16 batches read ahead, those of similar length. What is not given is taken from the
+    model's config.
     """
 
     _load_processor = True
@@ -54,14 +59,23 @@ class SenerPipeline(Pipeline):
             ValueError: an unknown label, or a threshold outside of 0..1.
         """
         if isinstance(inputs, list | tuple):
-            texts = list(_strings(inputs))
-            return super().__call__(texts, **options) if texts else []
+            texts = list(_strings(inputs))  # all are looked at before the first is computed
+            return list(self._in_order((text for text in texts), options))
         if isinstance(inputs, Iterator):
-            return self._stream(inputs, options)
+            return self._in_order(_strings(inputs), options)
         return super().__call__(inputs, **options)
 
-    def _stream(self, inputs, options):
-        yield from super().__call__(_strings(inputs), **options)
+    def _in_order(self, texts: Iterator[str], options: dict) -> Iterator[list[dict]]:
+        """The entities of each text, as they come; no more is read ahead than batches of similar length need."""
+        batch_size = options.get("batch_size") or self._batch_size or 1
+        if batch_size == 1:
+            yield from super().__call__(texts, **options)
+            return
+        while window := list(islice(texts, BATCHES * batch_size)):
+            longest_first = sorted(range(len(window)), key=lambda i: -len(window[i]))
+            found = super().__call__([window[i] for i in longest_first], **options)
+            for _, entities in sorted(zip(longest_first, found, strict=True), key=lambda pair: pair[0]):
+                yield entities
 
     def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
         if allow_nested is not None and not isinstance(allow_nested, bool):

@@ -1,8 +1,8 @@
 """
 Gradient checkpointing by rows: training keeps what goes in and what comes out, and computes the rest again.
 
-What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once. Over a
-few hundred rows at a time it stays in the processor's caches, which pays for computing it twice.
+What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once. A
+few hundred rows of it stay in the processor's caches, which pays for computing them twice.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,6 +6,7 @@ from fresh import run_fresh
 from tiny import tiny_tokenizer
 
 from modeling_sener import SenerConfig, SenerModel, SenerPipeline, SenerProcessor
+from modeling_sener.pipeline_sener import BATCHES
 
 
 LABELS = ["Method", "Task"]
@@ -87,7 +88,21 @@ def test_a_generator_streams(extract, expected, batch_size):
     results = extract(texts(), batch_size=batch_size)
     assert not taken
     same([next(results) for _ in range(5)], [*expected, expected[0]])
-    assert len(taken) < 12
+    assert len(taken) <= (1 if batch_size == 1 else BATCHES) * batch_size + 5
+
+
+def test_texts_of_similar_length_share_a_batch(model, extract):
+    shapes = []
+    handle = model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    words = [3, 90, 4, 80, 5, 85]
+    texts = ["word " * count for count in words]
+    found = extract(texts, batch_size=3)
+    handle.remove()
+    assert [batch for batch, _ in shapes] == [3, 3]
+    assert shapes[0][1] >= 90 and shapes[1][1] < 20
+    same(found, [extract(text) for text in texts])
 
 
 def test_an_empty_generator(extract):
