@@ -1,34 +1,136 @@
-"""Precision, recall and F1 by set."""
+"""Precision, recall and F1 by set, and their bootstrap intervals, against the plainest possible reference."""
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.scoring import as_spans, score
+from training.scoring import RATIOS, RESAMPLES, SEED, Grouping, as_spans, match, resample, score, summarise
 
 
 ENTITY = st.tuples(st.integers(0, 3), st.integers(4, 6), st.sampled_from("ABC"))
+CORPUS = st.lists(st.tuples(st.lists(ENTITY, max_size=6), st.lists(ENTITY, max_size=6)), max_size=5)
+ZERO = dict.fromkeys(RATIOS, 0.0)
 
 
-def test_counts_are_added_up_and_ratios_derived_once():
-    gold = [{(0, 1, "A"), (2, 3, "B")}, {(0, 1, "A")}]
-    predicted = [{(0, 1, "A"), (2, 3, "A")}, set()]
+def split(documents):
+    return [gold for gold, _ in documents], [predicted for _, predicted in documents]
+
+
+def naive(gold, predicted, label=None):
+    """Ratios and counts as their definitions say, one entity after the other."""
+    tp = fp = fn = 0
+    for expected, found in zip(gold, predicted, strict=True):
+        expected = {entity for entity in expected if label in (None, entity[2])}
+        found = {entity for entity in found if label in (None, entity[2])}
+        for entity in found:
+            tp, fp = (tp + 1, fp) if entity in expected else (tp, fp + 1)
+        fn += sum(entity not in found for entity in expected)
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if tp else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1, "tp": tp, "fp": fp, "fn": fn}
+
+
+def naive_macro(gold, predicted, labels):
+    each = [naive(gold, predicted, label) for label in labels]
+    return {name: sum(entry[name] for entry in each) / len(labels) if labels else 0.0 for name in RATIOS}
+
+
+def without_interval(entry):
+    return {name: value for name, value in entry.items() if name in ("tp", "fp", "fn", *RATIOS)}
+
+
+@given(CORPUS)
+@settings(deadline=None)
+def test_scores_are_what_their_definitions_say(documents):
+    gold, predicted = split(documents)
     result = score(gold, predicted)
-    assert (result["tp"], result["fp"], result["fn"]) == (1, 1, 2)
-    assert result["precision"] == 1 / 2 and result["recall"] == 1 / 3 and result["f1"] == pytest.approx(0.4)
-    assert result["per_label"]["B"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "tp": 0, "fp": 0, "fn": 1}
+    labels = sorted({label for part in gold + predicted for _, _, label in part})
+    assert without_interval(result) == pytest.approx(naive(gold, predicted))
+    assert without_interval(result["macro"]) == pytest.approx(naive_macro(gold, predicted, labels))
+    assert list(result["per_label"]) == labels
+    for label in labels:
+        assert without_interval(result["per_label"][label]) == pytest.approx(naive(gold, predicted, label))
+
+
+@given(CORPUS.filter(bool))
+@settings(max_examples=10, deadline=None)
+def test_intervals_are_percentiles_over_resampled_documents(documents):
+    gold, predicted = split(documents)
+    result = score(gold, predicted)
+    labels = list(result["per_label"])
+    generator = np.random.default_rng(SEED)
+    samples = {"micro": [], "macro": [], **{label: [] for label in labels}}
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(0, len(documents), len(documents))
+        part = [gold[i] for i in drawn], [predicted[i] for i in drawn]
+        samples["micro"].append(naive(*part))
+        samples["macro"].append(naive_macro(*part, labels))
+        for label in labels:
+            samples[label].append(naive(*part, label))
+    entries = {"micro": result, "macro": result["macro"], **result["per_label"]}
+    for name, entry in entries.items():
+        for ratio in RATIOS:
+            expected = np.percentile([sample[ratio] for sample in samples[name]], [2.5, 97.5])
+            assert entry["interval"][ratio] == pytest.approx(expected.tolist())
+
+
+@given(CORPUS)
+@settings(max_examples=30, deadline=None)
+def test_intervals_are_ordered_and_repeatable(documents):
+    result = score(*split(documents))
+    assert result == score(*split(documents))
+    for entry in (result, result["macro"], *result["per_label"].values()):
+        for low, high in entry["interval"].values():
+            assert 0 <= low <= high <= 1
+
+
+@given(st.lists(ENTITY, max_size=6), st.lists(ENTITY, max_size=6), st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_documents_that_are_all_alike_leave_no_doubt(gold, predicted, copies):
+    result = score([gold] * copies, [predicted] * copies)
+    for ratio in RATIOS:
+        assert result["interval"][ratio] == pytest.approx([result[ratio]] * 2)
+
+
+def test_an_interval_narrows_with_more_documents():
+    documents = [([(0, 1, "A")], [(0, 1, "A")]), ([(0, 1, "A")], [])]
+    few, many = (score(*split(documents * copies))["interval"]["recall"] for copies in (5, 500))
+    assert few[0] < many[0] < 0.5 < many[1] < few[1]
+
+
+def test_a_bootstrap_draws_whole_documents():
+    totals = resample(np.array([[[1, 0, 0]], [[0, 10, 0]]]))
+    assert totals.shape == (RESAMPLES, 1, 3)
+    assert {tuple(row) for row in totals[:, 0].tolist()} == {(2, 0, 0), (1, 10, 0), (0, 20, 0)}
+
+
+def test_a_group_without_entities_is_listed():
+    outcomes = match([[(0, 1, "A")]], [[]])
+    result = summarise(outcomes, {"by_size": Grouping(np.array([1]), ["small", "large"])})
+    counts = {name: entry["fn"] for name, entry in result["by_size"].items()}
+    assert counts == {"small": 0, "large": 1}
+
+
+@pytest.mark.parametrize("documents", [0, 1, 3])
+def test_nothing_at_all(documents):
+    interval = dict.fromkeys(RATIOS, [0.0, 0.0])
+    assert score([[]] * documents, [[]] * documents) == {
+        **ZERO, "tp": 0, "fp": 0, "fn": 0, "interval": interval, "macro": {**ZERO, "interval": interval},
+        "per_label": {},
+    }  # fmt: skip
+
+
+def test_nothing_found_and_nothing_to_find():
+    gold = [[(0, 1, "A"), (2, 3, "B")]]
+    assert without_interval(score(gold, [[]])) == {**ZERO, "tp": 0, "fp": 0, "fn": 2}
+    assert without_interval(score([[]], gold)) == {**ZERO, "tp": 0, "fp": 2, "fn": 0}
+    assert score(gold, gold)["interval"]["f1"] == [1.0, 1.0]
 
 
 def test_the_same_span_in_two_documents_is_two_entities():
     assert score([[(0, 1, "A")], [(0, 1, "A")]], [[(0, 1, "A")], []])["recall"] == 0.5
-
-
-def test_repeated_entities_count_once():
-    assert score([[(0, 1, "A")] * 2], [[(0, 1, "A")] * 3])["f1"] == 1.0
-
-
-def test_nothing_at_all():
-    assert score([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "tp": 0, "fp": 0, "fn": 0, "per_label": {}}
 
 
 def test_documents_must_be_paired():
@@ -36,14 +138,11 @@ def test_documents_must_be_paired():
         score([[]], [])
 
 
-@given(st.lists(st.tuples(st.sets(ENTITY), st.sets(ENTITY)), max_size=6))
-def test_micro_is_the_sum_of_the_labels(documents):
-    result = score([gold for gold, _ in documents], [predicted for _, predicted in documents])
-    for name in ("tp", "fp", "fn"):
-        assert result[name] == sum(counts[name] for counts in result["per_label"].values())
-    assert result["tp"] + result["fn"] == sum(len(gold) for gold, _ in documents)
-    if all(gold == predicted for gold, predicted in documents) and any(gold for gold, _ in documents):
-        assert result["f1"] == 1.0
+def test_a_hundred_thousand_entities():
+    gold = [[(i, i + 1, "AB"[i % 2]) for i in range(1000)] for _ in range(100)]
+    predicted = [entities[: 10 * n] for n, entities in enumerate(gold)]
+    result = score(gold, predicted)
+    assert (result["tp"], result["fp"], result["fn"]) == (49_500, 0, 50_500)
 
 
 def test_as_spans():

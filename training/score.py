@@ -1,10 +1,16 @@
 """
-Score a checkpoint on gold data: micro precision, recall and F1 by set of (document, start, end, label).
+Score a checkpoint on gold data: precision, recall and F1 by set of (document, start, end, label).
 
-    accelerate launch training/score.py --model my-model --data test.jsonl --output report.json
+    accelerate launch training/score.py --model my-model --data test.jsonl --output report.json --report report.html
+    accelerate launch training/score.py --model my-model --data dev.jsonl --fit_thresholds
 
-Prints one JSON object last (fractions, not per cent); progress and the data report go to standard error. Gold that the
-model cannot find (wider than its window, not on word boundaries) stays in the recall's denominator.
+Prints one JSON object last (fractions, not per cent): micro and macro averages with 95 % bootstrap intervals, scores
+per label, by length, nesting and position, and more; `--report` writes the same with plots as an HTML page. Progress
+and the data report go to standard error. Gold that the model cannot find (wider than its window, not on word
+boundaries) stays in the recall's denominator.
+
+`--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
+development data: a score on the data that they were fitted on is too good.
 """
 
 import argparse
@@ -12,14 +18,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 
+from training.breakdown import score_corpus
+from training.candidates import score_spans
 from training.checkpoint import load_checkpoint
 from training.cli import run, use_all_cores
 from training.data import read_documents
-from training.inference import extract_shared
 from training.report import report_on
-from training.scoring import as_spans, score
+from training.score_report import write_report
+from training.thresholds import fit_thresholds, store_thresholds
 from training.windows import encode_document
 
 
@@ -29,37 +38,77 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
     parser.add_argument("--data", required=True, nargs="+", metavar="FILE", help="JSON Lines with gold entities")
-    parser.add_argument("--output", help="write the JSON object to this file, too")
-    parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
+    parser.add_argument("--output", metavar="FILE", help="write the JSON object to this file, too")
+    parser.add_argument("--report", metavar="FILE", help="write an HTML page with plots")
     parser.add_argument("--batch_size", type=int, default=16, help="texts of a batch at most (default: 16)")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
+    group.add_argument("--fit_thresholds", action="store_true", help="fit one per label, store them in the model's "
+                       "folder, and score with them")  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def check_arguments(options: argparse.Namespace) -> None:
+    """Raise `ValueError` for what would fail only when the model has run for hours."""
+    for name in ("output", "report"):
+        path = getattr(options, name)
+        if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+            raise ValueError(f"--{name} {path}: expected a file in a folder that exists")
+    if options.fit_thresholds and not (Path(options.model) / "config.json").is_file():
+        raise ValueError(f"--fit_thresholds stores them in the model: {options.model} is not a local folder")
+
+
+def fit_lines(before: dict, after: dict) -> list[str]:
+    """What fitting changed, as text: a line per label, one for all."""
+    width = max(len("all (micro)"), *map(len, after["thresholds"]))
+    lines = [f"{'label':{width}}  threshold         F1"]
+    for label, threshold in after["thresholds"].items():
+        f1 = [scores["per_label"].get(label, {"f1": 0.0})["f1"] for scores in (before, after)]
+        lines.append(
+            f"{label:{width}}  {before['thresholds'][label]:.4f} -> {threshold:.4f}  {f1[0]:.4f} -> {f1[1]:.4f}"
+        )
+    lines.append(f"{'all (micro)':{width}}  {'':16}  {before['f1']:.4f} -> {after['f1']:.4f}")
+    return [*lines, "note: fitted on this very data, where they look better than they are: score other data"]
+
+
+def evaluate(options: argparse.Namespace, documents: list, scored, thresholds: np.ndarray, config) -> dict:
+    """The scores, with fitted thresholds where that is asked for: these go into the checkpoint."""
+    scores = score_corpus(documents, scored, thresholds, config)
+    if not options.fit_thresholds:
+        return scores
+    fitted = fit_thresholds(scored, documents, thresholds, config, progress=True)
+    before, scores = scores, score_corpus(documents, scored, fitted, config)
+    print("\n".join(fit_lines(before, scores)), file=sys.stderr)
+    store_thresholds(options.model, scores["thresholds"])
+    return scores | {"before_fitting": {name: before[name] for name in ("precision", "recall", "f1", "thresholds")}}
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    check_arguments(options)
     state = PartialState()
     use_all_cores(state.device)
     model, processor = load_checkpoint(options.model)
-    labels, window = model.config.labels, model.config.span_window
-    documents = [document for path in options.data for document in read_documents(path, labels)]
+    config, thresholds = model.config, processor.thresholds(options.threshold)
+    documents = [document for path in options.data for document in read_documents(path, config.labels)]
     encoded = [encode_document(processor, document) for document in documents]
-    report = report_on(" ".join(options.data), documents, encoded, labels, window)
+    report = report_on(" ".join(options.data), documents, encoded, config.labels, config.span_window)
     if state.is_main_process:
         print("\n".join(report.lines()), file=sys.stderr)
-    found = extract_shared(
-        model.to(state.device), processor, [document.text for document in documents], progress=True,
-        batch_size=options.batch_size, threshold=options.threshold,
-    )  # fmt: skip
-    result = score([document.entities for document in documents], [as_spans(entities) for entities in found])
-    result |= {
-        "texts": report.texts, "words": report.words, "entities": report.entities.total(),
-        "wider_than_window": report.wide.total(), "off_word_boundaries": report.off_boundary,
-        "without_pieces": report.unreachable, "duplicates_removed": report.duplicates,
-    }  # fmt: skip
+    scored = score_spans(model.to(state.device), processor, [document.text for document in documents], thresholds,
+                         options.batch_size, progress=True)  # fmt: skip
     if state.is_main_process:
+        result = evaluate(options, documents, scored, thresholds.numpy(), config) | {
+            "model": options.model, "data": options.data, "texts": report.texts, "words": report.words,
+            "entities": report.entities.total(), "wider_than_window": report.wide.total(),
+            "off_word_boundaries": report.off_boundary, "without_pieces": report.unreachable,
+            "duplicates_removed": report.duplicates,
+        }  # fmt: skip
         if options.output:
-            Path(options.output).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+            Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
+        if options.report:
+            write_report(result, options.report)
+        print(json.dumps(result), flush=True)
     state.destroy_process_group()
 
 

@@ -1,68 +1,147 @@
-"""Precision, recall and F1 by set of (document, start, end, label)."""
+"""
+Precision, recall and F1 by set of (document, start, end, label), over all entities and by group, with bootstrap
+intervals.
+
+D documents, K entities (gold and predicted ones together, each once), G groups.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 
 Entity = tuple[int, int, str]  # start, end (exclusive), label
 
-
-@dataclass
-class Counts:
-    """True positives, false positives and false negatives. They are added up; ratios are derived once, at the end."""
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-
-    def __iadd__(self, other: "Counts") -> "Counts":
-        self.tp, self.fp, self.fn = self.tp + other.tp, self.fp + other.fp, self.fn + other.fn
-        return self
-
-    def as_dict(self) -> dict:
-        """`precision`, `recall` and `f1` as fractions (0 where there is nothing to divide by), and the counts."""
-        precision = self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
-        recall = self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
-        f1 = 2 * self.tp / (2 * self.tp + self.fp + self.fn) if self.tp else 0.0
-        return {"precision": precision, "recall": recall, "f1": f1, "tp": self.tp, "fp": self.fp, "fn": self.fn}
+TP, FP, FN = range(3)  # found and right; found and wrong; gold that was not found
+COUNTS = ("tp", "fp", "fn")
+RATIOS = ("precision", "recall", "f1")
+RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 
 
-@dataclass
-class Score:
-    """Counts per label, and over all labels (micro)."""
+@dataclass(frozen=True)
+class Outcomes:
+    """
+    Every gold and every predicted entity; one that is both is there once. Arrays of length K, in document order.
 
-    per_label: dict[str, Counts] = field(default_factory=dict)
+    Attributes:
+        documents: how many there are, those without an entity included.
+        labels: those that occur, sorted; `label` has numbers into it.
+        outcome: TP, FP or FN.
+    """
 
-    def add(self, gold: Iterable[Entity], predicted: Iterable[Entity]) -> None:
-        """Add one document. Repeated entities count once; a right span with a wrong label is a miss and an error."""
-        gold, predicted = set(gold), set(predicted)
-        for entities, outcome in ((gold & predicted, "tp"), (predicted - gold, "fp"), (gold - predicted, "fn")):
-            for _, _, label in entities:
-                counts = self.per_label.setdefault(label, Counts())
-                setattr(counts, outcome, getattr(counts, outcome) + 1)
+    documents: int
+    labels: list[str]
+    document: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+    outcome: np.ndarray
 
-    def as_dict(self) -> dict:
-        """Micro averages, counts and `per_label` with the same keys."""
-        total = Counts()
-        for counts in self.per_label.values():
-            total += counts
-        per_label = {label: counts.as_dict() for label, counts in sorted(self.per_label.items())}
-        return {**total.as_dict(), "per_label": per_label}
+
+class Grouping(NamedTuple):
+    """A group for each of K entities: *Shape:* (K,), numbers into `names`."""
+
+    group: np.ndarray
+    names: list[str]
+
+
+def match(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]) -> Outcomes:
+    """
+    Compare documents with their gold entities; both sequences are in the same order.
+
+    Repeated entities count once; a right span with a wrong label is a miss and an error; a document with an id that
+    another one has as well is still a document of its own.
+    """
+    rows = []
+    for document, (expected, found) in enumerate(zip(gold, predicted, strict=True)):
+        expected, found = dict.fromkeys(expected), dict.fromkeys(found)
+        rows += [(document, *entity, TP if entity in found else FN) for entity in expected]
+        rows += [(document, *entity, FP) for entity in found if entity not in expected]
+    document, start, end, label, outcome = zip(*rows, strict=True) if rows else ((),) * 5
+    labels = sorted(set(label))
+    number = {name: i for i, name in enumerate(labels)}
+    columns = (document, start, end, [number[name] for name in label], outcome)
+    return Outcomes(len(gold), labels, *(np.array(column, dtype=np.int64) for column in columns))
+
+
+def ratios(counts: np.ndarray) -> np.ndarray:
+    """Precision, recall and F1, *Shape:* (..., 3), of TP, FP and FN (..., 3); 0 where nothing is to divide by."""
+    tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    parts = [(tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn)]
+    return np.stack([np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in parts], axis=-1)
+
+
+def tally(outcomes: Outcomes, grouping: Grouping) -> np.ndarray:
+    """TP, FP and FN of each document and group: *Shape:* (D, G, 3)."""
+    shape = outcomes.documents, len(grouping.names), len(COUNTS)
+    cell = (outcomes.document * shape[1] + grouping.group) * shape[2] + outcomes.outcome
+    return np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
+
+
+def resample(counts: np.ndarray) -> np.ndarray:
+    """
+    Totals of `RESAMPLES` corpora of as many documents, drawn with replacement: the bootstrap of whole documents, as
+    the entities of one document are not independent.
+
+    Args:
+        counts: *Shape:* (D, G, 3).
+
+    Returns:
+        *Shape:* (`RESAMPLES`, G, 3); the same draws for all groups, and the same in every run.
+    """
+    documents = len(counts)
+    if not documents:
+        return np.zeros((RESAMPLES, *counts.shape[1:]))
+    generator, flat = np.random.default_rng(SEED), counts.reshape(documents, -1).astype(np.float64)
+    totals = np.empty((RESAMPLES, flat.shape[1]))
+    for i in range(RESAMPLES):
+        totals[i] = np.bincount(generator.integers(0, documents, documents), minlength=documents) @ flat
+    return totals.reshape(RESAMPLES, *counts.shape[1:])
+
+
+def summarise(outcomes: Outcomes, groupings: dict[str, Grouping]) -> dict:
+    """
+    Scores over all entities and by group, as JSON holds them.
+
+    Returns:
+        `precision`, `recall` and `f1` over all entities (micro), as fractions, 0 where there is nothing to divide by;
+        `tp`, `fp`, `fn`; `interval`: (low, high) for each of the three ratios, bootstrap percentiles; `macro`: the
+        ratios' means over the labels that occur, with `interval`; `per_label` and each of `groupings`: the same keys
+        as micro for each name.
+    """
+    tables = {"micro": Grouping(np.zeros_like(outcomes.label), ["all"]),
+              "per_label": Grouping(outcomes.label, outcomes.labels), **groupings}  # fmt: skip
+    counts = np.concatenate([tally(outcomes, grouping) for grouping in tables.values()], axis=1)
+    samples = ratios(resample(counts))
+    totals = counts.sum(axis=0)
+    values = ratios(totals)
+    result, first = {}, 0
+    for table, grouping in tables.items():
+        places = slice(first, first := first + len(grouping.names))
+        entries = zip(grouping.names, values[places], totals[places], samples[:, places].swapaxes(0, 1), strict=True)
+        result[table] = {name: _entry(value, sample, total) for name, value, total, sample in entries}
+        if table == "per_label" and outcomes.labels:
+            macro = _entry(values[places].mean(axis=0), samples[:, places].mean(axis=1))
+        elif table == "per_label":
+            macro = _entry(np.zeros(3), np.zeros((1, 3)))
+    return {**result.pop("micro")["all"], "macro": macro, **result}
 
 
 def score(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]) -> dict:
-    """
-    Score documents against their gold entities; both sequences are in the same order.
-
-    Returns:
-        `Score.as_dict()`; a document with an id that another one has as well is still a document of its own.
-    """
-    total = Score()
-    for gold_entities, predicted_entities in zip(gold, predicted, strict=True):
-        total.add(gold_entities, predicted_entities)
-    return total.as_dict()
+    """`summarise` of documents and their gold entities, which are in the same order: micro, macro and per label."""
+    return summarise(match(gold, predicted), {})
 
 
 def as_spans(entities: Iterable[dict]) -> list[Entity]:
     """(start, end, label) of entities as `post_process` gives them."""
     return [(entity["start"], entity["end"], entity["label"]) for entity in entities]
+
+
+def _entry(value: np.ndarray, samples: np.ndarray, total: np.ndarray | None = None) -> dict:
+    edges = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    entry = dict(zip(RATIOS, value.tolist(), strict=True))
+    if total is not None:
+        entry |= dict(zip(COUNTS, total.tolist(), strict=True))
+    return entry | {"interval": dict(zip(RATIOS, edges.T.tolist(), strict=True))}

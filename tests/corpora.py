@@ -1,0 +1,47 @@
+"""Random gold documents with random scored spans, as a model could have found them."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from modeling_sener import SenerConfig
+from modeling_sener.decoding import Candidates
+from training.candidates import FLOOR, ScoredSpans
+from training.data import Document
+
+
+LABELS = ["A", "B", "C"]
+WORDS = 8
+
+
+def small_config(**fields):
+    return SenerConfig(id2label=dict(enumerate(LABELS)), label2id=None, span_window=3, **fields)
+
+
+@st.composite
+def spans(draw, least, most):
+    start = draw(st.integers(0, WORDS - least))
+    return start, draw(st.integers(start + least, min(start + most, WORDS)))
+
+
+@st.composite
+def corpora(draw, least=0):
+    """
+    (documents, scored spans): texts of `WORDS` words of three characters, gold on words (some wider than the window of
+    `small_config`), and candidates that it can hold, about half of them gold; scores are often equal.
+    """
+    documents, texts = [], []
+    for number in range(draw(st.integers(least, 4))):
+        gold = draw(st.lists(st.tuples(spans(1, WORDS), st.integers(0, 2)), max_size=6, unique=True))
+        wrong = draw(st.lists(st.tuples(spans(1, 4), st.integers(0, 2)), max_size=6, unique=True))
+        found = sorted(
+            {*wrong, *(entity for entity in gold if entity[0][1] - entity[0][0] <= 4 and draw(st.booleans()))}
+        )
+        score = [draw(st.integers(1, 99)) / 100 for _ in found]
+        kept = [i for i in range(len(found)) if score[i] >= FLOOR]
+        columns = [[found[i][0][0] for i in kept], [found[i][0][1] for i in kept], [found[i][1] for i in kept]]
+        start, end, label = (np.array(column, dtype=np.int64) for column in columns)
+        texts.append((Candidates(start * 0, start, end, label, np.array([score[i] for i in kept], dtype=np.float32)),
+                      np.array([(4 * i, 4 * i + 3) for i in range(WORDS)])))  # fmt: skip
+        entities = tuple((4 * start, 4 * end - 1, LABELS[label]) for (start, end), label in gold)
+        documents.append(Document(f"d{number}", "abc " * WORDS, entities))
+    return documents, ScoredSpans.join(texts)
