@@ -41,19 +41,35 @@ def stream(parts: Parts, halo: int, step: Callable, num_rows: int) -> Iterator[t
     Returns:
         The step's outputs, tuples of tensors (B, n', ...) that cover the rows in order.
     """
-    held, first, seen = None, 0, 0
+    held, first, seen, size = None, 0, 0, 0
     for part in parts:
         seen += part[0].shape[1]
+        size = max(size, part[0].shape[1])
         last = halo if seen == num_rows else 0
         if held is None:
             held = tuple(pad_rows(rows, halo, last) for rows in part)
         else:
             held = tuple(pad_rows(torch.cat(pair, dim=1), 0, last) for pair in zip(held, part, strict=True))
-        made = held[0].shape[1] - 2 * halo
-        if made > 0:
-            yield step(*held, rows=range(first, first + made))
-            first += made
+        del part  # copied: not to be kept while later steps run
+        # When the text ends the halo's rows come on top: still no more at a time than the parts had.
+        while (made := min(held[0].shape[1] - 2 * halo, size)) > 0:
+            reached = tuple(rows[:, : made + 2 * halo] for rows in held)
             held = tuple(rows[:, made:] for rows in held)
+            yield step(*reached, rows=range(first, first + made))
+            first += made
+
+
+def join_rows(parts: Iterable[Tensor], num_rows: int) -> Tensor:
+    """Parts (B, n, ...) as one tensor (B, N, ...), written as they come, so that none is held twice."""
+    whole, first = None, 0
+    for part in parts:
+        if part.shape[1] == num_rows:
+            return part
+        if whole is None:
+            whole = part.new_empty(part.shape[0], num_rows, *part.shape[2:])
+        whole[:, first : first + part.shape[1]] = part
+        first += part.shape[1]
+    return whole
 
 
 class Rows:

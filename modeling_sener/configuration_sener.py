@@ -58,7 +58,7 @@ class SenerConfig(PretrainedConfig):
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
         threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
-        part_size (`int`): pieces that inference computes at a time, and 64 cells of the span tensor for each; memory
+        part_size (`int`): pieces that inference computes at a time, and 48 cells of the span tensor for each; memory
             depends on it, results do not. `None`: 1,024 on the CPU, 16,384 on an accelerator.
     """
 

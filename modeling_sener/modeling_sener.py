@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from .arrow_attention import NAME, Arrow
 from .band import band_mask, square_to_band
-from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, square_mask, stream
+from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, join_rows, square_mask, stream
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
@@ -30,7 +30,7 @@ from .processing_sener import SenerProcessor  # noqa: F401
 
 PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
 PART_SIZE = 16384  # an accelerator needs large ones
-CELLS_PER_PIECE = 64  # cells of the band in a part of the head for each piece in a part of the encoder
+CELLS_PER_PIECE = 48  # cells of the band in a part of the head for each piece in a part of the encoder
 PRIOR = 0.01  # a new model's probability that a cell is an entity: training starts without undoing 0.5 everywhere
 
 
@@ -133,7 +133,9 @@ class SenerModel(PreTrainedModel):
             labels: *Shape:* (B, N, W, R), 0 or 1, both triangles filled.
         """
         words, lengths = self.encode(input_ids, attention_mask, word_index)
-        logits = torch.cat([part for (part,) in self.logit_parts(words, lengths)], dim=1)
+        num_words, parts = words.shape[1], self.logit_parts(words, lengths)
+        del words  # the generator lets go of them too, once it has their projections
+        logits = join_rows((part for (part,) in parts), num_words)
         loss = None if labels is None else self.loss(logits, labels, lengths)
         return SenerOutput(loss=loss, logits=logits)
 
