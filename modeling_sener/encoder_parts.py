@@ -8,6 +8,8 @@ A layer is anything that maps states to states row by row but for its attention,
 B batch, T pieces, d hidden size, w window.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -32,8 +34,13 @@ def compute_layers_in_parts(encoder: PreTrainedModel):
     if not stacks:
         raise ValueError(f"{type(encoder).__name__}: found no list of its {count} layers")
     for layer in stacks[0]:
-        own = type(layer)
-        layer.__class__ = type(own.__name__, (_InParts, own), {"__module__": own.__module__})
+        layer.__class__ = _in_parts(type(layer))
+
+
+@cache
+def _in_parts(own: type) -> type:
+    """One class for all layers of a kind: FSDP finds them by the first one of that name."""
+    return type(own.__name__, (_InParts, own), {"__module__": own.__module__})
 
 
 class _InParts:

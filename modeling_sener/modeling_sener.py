@@ -72,7 +72,7 @@ class SenerModel(PreTrainedModel):
             for _ in range(0 if config.span_interaction == "none" else config.span_layers)
         )
         self.classifier = nn.Linear(config.span_channels, config.num_labels)
-        self._no_split_modules = [*(self.backbone._no_split_modules or []), "SpanBlock"]
+        self._no_split_modules = [*(self.backbone._no_split_modules or []), *(["SpanBlock"] if self.blocks else [])]
         self.post_init()
 
     @classmethod

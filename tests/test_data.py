@@ -1,15 +1,18 @@
-"""Data files, gold on rows, training windows."""
+"""Data files and data sets, the report on them, gold on rows, training windows."""
 
+import gzip
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import ROOT, python
 
-from training.data import DataError, labels_of, read_documents
-from training.report import report_on
-from training.windows import Collator, EncodedDocument, LengthBatches, Window, cover, cut_windows, window_bounds
+from training.data import DataError, labels_of, read_documents, stream_documents
+from training.report import DataReport, overlaps, report_on
+from training.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
 
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}
@@ -94,6 +97,47 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
     assert read_documents(path)[0].id == "b"
 
 
+def test_gzipped_files_are_read_and_their_faults_named(tmp_path):
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps(RAW) + "\n" + json.dumps(WORDS)).encode()))
+    assert [document.id for document in read_documents(path)] == ["b", "a"]
+    path.write_bytes(gzip.compress((json.dumps(RAW) + "\n{").encode()))
+    with pytest.raises(DataError, match=r"data\.jsonl\.gz:2: not valid JSON"):
+        read_documents(path)
+    for content in (b"plain text", gzip.compress(b"x" * 9999)[:-9]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"data\.jsonl\.gz: cannot be read"):
+            read_documents(path)
+
+
+def test_a_data_set_is_read_by_name_and_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    quoted = {**WORDS, "entity": [[0, 2, ["Big", "data"], "Task"], [0, 1, "Big", "Method"]]}
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(line) for line in (RAW, quoted, {**RAW, "id": 7})))
+    (folder / "test.jsonl").write_text(json.dumps({**RAW, "entities": [{"start": 0, "end": 99, "label": "Task"}]}))
+    documents = read_documents(folder)
+    assert [document.id for document in documents] == ["b", "a", "7"]
+    assert documents[1].entities == ((0, 2, "Task"), (0, 1, "Method"))
+    with pytest.raises(DataError, match=r"set:test row 1: entities\[0\]: span \[0, 99\) is outside"):
+        read_documents(f"{folder}:test")
+    with pytest.raises(DataError, match="cannot be read as a data set .*validation"):
+        read_documents(folder, split="validation")
+
+
+def test_files_are_streamed(tmp_path):
+    """Reading five times as much takes no more memory at once."""
+    peaks = []
+    for count in (20, 100):
+        path = write(tmp_path, *[{**RAW, "text": "Big data. " * 2000}] * count)
+        tracemalloc.start()
+        assert sum(1 for _ in stream_documents(path)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 def test_gold_off_word_boundaries_is_put_on_the_rows_it_touches():
     offsets = [(0, 3), (4, 8), (8, 9), (12, 15)]
     spans = [(0, 8, "exact"), (1, 5, "inside"), (3, 5, "white space before"), (9, 12, "nothing"), (8, 9, "one"),
@@ -162,6 +206,9 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
     for line in (
         "train: 2 texts, 6 words, 6 pieces",
         "entities: 4 (Task 4); the longest has 3 words",
+        "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have another one's very span",
+        "span_window 2 holds 99 % of the entities, 2 all",
+        "1 texts are an earlier one word for word",
         "2 entities are wider than span_window 1 and cannot be learnt or found (span_window 2 would hold all): Task 2",
         "2 entities were there twice",
         "1 texts have an id that an earlier text has",
@@ -170,31 +217,61 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
         assert line in text
 
 
-@pytest.mark.parametrize("span_window", [2, None])
-def test_batches_are_padded_and_labelled_in_both_triangles(span_window):
-    windows = [cut_windows(encoded_text([1] * n, [(0, 2, "B")]), 50, span_window, {"A": 0, "B": 1})[0][0]
-               for n in (3, 5)]  # fmt: skip
-    batch = Collator(pad_id=7, span_window=span_window, num_labels=2)(windows)
-    assert batch["input_ids"].tolist()[0] == [1, 10, 11, 12, 2, 7, 7]
-    assert batch["attention_mask"].sum(1).tolist() == [5, 7]
-    assert batch["word_index"].tolist()[0] == [0, 1, 2, 3, 0, 0, 0]
-    assert batch["labels"].shape == (2, 5, 5, 2)
-    cells = [(0, 3), (1, 1)] if span_window else [(0, 1), (1, 0)]
-    assert batch["labels"].nonzero().tolist() == [[b, *cell, 1] for b in (0, 1) for cell in cells]
+spans = st.tuples(st.integers(0, 9), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
-def test_batches_hold_each_window_once_and_change_with_the_epoch():
-    lengths = np.random.default_rng(0).integers(1, 100, 1003).tolist()
-    sampler = LengthBatches(lengths, batch_size=4, seed=0)
-    first, again = list(sampler), list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert first == again != second
-    assert len(first) == len(sampler) == 251
-    for batches in (first, second):
-        assert sorted(index for batch in batches for index in batch) == list(range(1003))
-    padding = sum(max(lengths[i] for i in batch) * len(batch) for batch in first) / sum(lengths)
-    assert padding < 1.1
+@settings(max_examples=300, deadline=None)
+@given(st.lists(spans, max_size=10))
+def test_overlaps_are_counted_as_defined(spans):
+    others = [(span, spans[:i] + spans[i + 1 :]) for i, span in enumerate(spans)]
+    nested = sum(any(a <= start and end <= b and (a, b) != (start, end) for a, b in rest)
+                 for (start, end), rest in others)  # fmt: skip
+    crossing = sum(any(a < start < b < end or start < a < end < b for a, b in rest) for (start, end), rest in others)
+    assert overlaps(spans) == (nested, crossing, sum(span in rest for span, rest in others))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=300))
+def test_the_reported_window_is_the_smallest_that_holds_its_share(widths):
+    report = DataReport("x", None)
+    report.widths.update(widths)
+    for share in (0.99, 1):
+        window = report.window_for(share)
+        held = [sum(width - 1 <= limit for width in widths) / len(widths) for limit in (window, window - 1)]
+        assert held[0] >= share and (held[1] < share or window == 1)
+
+
+def test_the_report_alone_is_printed_by_a_command(tmp_path):
+    long = {**WORDS, "text": ["Big"] * 40, "entity": [[0, 30, "Big " * 30, "Task"], [1, 2, "Big", "Method"]]}
+    path = write(tmp_path, RAW, long)
+    done = python(ROOT / "training" / "data.py", path, "--span_window", "20")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{path}: 2 texts, 43 words, ")
+    assert "entities: 3 (Method 1, Task 2); the longest has 30 words" in lines[1]
+    assert any("1 entities are wider than span_window 20" in line for line in lines)
+    path.write_text("{")
+    done = python(ROOT / "training" / "data.py", path)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"error: {path}:1: not valid JSON")
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts_with_spans(), st.integers(4, 60), st.integers(1, 12))
+def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_window):
+    """What is learnt or counted as lost is what there is; a label stands on the pieces that it had in the document."""
+    bounds, spans = text
+    entities = [(start, end, "A") for start, end in dict.fromkeys(spans)]
+    encoded = encoded_text(np.diff(bounds), entities)
+    windows, lost, _ = cut_windows(encoded, max_tokens, span_window, {"A": 0})
+    learnt = set()
+    for window in windows:
+        for start, end, _ in window.spans:
+            pieces = window.input_ids[(window.word_index > start) & (window.word_index <= end)]
+            learnt.add((int(pieces[0]), int(pieces[-1]) + 1))
+    held = {(int(bounds[start]) + 10, int(bounds[end]) + 10) for start, end, _ in entities
+            if end - 1 - start <= span_window and bounds[end] - bounds[start] <= max_tokens - 2}  # fmt: skip
+    assert held <= learnt
+    assert lost == sum(end - 1 - start <= span_window for start, end, _ in entities) - len(learnt)
 
 
 def test_a_window_knows_its_rows():

@@ -1,11 +1,11 @@
-"""Training through the real command: a toy set learnt by heart, saved, reloaded; LoRA; resuming."""
+"""Training through the real command: a toy set learnt by heart, saved, reloaded; LoRA; fields."""
 
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import LABELS, as_raw, launch, python, toy_backbone, toy_records, write_jsonl
+from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
 
 from training import train as training
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -14,25 +14,9 @@ from training.inference import extract
 from training.lora import add_lora, merged_state_dict
 
 
-SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "16", "--span_channels", "8",
-         "--span_layers", "1", "--max_tokens", "64", "--batch_size", "2", "--gradient_accumulation_steps", "1",
-         "--learning_rate", "2e-3", "--head_learning_rate", "5e-3"]  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a backbone and the toy corpus in both formats."""
-    folder = tmp_path_factory.mktemp("toy")
-    toy_backbone(folder / "bert")
-    words, raw = toy_records(), [as_raw(record) for record in toy_records()]
-    write_jsonl(folder / "raw.jsonl", raw)
-    write_jsonl(folder / "both.jsonl", words + raw)
-    return folder
-
-
-def arguments(toy, output, *more):
-    return ["--backbone", str(toy / "bert"), "--train_file", str(toy / "both.jsonl"),
-            "--dev_file", str(toy / "both.jsonl"), "--output_dir", str(output), *SMALL, *more]  # fmt: skip
+    return toy_folder(tmp_path_factory.mktemp("toy"))
 
 
 FRESH = """
@@ -52,7 +36,7 @@ print(json.dumps([[[e["start"], e["end"], e["label"]] for e in entities] for ent
 
 
 def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
-    done = launch("train.py", *arguments(toy, tmp_path / "out", "--num_epochs", "25", "--mask_share", "0.05",
+    done = launch("train.py", *training_arguments(toy, tmp_path / "out", "--num_epochs", "25", "--mask_share", "0.05",
                                          "--lora_rank", "0", "--save_dtype", "float16",
                                          "--biaffine_dropout", "0.1", "--span_dropout", "0.1"))  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -79,11 +63,11 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
 
 
 def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
-    fields = parse_fields(arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
+    fields = parse_fields(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     torch.manual_seed(fields.seed)
     start, _ = training.build_model(fields, LABELS)
     training.set_seed(fields.seed)
-    training.main(arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
+    training.main(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     saved = load_file(tmp_path / "out" / "model.safetensors")
     model, _ = load_checkpoint(tmp_path / "out")
     assert set(saved) == set(model.state_dict()) and not [name for name in saved if "lora" in name or "base" in name]
@@ -95,7 +79,7 @@ def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
 
 
 def test_lora_merges_into_the_same_scores_and_leaves_the_model_as_it_is(toy, tmp_path):
-    fields = parse_fields(arguments(toy, tmp_path / "out", "--lora_rank", "4"))
+    fields = parse_fields(training_arguments(toy, tmp_path / "out", "--lora_rank", "4"))
     model, processor = training.build_model(fields, LABELS)
     model.eval()
     for name, parameter in model.named_parameters():
@@ -122,7 +106,7 @@ def test_lora_needs_a_known_family():
 
 
 def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
-    fields = parse_fields(arguments(toy, "out", "--lora_rank", "0"))
+    fields = parse_fields(training_arguments(toy, "out", "--lora_rank", "0"))
     model, _ = training.build_model(fields, LABELS)
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = set()
@@ -136,32 +120,8 @@ def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
     assert seen == set(names.values())
 
 
-def test_resuming_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch):
-    more = ["--num_epochs", "4", "--lora_rank", "0"]
-    training.main(arguments(toy, tmp_path / "whole", *more))
-
-    finished = training.save_state
-
-    def stop(accelerator, checkpoints, epochs_done):
-        finished(accelerator, checkpoints, epochs_done)
-        if epochs_done == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save_state", stop)
-    with pytest.raises(KeyboardInterrupt):
-        training.main(arguments(toy, tmp_path / "broken", *more, "--resume"))  # nothing there: it starts anew
-    monkeypatch.setattr(training, "save_state", finished)
-    training.main(arguments(toy, tmp_path / "broken", *more, "--resume"))
-    whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
-    assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
-    histories = [json.loads((tmp_path / name / "checkpoints" / "history.json").read_text())
-                 for name in ("whole", "broken")]  # fmt: skip
-    assert [entry["loss"] for entry in histories[0]] == [entry["loss"] for entry in histories[1]]
-    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir() if path.is_dir()] == ["epoch_0004"]
-
-
 def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
-    model, processor = training.build_model(parse_fields(arguments(toy, "out", "--lora_rank", "0")), LABELS)
+    model, processor = training.build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), LABELS)
     texts = ["London", ["Ada", "Lovelace"], "", "Ada Lovelace in London " * 9, [], ["London"] * 30]
     together = extract(model, processor, texts, batch_size=2, threshold=0.0)
     for text, entities in zip(texts, together, strict=True):
@@ -180,19 +140,22 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16"),
         (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
         (["--backbone", ""], "no value for backbone"),
+        (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
     ],
 )
 def test_a_wrong_field_is_named(toy, given, message):
     with pytest.raises(FieldError) as error:
-        parse_fields(arguments(toy, "out", *given))
+        parse_fields(training_arguments(toy, "out", *given))
     assert message in str(error.value)
 
 
 def test_fields_come_from_yaml_and_the_command_line_wins(tmp_path):
     config = tmp_path / "run.yaml"
-    config.write_text("backbone: a\ntrain_file: b\ndev_file: c\noutput_dir: d\nlearning_rate: 3e-4\n"
+    config.write_text("backbone: a\ntrain_file: [b, 1.jsonl]\ndev_file: c\noutput_dir: d\nlearning_rate: 3e-4\n"
                       "mixed_precision: no\nlabels: [x, y]\nspan_window: 7\nthreshold: 0.25\n")  # fmt: skip
     fields = parse_fields(["--config", str(config), "--span_window", "9", "--labels", "p, q", "--resume"])
+    assert (fields.train_file, fields.dev_file) == (["b", "1.jsonl"], ["c"])
+    assert parse_fields(["--config", str(config), "--train_file", "x", "2"]).train_file == ["x", "2"]
     assert (fields.backbone, fields.learning_rate, fields.mixed_precision) == ("a", 3e-4, "no")
     assert (fields.labels, fields.resume, fields.model) == (["p", "q"], True, {"span_window": 9, "threshold": 0.25})
 
@@ -211,10 +174,3 @@ def test_a_faulty_yaml_file_is_named(tmp_path, text, message):
     with pytest.raises(FieldError) as error:
         parse_fields(["--config", str(config)])
     assert str(error.value).startswith(str(config)) and message in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["scirex", "scirex_small"])
-def test_the_configs_hold_known_fields(name):
-    config = training.Path(training.__file__).parent / "configs" / f"{name}.yaml"
-    fields = parse_fields(["--config", str(config), "--train_file", "a", "--dev_file", "b", "--output_dir", "c"])
-    assert fields.model["span_window"] == (128 if name == "scirex" else 18)

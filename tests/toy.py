@@ -70,19 +70,49 @@ def toy_backbone(folder, hidden_size=32, **fields):
     return folder
 
 
-def launch(script, *arguments, **environment):
+# A run of a second an epoch: eight steps of two windows.
+SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "16", "--span_channels", "8",
+         "--span_layers", "1", "--max_tokens", "64", "--batch_size", "2", "--gradient_accumulation_steps", "1",
+         "--learning_rate", "2e-3", "--head_learning_rate", "5e-3"]  # fmt: skip
+
+
+def toy_folder(folder):
+    """`folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`."""
+    toy_backbone(folder / "bert")
+    words, raw = toy_records(), [as_raw(record) for record in toy_records()]
+    write_jsonl(folder / "raw.jsonl", raw)
+    write_jsonl(folder / "both.jsonl", words + raw)
+    return folder
+
+
+def training_arguments(folder, output, *more):
+    """Arguments of training/train.py for a small run on `toy_folder`."""
+    return ["--backbone", str(folder / "bert"), "--train_file", str(folder / "both.jsonl"),
+            "--dev_file", str(folder / "both.jsonl"), "--output_dir", str(output), *SMALL, *more]  # fmt: skip
+
+
+# Options of `accelerate launch`; on the CPU, too, several processes go by the name of multi_gpu.
+ONE_PROCESS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "1"]
+TWO_PROCESSES = [*ONE_PROCESS[:-1], "2", "--multi_gpu"]
+
+
+def launch(script, *arguments, options=(), **environment):
     """`accelerate launch training/SCRIPT ARGUMENTS` from the root, as in the README; no network."""
-    return _run([SCRIPTS / "accelerate", "launch", f"training/{script}", *arguments], environment)
+    return _run([SCRIPTS / "accelerate", "launch", *options, f"training/{script}", *arguments], environment)
 
 
 def python(*arguments, **environment):
     return _run([sys.executable, *arguments], environment)
 
 
+def one_core():
+    """For a child process: work this small gains nothing from a second core, and loses much when others want it."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+
 def _run(command, environment):
     settings = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
-    # One core: work this small gains nothing from a second thread, and loses much when another process wants it.
-    one_core = (lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])) if sys.platform == "linux" else None
     return subprocess.run(
         [str(part) for part in command], cwd=ROOT, env={**os.environ, **settings, **environment},
         capture_output=True, text=True, timeout=600, preexec_fn=one_core,

@@ -1,18 +1,29 @@
 """
-Reading and checking data files: JSON Lines of words (`doc_id`, `text`, `entity`) or of raw text (`id`, `text`,
-`entities`).
+Reading and checking data: JSON Lines of words (`doc_id`, `text`, `entity`) or of raw text (`id`, `text`, `entities`),
+plain or gzipped, or a data set of the Hub with the same columns.
+
+    python training/data.py train.jsonl --span_window 128
+
+prints what is in a file (texts, words, entities, how they overlap, what the window cannot hold) and does nothing else.
 
 Everything is checked before anything is computed: the first fault raises `DataError` with file, line and field.
 """
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
+
+FILE_ENDINGS = (".jsonl", ".jsonl.gz")
+
 
 class DataError(ValueError):
-    """A data file that cannot be used; the message names file, line and field."""
+    """Data that cannot be used; the message names file, line and field."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +50,54 @@ class Document:
         return isinstance(self.text, list)
 
 
-def read_documents(path: str | Path, labels: list[str] | None = None, with_gold: bool = True) -> list[Document]:
+def read_documents(
+    source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
+) -> list[Document]:
+    """All documents of a file or data set; arguments and errors as for `stream_documents`."""
+    return list(stream_documents(source, labels, with_gold, split))
+
+
+def stream_documents(
+    source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
+) -> Iterator[Document]:
     """
-    Read a whole file.
+    The documents one by one: no more than one of them is in memory.
 
     Args:
+        source: a file, plain or gzipped; or `NAME` or `NAME:SPLIT` of a data set, on the Hub or in a folder.
         labels: the labels that are allowed; `None` allows any.
         with_gold: whether each line must have its gold entities; otherwise they are not read.
+        split: the split of a data set that names none.
 
     Raises:
-        DataError: for the first fault found, a file without a document included.
+        DataError: for the first fault found, a source without a document included.
     """
-    documents = []
-    for number, line in read_lines(path):
-        documents.append(parse_document(line, f"{path}:{number}", labels, with_gold))
-    if not documents:
-        raise DataError(f"{path}: no document in this file")
-    return documents
+    source, found = str(source), False
+    if Path(source).is_file() or source.endswith(FILE_ENDINGS):
+        records = ((f"{source}:{number}", parse_json(line, f"{source}:{number}"))
+                   for number, line in read_lines(source))  # fmt: skip
+    else:
+        records = read_dataset(source, split)
+    for where, record in records:
+        found = True
+        yield parse_record(record, where, labels, with_gold)
+    if not found:
+        raise DataError(f"{source}: no document in this file")
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of every line of a UTF-8 file that is not blank."""
+def stream_files(files: list[str], labels: list[str] | None, split: str, doing: str) -> Iterator[Document]:
+    """The documents of several files or data sets, one by one, with a bar; errors as for `stream_documents`."""
+    with tqdm(desc=doing, unit="text", leave=False) as bar:
+        for file in files:
+            for document in stream_documents(file, labels, split=split):
+                yield document
+                bar.update()
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) of every line of a UTF-8 file, gzipped where its name ends so, that is not blank."""
     try:
-        with open(path, "rb") as file:
+        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -69,16 +105,37 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     raise DataError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
                 if text.strip():
                     yield number, text
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def parse_document(line: str, where: str, labels: list[str] | None = None, with_gold: bool = True) -> Document:
-    """One line of a data file; `where` ("FILE:LINE") is what an error message starts with."""
+def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
+    """(`NAME:SPLIT row N`, row) of a data set, which `datasets` keeps on disk and maps into memory."""
+    # Imported where it is needed: extraction and prediction from files do without this library.
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    name, _, own_split = source.partition(":")
+    split = own_split or split
     try:
-        record = json.loads(line)
+        rows = load_dataset(name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
+    for number, row in enumerate(rows, start=1):
+        # A column that a row lacks is None there.
+        yield f"{name}:{split} row {number}", {key: value for key, value in row.items() if value is not None}
+
+
+def parse_json(line: str, where: str):
+    try:
+        return json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON: {error}") from error
+
+
+def parse_record(record, where: str, labels: list[str] | None = None, with_gold: bool = True) -> Document:
+    """One line or row as a document; `where` ("FILE:LINE") is what an error message starts with."""
     _expect(isinstance(record, dict), where, "the line", "a JSON object", record)
     _expect("text" in record, where, "text", "a string or a list of words", None)
     text = record["text"]
@@ -151,3 +208,10 @@ def _expect(holds: bool, where: str, field: str, expected: str, found):
         shown = "nothing" if found is None else json.dumps(found)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise DataError(f"{where}: {field}: expected {expected}, found {shown}")
+
+
+if __name__ == "__main__":
+    from training.cli import run
+    from training.report import main
+
+    run(main)

@@ -23,7 +23,7 @@ class TrainingFields:
 
     Attributes:
         backbone: folder or Hub name of the encoder.
-        train_file, dev_file: JSON Lines, see `training.data`.
+        train_file, dev_file: JSON Lines files, or data sets (`NAME:SPLIT`), one or several; see `training.data`.
         output_dir: becomes a Hub folder; what only training needs lies below its `checkpoints/`.
         labels: the label set, in the order of the outputs; the train file's labels, sorted, where it is not given.
         num_epochs, patience: epochs at most; epochs without a better dev F1 after which training stops.
@@ -35,13 +35,15 @@ class TrainingFields:
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
         mixed_precision: "no", "bf16" or "fp16"; the weights stay float32.
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
+        save_steps: steps after which the run's state is saved for `--resume`; it is at the end of an epoch as well.
+        report_to: trackers of Accelerate ("tensorboard,wandb"), "none" for no tracker.
         resume: go on from the newest checkpoint below `output_dir`, or start anew where there is none.
         model: the fields of `SenerConfig`.
     """
 
     backbone: str
-    train_file: str
-    dev_file: str
+    train_file: list
+    dev_file: list
     output_dir: str
     labels: list | None = None
     num_epochs: int = 30
@@ -60,11 +62,13 @@ class TrainingFields:
     mixed_precision: str = "no"
     save_dtype: str = "float32"
     seed: int = 42
+    save_steps: int = 100
+    report_to: str = "tensorboard"
     resume: bool = False
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("num_epochs", "patience", "batch_size", "gradient_accumulation_steps"):
+        for name in ("num_epochs", "patience", "batch_size", "gradient_accumulation_steps", "save_steps"):
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm", "lora_alpha"):
@@ -76,11 +80,15 @@ class TrainingFields:
         for name, choices in (("mixed_precision", ("no", "bf16", "fp16")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        for name in FILES:
+            files = getattr(self, name)
+            _require(self, name, files and all(isinstance(file, str) for file in files), "a file or a list of files")
         strings = self.labels is None or (self.labels and all(isinstance(label, str) for label in self.labels))
         _require(self, "labels", strings and len(set(self.labels or ())) == len(self.labels or ()),
                  "a list of different labels")  # fmt: skip
 
 
+FILES = ("train_file", "dev_file")
 OWN_FIELDS = {item.name: item.type for item in dataclasses.fields(TrainingFields) if item.name != "model"}
 REQUIRED = ("backbone", "train_file", "dev_file", "output_dir")
 MODEL_FIELDS = [
@@ -105,12 +113,15 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     for name in [*OWN_FIELDS, *MODEL_FIELDS]:
         if name == "resume":
             parser.add_argument("--resume", nargs="?", const="true", help="go on from the newest checkpoint")
+        elif name in FILES:
+            parser.add_argument(f"--{name}", nargs="+", metavar="FILE")
         else:
             parser.add_argument(f"--{name}", metavar="VALUE")
     given = vars(parser.parse_args(arguments))
     config = given.pop("config")
     values = _read_yaml(config) if config else {}
-    values.update({name: yaml.safe_load(value) for name, value in given.items() if value is not None})
+    values.update({name: value if name in FILES else yaml.safe_load(value)
+                   for name, value in given.items() if value is not None})  # fmt: skip
     missing = [name for name in REQUIRED if values.get(name) is None]
     if missing:
         raise FieldError(f"no value for {', '.join(missing)}: set it in the YAML file or with --{missing[0]}")
@@ -144,6 +155,8 @@ def _convert(name: str, value):
         value = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
     elif kind is str:
         value = "no" if value is False else value
+    elif name in FILES and isinstance(value, str):
+        value = [value]
     elif kind == list | None and isinstance(value, str):
         value = [label.strip() for label in value.split(",") if label.strip()]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

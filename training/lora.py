@@ -4,6 +4,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 # The query and value projections by encoder family. ModernBERT has query, key and value in one matrix, which is
@@ -41,14 +42,15 @@ def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     The weights of `model` as it would be without adapters: W + alpha / r * B A under the layer's own name.
 
-    The model itself is not changed, so that training goes on exactly as if nothing had been saved.
+    The model itself is not changed, so that training goes on exactly as if nothing had been saved. Weights that are
+    sharded over processes come whole, on every process: all of them have to call this.
     """
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if ".lora_" not in name:
-            state[name.replace(".base_layer.", ".")] = tensor
+    whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+             for name, tensor in model.state_dict().items()}  # fmt: skip
+    state = {name.replace(".base_layer.", "."): tensor for name, tensor in whole.items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             for adapter in module.active_adapters:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+                low, high = (whole[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
+                state[f"{name}.weight"] = state[f"{name}.weight"] + module.scaling[adapter] * (high @ low)
     return state

@@ -13,6 +13,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
@@ -69,7 +70,7 @@ def as_line(document_id: str, entities: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     use_all_cores(state.device)
     documents = read_inputs(options.input)
     model, processor = load_checkpoint(options.model)

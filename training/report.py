@@ -1,11 +1,20 @@
 """What is in the data, and what of it the model cannot learn or find: printed before the first step."""
 
+import argparse
+import math
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.band import fits
-from training.data import Document
-from training.windows import EncodedDocument
+from training.data import Document, stream_files
+from training.windows import EncodedDocument, encode_document
+
+
+BUNDLED = Path(__file__).parent.parent / "modeling_sener"
 
 
 @dataclass
@@ -14,8 +23,12 @@ class DataReport:
     Counts over a data file; nothing is left out of training without being counted here.
 
     Attributes:
+        span_window: w: an entity of more than w + 1 words cannot be learnt or found; `None` for no limit.
+        entities: label -> how many.
+        widths: number of words -> how many entities have as many.
+        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
+            another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
-        widest: words of the longest entity.
         without_window: entities that fit the span window, but no training window of `max_tokens` pieces.
         cut_rows: words that are cut because they alone have more than `max_tokens` pieces.
     """
@@ -25,23 +38,33 @@ class DataReport:
     texts: int = 0
     empty_texts: int = 0
     repeated_ids: int = 0
+    repeated_texts: int = 0
     words: int = 0
     pieces: int = 0
     windows: int = 0
     entities: Counter = field(default_factory=Counter)
+    widths: Counter = field(default_factory=Counter)
+    nested: int = 0
+    crossing: int = 0
+    same_span: int = 0
     duplicates: int = 0
     misquoted: int = 0
     off_boundary: int = 0
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
-    widest: int = 0
     without_window: int = 0
     cut_rows: int = 0
     unknown_labels: Counter = field(default_factory=Counter)
+    # Hashes of what was there already: the texts themselves may be more than memory holds.
+    _ids: set[int] = field(default_factory=set, repr=False)
+    _texts: set[int] = field(default_factory=set, repr=False)
 
-    def add(self, document: Document, encoded: EncodedDocument, labels: list[str]) -> None:
+    def add(self, document: Document, encoded: EncodedDocument, labels: list[str] | None) -> None:
+        """Count one document; `labels` are those that the model knows, `None` for all."""
         self.texts += 1
         self.empty_texts += encoded.rows == 0
+        self.repeated_ids += _noted(self._ids, document.id)
+        self.repeated_texts += _noted(self._texts, "\n".join(document.text) if document.is_split else document.text)
         self.words += encoded.rows
         self.pieces += len(encoded.pieces)
         self.duplicates += document.duplicates
@@ -50,21 +73,50 @@ class DataReport:
         self.unreachable += encoded.unreachable
         for _, _, label in document.entities:
             self.entities[label] += 1
-            self.unknown_labels[label] += label not in labels
+            self.unknown_labels[label] += labels is not None and label not in labels
         for first, last, label in encoded.entities:
-            self.widest = max(self.widest, last - first)
+            self.widths[last - first] += 1
             if not fits(first, last, self.span_window):
                 self.wide[label] += 1
+        nested, crossing, same_span = overlaps([(start, end) for start, end, _ in document.entities])
+        self.nested += nested
+        self.crossing += crossing
+        self.same_span += same_span
+
+    @property
+    def widest(self) -> int:
+        """Words of the longest entity."""
+        return max(self.widths, default=0)
+
+    def window_for(self, share: float) -> int:
+        """The smallest span window that holds `share` of the entities."""
+        wanted, held = math.ceil(share * self.widths.total()), 0
+        for width in sorted(self.widths):
+            held += self.widths[width]
+            if held >= wanted:
+                return max(1, width - 1)
+        return 1
 
     def lines(self) -> list[str]:
         """The report as text; a count that is 0 has no line."""
+        total = self.entities.total()
         per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
         lines = [
             f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.pieces:,} pieces"
             + (f", {self.windows:,} windows" if self.windows else ""),
-            f"  entities: {self.entities.total():,} ({per_label}); the longest has {self.widest:,} words",
+            f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
         ]
-        notes = [
+        if total:
+            lines += [
+                f"  overlaps: {100 * self.nested / total:.1f} % lie inside another one, "
+                f"{100 * self.crossing / total:.1f} % cross another one, "
+                f"{100 * self.same_span / total:.1f} % have another one's very span",
+                f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
+            ]
+        return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+
+    def _notes(self) -> list[tuple[int, str]]:
+        return [
             (self.wide.total(), f"entities are wider than span_window {self.span_window} and cannot be learnt or "
              f"found (span_window {self.widest - 1} would hold all): {_counted(self.wide)}"),
             (self.duplicates, "entities were there twice; the copies were removed"),
@@ -76,10 +128,45 @@ class DataReport:
             (self.cut_rows, "words alone have more pieces than max_tokens; their first pieces are used"),
             (self.empty_texts, "texts have no words"),
             (self.repeated_ids, "texts have an id that an earlier text has"),
+            (self.repeated_texts, "texts are an earlier one word for word; all are used"),
             (self.unknown_labels.total(), f"entities have labels that the model does not know and count as missed: "
              f"{_counted(self.unknown_labels)}"),
         ]  # fmt: skip
-        return lines + [f"  note: {count:,} {text}" for count, text in notes if count]
+
+
+def overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
+    """
+    How many of these spans (`end` exclusive; one entity each) lie inside another one that is longer; cross another one
+    (share words with it, none of the two inside the other); have the very span of another one.
+    """
+    count = Counter(spans)
+    nested, longest = set(), 0
+    for start, end in sorted(count, key=lambda span: (span[0], -span[1])):
+        if end <= longest:
+            nested.add((start, end))
+        longest = max(longest, end)
+    # Those that begin inside another one, and in the mirror those that end inside another one.
+    mirrored = _cross_an_earlier_one([(-end, -start) for start, end in count])
+    crossing = _cross_an_earlier_one(list(count)) | {(-end, -start) for start, end in mirrored}
+    return (
+        sum(count[span] for span in nested),
+        sum(count[span] for span in crossing),
+        sum(times for times in count.values() if times > 1),
+    )
+
+
+def _cross_an_earlier_one(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The spans that begin inside one that begins earlier, and end after it."""
+    found, waiting, ends = set(), [], []
+    for start, end in sorted(spans):
+        if waiting and waiting[0][0] < start:
+            for span in waiting:
+                insort(ends, span[1])
+            waiting = []
+        if bisect_left(ends, end) > bisect_right(ends, start):
+            found.add((start, end))
+        waiting.append((start, end))
+    return found
 
 
 def report_on(
@@ -89,8 +176,44 @@ def report_on(
     report = DataReport(name, span_window)
     for document, pieces in zip(documents, encoded, strict=True):
         report.add(document, pieces, labels)
-    report.repeated_ids = len(documents) - len({document.id for document in documents})
     return report
+
+
+def read_and_report(
+    name: str, documents: Iterable[Document], processor: SenerProcessor, labels: list[str] | None, window: int | None
+) -> DataReport:
+    """The report of documents that are read one by one."""
+    report = DataReport(name, window)
+    for document in documents:
+        report.add(document, encode_document(processor, document), labels)
+    return report
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python training/data.py`: the report alone."""
+    parser = argparse.ArgumentParser(prog="data.py", description="Print what is in data files.", allow_abbrev=False)
+    parser.add_argument("data", nargs="+", metavar="FILE", help="JSON Lines with gold entities, or DATASET:SPLIT")
+    parser.add_argument("--span_window", type=int, default=SenerConfig().span_window,
+                        help="count entities that this window cannot hold (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--backbone", help="count pieces of this encoder (default: the bundled checkpoint's)")
+    options = parser.parse_args(arguments)
+    if options.span_window < 1:
+        parser.error(f"--span_window is {options.span_window}: expected an integer from 1")
+    if options.backbone is None:
+        processor = SenerProcessor.from_pretrained(BUNDLED)
+    else:
+        processor = SenerProcessor.from_backbone(options.backbone, SenerConfig())
+    for source in options.data:
+        documents = stream_files([source], None, "train", f"reading {source}")
+        print("\n".join(read_and_report(source, documents, processor, None, options.span_window).lines()))
+
+
+def _noted(seen: set[int], content: str) -> bool:
+    """Whether `content` was there before; notes it."""
+    key = hash(content)
+    known = key in seen
+    seen.add(key)
+    return known
 
 
 def _counted(counter: Counter) -> str:

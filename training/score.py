@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
 
 from training.breakdown import score_corpus
@@ -86,7 +87,7 @@ def evaluate(options: argparse.Namespace, documents: list, scored, thresholds: n
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     check_arguments(options)
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     use_all_cores(state.device)
     model, processor = load_checkpoint(options.model)
     config, thresholds = model.config, processor.thresholds(options.threshold)

@@ -7,58 +7,75 @@ Train SeNER on a pretrained encoder.
 Any field of the YAML file can be given on the command line as well (`--field value`). When the run ends, `output_dir`
 is a folder that `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads, or that can be pushed to the
 Hub: the weights of the epoch with the best F1 on dev. `--resume` goes on from the newest checkpoint.
+
+Over several processes (`accelerate launch --multi_gpu --num_processes 4`, on the CPU too, or a file of
+training/configs/accelerate/) a step has as many times more windows, and the processes of all machines must see the
+same `output_dir`.
 """
 
 import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
+from accelerate.utils import InitProcessGroupKwargs, send_to_device, set_seed
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.batches import Collator, Masking, StepBatches
 from training.checkpoint import save_checkpoint
-from training.cli import run, use_all_cores
-from training.data import DataError, Document, labels_of, read_documents
-from training.fields import TrainingFields, parse_fields
+from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.corpus import check_data, store_windows
+from training.data import Document, read_documents
+from training.fields import FieldError, TrainingFields, parse_fields
 from training.inference import extract_shared
-from training.lora import add_lora
-from training.report import report_on
+from training.lora import add_lora, merged_state_dict
 from training.scoring import as_spans, score
-from training.windows import Collator, LengthBatches, WindowDataset, cut_windows, encode_document
+from training.state import Progress, load_state, newest_state, save_state
+from training.windows import StoredWindows
+
+
+# Fields that may differ where a run is resumed; all others change what it computes.
+FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype")
+LOADER_WORKERS = 2  # processes that make batches while an accelerator computes
 
 
 @dataclass
-class Progress:
-    """Where a run stands at the end of an epoch; saved and restored with the rest of its state."""
+class Run:
+    """
+    What the steps of a run share.
 
-    epochs_done: int = 0
-    best_f1: float = -1.0
-    best_epoch: int = 0
-    history: list[dict] = field(default_factory=list)
+    Attributes:
+        model: the model in training, as `Accelerator.prepare` wraps it.
+        published: the same model as users get it: whole, adapters merged, in float32.
+        terms: what must be the same where the run is resumed.
+    """
 
-    def state_dict(self) -> dict:
-        return asdict(self)
+    accelerator: Accelerator
+    fields: TrainingFields
+    model: torch.nn.Module
+    published: SenerModel
+    processor: SenerProcessor
+    dev: list[Document]
+    batches: StepBatches
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    progress: Progress
+    checkpoints: Path
+    terms: dict
+    bar: tqdm
 
-    def load_state_dict(self, state: dict) -> None:
-        self.__dict__.update(state)
-
-    def add(self, entry: dict) -> bool:
-        """Note an epoch; whether it is the best so far. While nothing right is found at all, the latest one is."""
-        self.epochs_done = entry["epoch"]
-        self.history.append(entry)
-        if 0 < entry["f1"] <= self.best_f1 or entry["f1"] < self.best_f1:
-            return False
-        self.best_f1, self.best_epoch = entry["f1"], entry["epoch"]
-        return True
+    @property
+    def steps_done(self) -> int:
+        return (self.progress.epoch - 1) * self.batches.steps + self.progress.step
 
 
 def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, SenerProcessor]:
@@ -81,27 +98,6 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
     return quiet, processor
 
 
-def build_data(
-    fields: TrainingFields, processor: SenerProcessor, config: SenerConfig, train: list[Document], dev: list[Document]
-) -> tuple[WindowDataset, list[str]]:
-    """Training windows, and the lines of the data report."""
-    labels, window = config.labels, config.span_window
-    encoded = [encode_document(processor, document) for document in train]
-    report = report_on(fields.train_file, train, encoded, labels, window)
-    windows = []
-    for document in encoded:
-        cut, without_window, cut_rows = cut_windows(document, fields.max_tokens, window, config.label2id)
-        windows += [piece for piece in cut if piece.rows]
-        report.without_window += without_window
-        report.cut_rows += cut_rows
-    report.windows = len(windows)
-    if not windows:
-        raise DataError(f"{fields.train_file}: text: no text has a single word")
-    encoded_dev = [encode_document(processor, document) for document in dev]
-    lines = report.lines() + report_on(fields.dev_file, dev, encoded_dev, labels, window).lines()
-    return WindowDataset(windows, processor.tokenizer, fields.mask_share, fields.seed), lines
-
-
 def build_optimizer(model: SenerModel, fields: TrainingFields) -> torch.optim.AdamW:
     """AdamW: one learning rate for the encoder, one for the head; no weight decay on biases and norms."""
     groups: dict[tuple[bool, bool], list] = {}
@@ -118,130 +114,189 @@ def build_optimizer(model: SenerModel, fields: TrainingFields) -> torch.optim.Ad
     ])  # fmt: skip
 
 
-def evaluate(model: SenerModel, processor: SenerProcessor, dev: list[Document]) -> dict:
-    """Micro P/R/F1 on whole texts, by the path that users take; each process does its share."""
-    found = extract_shared(model, processor, [document.text for document in dev], progress=True)
-    return score([document.entities for document in dev], [as_spans(entities) for entities in found])
+def build_accelerator(fields: TrainingFields) -> Accelerator:
+    """
+    Processes, precision, accumulation and trackers.
+
+    Raises:
+        FieldError: a tracker that is not installed.
+    """
+    trackers = [] if fields.report_to == "none" else [name.strip() for name in fields.report_to.split(",")]
+    accelerator = Accelerator(
+        # Without this, several processes on a machine without accelerators do not know of each other.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=fields.mixed_precision,
+        log_with=trackers or None,
+        project_dir=Path(fields.output_dir) / "checkpoints",
+        # Reading a large corpus, or a long evaluation, is no fault of the processes that wait for it.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+    )
+    for name in trackers:
+        if name not in ("all", *map(str, accelerator.log_with)):
+            raise FieldError(f"report_to is {fields.report_to!r}: {name} is not installed")
+    # Set here, as a launcher's configuration would win over an argument above.
+    accelerator.gradient_accumulation_steps = fields.gradient_accumulation_steps
+    if accelerator.state.deepspeed_plugin is not None:
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=fields.batch_size,
+            gradient_accumulation_steps=fields.gradient_accumulation_steps,
+            gradient_clipping=fields.max_grad_norm,
+        )
+    return accelerator
 
 
-def save_state(accelerator: Accelerator, checkpoints: Path, epochs_done: int) -> None:
-    """Everything that `--resume` needs, written aside and renamed; older states go when the new one is there."""
-    aside = checkpoints / "writing"
-    accelerator.save_state(str(aside))
-    if accelerator.is_main_process:
-        older = saved_states(checkpoints)
-        aside.rename(checkpoints / f"epoch_{epochs_done:04d}")
-        for folder in older:
-            shutil.rmtree(folder)
-    accelerator.wait_for_everyone()
+def build_batches(
+    accelerator: Accelerator, fields: TrainingFields, processor: SenerProcessor, windows: StoredWindows
+) -> StepBatches:
+    """This process's batches."""
+    config = processor.config
+    return StepBatches(
+        windows,
+        Masking(processor.tokenizer, fields.mask_share),
+        Collator(processor.tokenizer.pad_token_id, config.span_window, config.num_labels),
+        seed=fields.seed,
+        batch_size=fields.batch_size,
+        accumulation=fields.gradient_accumulation_steps,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
 
 
-def saved_states(checkpoints: Path) -> list[Path]:
-    return sorted(checkpoints.glob("epoch_*"))
-
-
-def train_epoch(accelerator, model, loader, optimizer, scheduler, fields, bar) -> float:
-    """One pass over the training windows; the mean loss of a text."""
-    model.train()
-    losses = []
-    for batch in loader:
-        with accelerator.accumulate(model):
-            loss = model(**batch).loss
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), fields.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"the loss is {losses[-1]}: lower learning_rate or head_learning_rate, or use "
-                             "mixed_precision no")  # fmt: skip
-        if accelerator.sync_gradients:
-            scheduler.step()
-            bar.update()
-            bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.2f}", refresh=False)
-    return sum(losses) / len(losses)
-
-
-def prepare(
-    accelerator: Accelerator, fields: TrainingFields
-) -> tuple[SenerModel, SenerProcessor, WindowDataset, list[Document]]:
-    """Read and check the data, build the model, print what is in either; the dev documents come last."""
-    train_documents = read_documents(fields.train_file, fields.labels)
-    dev_documents = read_documents(fields.dev_file, fields.labels)
-    labels = fields.labels or labels_of(train_documents)
-    if not labels:
-        raise DataError(f"{fields.train_file}: no entity in this file, and no labels given")
+def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
+    """Check the data, build the model, print what is in either, and take up the state that a run is resumed from."""
+    labels = on_main_process(accelerator, lambda: check_data(fields))
+    set_seed(fields.seed)
     model, processor = build_model(fields, labels)
-    dataset, report = build_data(fields, processor, model.config, train_documents, dev_documents)
-    accelerator.print("\n".join(report))
+    published = SenerModel(model.config).eval().to(accelerator.device)
+    checkpoints = Path(fields.output_dir) / "checkpoints"
+    state = newest_state(checkpoints) if fields.resume else None
+    windows_file = checkpoints / "windows.arrow"
+
+    def prepare_folder() -> list[str]:
+        lines = []
+        if state is None and checkpoints.exists():
+            # The states of an earlier run must not be resumed later.
+            shutil.rmtree(checkpoints)
+            lines.append(f"{checkpoints}: removed what an earlier run had left there")
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        return lines + store_windows(windows_file, fields, processor, model.config)
+
+    accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
-    return model, processor, dataset, dev_documents
 
-
-def train(accelerator: Accelerator, fields: TrainingFields) -> Progress:
-    """The whole run."""
-    set_seed(fields.seed)
-    model, processor, dataset, dev_documents = prepare(accelerator, fields)
-    sampler = LengthBatches([len(window.input_ids) for window in dataset.windows], fields.batch_size, fields.seed)
-    collator = Collator(processor.tokenizer.pad_token_id, model.config.span_window, model.config.num_labels)
-    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collator)
-    model, optimizer, loader = accelerator.prepare(model, build_optimizer(model, fields), loader)
-    steps_per_epoch = math.ceil(len(loader) / fields.gradient_accumulation_steps)
-    total = steps_per_epoch * fields.num_epochs
+    batches = build_batches(accelerator, fields, processor, StoredWindows(windows_file))
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, fields))
+    total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
+    set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
+    terms = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
+    terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes}
     progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
-    output, checkpoints = Path(fields.output_dir), Path(fields.output_dir) / "checkpoints"
-    start_or_resume(accelerator, fields.resume, checkpoints)
-
-    bar = tqdm(total=total, initial=steps_per_epoch * progress.epochs_done, unit="step", desc="training",
+    if state is not None:
+        progress = load_state(accelerator, state, scheduler, terms)
+        accelerator.print(f"resumed from {state}")
+    dev = [
+        document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
+    ]
+    bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip
-    while progress.epochs_done < fields.num_epochs and progress.epochs_done - progress.best_epoch < fields.patience:
-        epoch, begin = progress.epochs_done + 1, time.perf_counter()
-        # accelerate's loader counts its passes itself and tells the sampler, but begins at 0 when a run is resumed.
-        for part in (loader, sampler, dataset):
-            part.set_epoch(epoch)
-        loss = train_epoch(accelerator, model, loader, optimizer, scheduler, fields, bar)
-        plain = accelerator.unwrap_model(model)
-        result = evaluate(plain, processor, dev_documents)
-        entry = {"epoch": epoch, "loss": loss, **{name: result[name] for name in ("precision", "recall", "f1")},
-                 "seconds": round(time.perf_counter() - begin, 1)}  # fmt: skip
-        is_best = progress.add(entry)
-        accelerator.print("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
-                          "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
+    return Run(accelerator, fields, model, published, processor, dev, batches, optimizer, scheduler, progress,
+               checkpoints, terms, bar)  # fmt: skip
+
+
+def train(run: Run) -> Progress:
+    """The whole run: epochs until there are enough, or until dev F1 has not risen for too long."""
+    accelerator, progress, fields = run.accelerator, run.progress, run.fields
+    while not progress.is_over(fields.num_epochs, fields.patience):
+        train_epoch(run)
+        begin = time.perf_counter()
+        result = evaluate(run)
+        entry = {"epoch": progress.epoch, "loss": progress.loss_sum / len(run.batches.windows),
+                 **{name: result[name] for name in ("precision", "recall", "f1")},
+                 "seconds": round(progress.seconds + time.perf_counter() - begin, 1)}  # fmt: skip
+        is_best = progress.end_epoch(entry)
+        accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")}, step=run.steps_done)
         if accelerator.is_main_process:
+            run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
+                          "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best:
-                save_checkpoint(plain, processor, output, fields.save_dtype)
-            (checkpoints / "history.json").write_text(json.dumps(progress.history, indent=1), encoding="utf-8")
-        accelerator.wait_for_everyone()
-        save_state(accelerator, checkpoints, epoch)
-    bar.close()
+                save_checkpoint(run.published, run.processor, fields.output_dir, fields.save_dtype)
+            (run.checkpoints / "history.json").write_text(json.dumps(progress.history, indent=1), encoding="utf-8")
+        save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+    run.bar.close()
     return progress
 
 
-def start_or_resume(accelerator: Accelerator, resume: bool, checkpoints: Path) -> None:
-    """Load the newest saved state, or make way for a new run: an old run's states must not be resumed later."""
-    states = saved_states(checkpoints)
-    if resume and states:
-        accelerator.load_state(str(states[-1]))
-        accelerator.print(f"resumed from {states[-1]}")
-    elif accelerator.is_main_process:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        checkpoints.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+def train_epoch(run: Run) -> None:
+    """The steps of the current epoch that are not done yet."""
+    accelerator, progress = run.accelerator, run.progress
+    begin = time.perf_counter() - progress.seconds
+    run.model.train()
+    total = torch.zeros((), device=accelerator.device)
+    workers = 0 if accelerator.device.type == "cpu" else LOADER_WORKERS
+    for batch, weight in run.batches.loader(progress.epoch, progress.step, workers):
+        with accelerator.accumulate(run.model):
+            loss = run.model(**send_to_device(batch, accelerator.device)).loss * weight
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        total += loss.detach()
+        if accelerator.sync_gradients:
+            end_step(run, accelerator.reduce(total, "mean").item() / accelerator.gradient_accumulation_steps)
+            total.zero_()
+            progress.seconds = time.perf_counter() - begin
+            if progress.step % run.fields.save_steps == 0 and progress.step < run.batches.steps:
+                save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+
+
+def end_step(run: Run, loss: float) -> None:
+    """Note a step whose windows have the mean loss `loss`."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss}: lower learning_rate or head_learning_rate, or use mixed_precision no")
+    rates = run.scheduler.get_last_lr()
+    run.accelerator.log({"loss": loss, "learning_rate": rates[0], "head_learning_rate": rates[-1]},
+                        step=run.steps_done + 1)  # fmt: skip
+    # A step that float16's scaling skips is none for the learning rate either.
+    if not run.accelerator.optimizer_step_was_skipped:
+        run.scheduler.step()
+    run.progress.loss_sum += loss * run.batches.windows_of_step(run.progress.step)
+    run.progress.step += 1
+    run.bar.update()
+    run.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+
+
+def evaluate(run: Run) -> dict:
+    """
+    Micro P/R/F1 on whole texts of the model as it would be published, by the path that users take; each process does
+    its share.
+    """
+    run.published.load_state_dict(merged_state_dict(run.accelerator.unwrap_model(run.model)))
+    found = extract_shared(run.published, run.processor, [document.text for document in run.dev], progress=True)
+    return score([document.entities for document in run.dev], [as_spans(entities) for entities in found])
+
+
+def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:
+    """Trackers take numbers and strings."""
+    values = {**asdict(fields), **fields.model}
+    del values["model"]
+    simple = {name: value if isinstance(value, int | float | str) else json.dumps(value)
+              for name, value in values.items()}  # fmt: skip
+    accelerator.init_trackers("logs", config=simple)
 
 
 def main(arguments: list[str] | None = None) -> None:
     fields = parse_fields(arguments, __doc__)
-    accelerator = Accelerator(
-        mixed_precision=fields.mixed_precision, gradient_accumulation_steps=fields.gradient_accumulation_steps
-    )
+    accelerator = build_accelerator(fields)
     use_all_cores(accelerator.device)
+    keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()  # of loading and saving: the bar of the run is enough
-    progress = train(accelerator, fields)
+    this_run = build_run(accelerator, fields)
+    start_trackers(accelerator, fields)
+    progress = train(this_run)
     accelerator.print(f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); saved in "
                       f"{fields.output_dir}")  # fmt: skip
     accelerator.end_training()

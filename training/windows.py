@@ -1,22 +1,21 @@
 """
-From documents to batches: pieces and rows of each document, training windows, masking, collation, batches of similar
-length.
+From documents to training windows: pieces and rows of each document, where to cut, windows on disk.
 
-A row is a word that has pieces; the model scores pairs of rows. B batch, T pieces, N rows, w window, W = 2w + 1,
-R labels.
+A row is a word that has pieces; the model scores pairs of rows. T pieces, N rows.
+
+Windows overlap. An entity that lies in the overlap is learnt in each window that holds it whole, once or twice an
+epoch; where a window cuts it, the part inside is no entity.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
 
-from modeling_sener.band import band_labels, fits
+from modeling_sener.band import fits
 from training.data import Document
-from training.masking import mask_words
 
 
 @dataclass
@@ -170,89 +169,41 @@ def cut_windows(
     return windows, len(spans) - len(held), cut_rows
 
 
-class WindowDataset(Dataset):
+class StoredWindows:
     """
-    Training windows, their words masked anew in every epoch. What an item is depends on seed, epoch and index alone:
-    not on the order of calls, the number of processes, or where a run was resumed.
+    Windows in a file that is mapped into memory: there may be more of them than memory holds.
+
+    Attributes:
+        lengths: *Shape:* (number of windows,), pieces of each, special tokens included.
     """
 
-    def __init__(self, windows: list[Window], tokenizer, mask_share: float, seed: int):
-        self.windows, self.mask_share, self.seed, self.epoch = windows, mask_share, seed, 0
-        self.mask_id = tokenizer.mask_token_id
-        self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
-        if mask_share > 0 and self.mask_id is None:
-            raise ValueError(f"mask_share is {mask_share}: this tokenizer has no mask token; set mask_share to 0")
+    def __init__(self, path: Path):
+        # Imported where it is needed: extraction and prediction do without this library.
+        from datasets import Dataset
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.rows = Dataset.from_file(str(path))
+        self.lengths = self.rows.data.column("length").to_numpy()
+
+    @staticmethod
+    def write(path: Path, windows: Iterable[Window]) -> None:
+        """Write the windows as they come."""
+        from datasets import Features, List, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        numbers = List(Value("int32"))
+        features = Features(length=Value("int32"), input_ids=numbers, word_index=numbers, spans=List(numbers))
+        with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
+            for window in windows:
+                writer.write({
+                    "length": len(window.input_ids), "input_ids": window.input_ids, "word_index": window.word_index,
+                    "spans": [list(span) for span in window.spans],
+                })  # fmt: skip
+            writer.finalize()
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Window:
-        window = self.windows[index]
-        if self.mask_share <= 0:
-            return window
-        generator = np.random.default_rng([self.seed, self.epoch, index])
-        input_ids = mask_words(window.input_ids, window.word_index, self.mask_share, generator, self.mask_id,
-                               self.ordinary_ids)  # fmt: skip
-        return Window(input_ids, window.word_index, window.spans)
-
-
-class Collator:
-    """
-    Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
-    W is N where the span window is `None`.
-    """
-
-    def __init__(self, pad_id: int, span_window: int | None, num_labels: int):
-        self.pad_id, self.span_window, self.num_labels = pad_id, span_window, num_labels
-
-    def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
-        shape = len(windows), max(len(window.input_ids) for window in windows)
-        rows = max(window.rows for window in windows)
-        columns = rows if self.span_window is None else 2 * self.span_window + 1
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "word_index": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.zeros(len(windows), rows, columns, self.num_labels, dtype=torch.uint8),
-        }
-        for b, window in enumerate(windows):
-            length = len(window.input_ids)
-            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
-            batch["attention_mask"][b, :length] = 1
-            batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
-            labels = band_labels(window.spans, window.rows, self.span_window, self.num_labels)
-            batch["labels"][b, : labels.shape[0], : labels.shape[1]] = labels
-        return batch
-
-
-class LengthBatches(Sampler):
-    """
-    Batches of similar length in random order: every window once an epoch, little padding. The order depends on seed
-    and epoch alone.
-    """
-
-    POOL = 50  # batches that are sorted together: large enough for little padding, small enough to stay random
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
-        self.drop_last = False  # read by accelerate
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))
-        pool = self.POOL * self.batch_size
-        batches = []
-        for i in range(0, len(order), pool):
-            part = order[i : i + pool]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches += [part[j : j + self.batch_size].tolist() for j in range(0, len(part), self.batch_size)]
-        return iter([batches[i] for i in generator.permutation(len(batches))])
+        row = self.rows[int(index)]
+        spans = [tuple(span) for span in row["spans"]]
+        return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans)

@@ -1,0 +1,119 @@
+"""What a step sees: each window once an epoch, however it is shared out; padding, labels, masking, resuming."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_tokenizer
+
+from training.batches import Collator, Masking, StepBatches, epoch_order
+from training.windows import StoredWindows, Window
+
+
+def window(length, first=0, spans=()):
+    """[CLS], `length` words of one piece each, [SEP]."""
+    pieces = 10 + first + np.arange(length)
+    word_index = np.concatenate([[0], np.arange(1, length + 1), [0]])
+    return Window(np.concatenate([[1], pieces, [2]]), word_index, list(spans))
+
+
+class Windows(list):
+    """What `StoredWindows` is to a step, without the file."""
+
+    @property
+    def lengths(self):
+        return np.array([len(window.input_ids) for window in self])
+
+
+def batches(windows, mask_share=0.0, **settings):
+    settings = {"seed": 3, "batch_size": 2, "accumulation": 1, **settings}
+    return StepBatches(windows, Masking(tiny_tokenizer("wordpiece"), mask_share), Collator(0, 2, 2), **settings)
+
+
+@pytest.mark.parametrize("span_window", [2, None])
+def test_batches_are_padded_and_labelled_in_both_triangles(span_window):
+    windows = [window(n, spans=[(0, 2, 1)]) for n in (3, 5)]
+    batch = Collator(pad_id=7, span_window=span_window, num_labels=2)(windows)
+    assert batch["input_ids"].tolist()[0] == [1, 10, 11, 12, 2, 7, 7]
+    assert batch["attention_mask"].sum(1).tolist() == [5, 7]
+    assert batch["word_index"].tolist()[0] == [0, 1, 2, 3, 0, 0, 0]
+    assert batch["labels"].shape == (2, 5, 5, 2)
+    cells = [(0, 3), (1, 1)] if span_window else [(0, 1), (1, 0)]
+    assert batch["labels"].nonzero().tolist() == [[b, *cell, 1] for b in (0, 1) for cell in cells]
+
+
+def test_the_order_holds_each_window_once_changes_with_the_epoch_and_keeps_padding_low():
+    lengths = np.random.default_rng(0).integers(1, 100, 1003)
+    first, again, second = (epoch_order(lengths, seed=0, epoch=epoch) for epoch in (0, 0, 1))
+    assert (first == again).all() and (first != second).any()
+    assert sorted(first) == sorted(second) == list(range(1003))
+    parts = [lengths[first[i : i + 4]] for i in range(0, 1000, 4)]
+    assert sum(part.max() * len(part) for part in parts) / lengths.sum() < 1.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
+def test_a_step_is_the_same_however_it_is_shared_out(count, batch_size, accumulation, processes, epoch):
+    """The windows of each step, and the mean of their losses, are those of one process that takes them all at once."""
+    windows = Windows(window(1 + (7 * i) % 11) for i in range(count))
+    losses = np.random.default_rng(0).random(count)
+    size = batch_size * accumulation * processes
+    whole = batches(windows, batch_size=size).plan(epoch)
+    shared = [batches(windows, batch_size=batch_size, accumulation=accumulation, process=process, processes=processes)
+              for process in range(processes)]  # fmt: skip
+    plans = [part.plan(epoch) for part in shared]
+    assert {len(plan) for plan in plans} == {len(whole) * accumulation}
+    for step, (members, _) in enumerate(whole):
+        turns = [batch for plan in plans for batch in plan[step * accumulation : (step + 1) * accumulation]]
+        assert all(0 < len(indices) <= batch_size for indices, _ in turns)
+        assert sorted(i for indices, weight in turns if weight for i in indices) == sorted(members)
+        total = sum(weight * losses[indices].mean() for indices, weight in turns) / (processes * accumulation)
+        assert total == pytest.approx(losses[members].mean())
+        assert shared[0].windows_of_step(step) == len(members)
+
+
+def test_a_full_step_has_the_weight_one():
+    plan = batches(Windows(window(3) for _ in range(11)), batch_size=2, accumulation=2).plan(0)
+    assert [weight for _, weight in plan[:4]] == [1.0] * 4
+    assert [(len(indices), weight) for indices, weight in plan[4:]] == [(2, 4 / 3), (1, 2 / 3)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_batches(workers):
+    source = batches(Windows(window(3 + i % 5, first=i) for i in range(23)), 0.3, batch_size=2, accumulation=2)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = list(source.loader(epoch=4))
+    rest = list(source.loader(epoch=4, first_step=2, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)  # dropout goes on where it was
+    assert len(whole) == 12 and len(rest) == 8
+    for (batch, weight), (again, same_weight) in zip(whole[4:], rest, strict=True):
+        assert weight == same_weight and all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+def test_words_are_masked_anew_in_every_epoch():
+    source = batches(Windows([window(30)]), 0.3, batch_size=1)
+    seen = [next(iter(source.loader(epoch)))[0]["input_ids"] for epoch in (1, 1, 2)]
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    tokenizer = tiny_tokenizer("wordpiece")
+    assert all((ids == tokenizer.mask_token_id).any() for ids in seen)
+
+
+def test_masking_needs_a_mask_token():
+    tokenizer = tiny_tokenizer("wordpiece")
+    tokenizer.mask_token = None
+    with pytest.raises(ValueError, match="mask_share is 0.15: this tokenizer has no mask token"):
+        Masking(tokenizer, 0.15)
+    assert Masking(tokenizer, 0)(window(3), [0]).input_ids.tolist() == [1, 10, 11, 12, 2]
+
+
+def test_windows_on_disk_come_back_as_they_were_and_are_not_held_in_memory(tmp_path):
+    windows = [window(3, spans=[(0, 2, 1), (1, 2, 0)]), window(1), window(250)]
+    StoredWindows.write(tmp_path / "windows.arrow", iter(windows))
+    stored = StoredWindows(tmp_path / "windows.arrow")
+    assert len(stored) == 3 and stored.lengths.tolist() == [5, 3, 252]
+    for back, there in zip(stored, windows, strict=True):
+        assert back.input_ids.tolist() == there.input_ids.tolist()
+        assert back.word_index.tolist() == there.word_index.tolist() and back.spans == there.spans
+    assert type(stored.rows.data).__name__ == "MemoryMappedTable"

@@ -1,0 +1,181 @@
+"""A run that is killed and resumed, wherever it was, ends with the weights of one that never was, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import ROOT, TWO_PROCESSES, launch, one_core, python, toy_folder, training_arguments
+
+from training import train as training
+from training.state import Progress, ResumeError, newest_state
+
+
+# training/train.py, killed by SIGKILL from inside: at the n-th time that Python reports an event (a folder is made, a
+# file opened or renamed, ...) whose argument ends as given, or that a method is called. Nothing of the project is
+# changed.
+KILLED = """
+import os, runpy, signal, sys, threading
+point, ending, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+def reached():
+    global count
+    count -= 1
+    if count == 0:
+        threading.Timer(delay, kill).start() if delay else kill()
+if point in ("optimizer", "evaluation"):
+    from torch.optim import AdamW
+    from modeling_sener import SenerModel
+    owner, name = {"optimizer": (AdamW, "step"), "evaluation": (SenerModel, "find_candidates")}[point]
+    method = getattr(owner, name)
+    def watched(*arguments, **named):
+        reached()
+        return method(*arguments, **named)
+    setattr(owner, name, watched)
+else:
+    sys.addaudithook(lambda event, values: event == point and str(values[0]).endswith(ending) and reached())
+sys.argv[:] = ["training/train.py", *sys.argv[5:]]
+sys.path[0] = "training"
+runpy.run_path("training/train.py", run_name="__main__")
+"""
+# In the order of the run, each kill being followed by a resumption. Steps: 8 an epoch, a state every 3 of them.
+KILLS = {
+    "before the first state": ("optimizer", "", 2, 0),
+    "at a step": ("optimizer", "", 5, 0),
+    "as a state is begun": ("os.mkdir", "checkpoints/writing", 1, 0),
+    "in the middle of a state": ("os.mkdir", "checkpoints/writing", 1, 0.004),
+    "as a state is finished": ("open", "writing/progress.json", 1, 0),
+    "before a state gets its name": ("os.rename", "checkpoints/writing", 1, 0),
+    "as older states go": ("shutil.rmtree", "_0000003", 1, 0),
+    "in evaluation": ("evaluation", "", 1, 0),
+    "later in a state": ("os.mkdir", "checkpoints/writing", 2, 0.008),
+    "as the best weights are written": ("os.mkdir", "checkpoints/saving", 1, 0.01),
+    "as the best weights take their place": ("os.rename", "saving/model.safetensors", 1, 0),
+    "soon after a state": ("os.rename", "checkpoints/writing", 2, 0.01),
+}  # fmt: skip
+FIELDS = ["--num_epochs", "3", "--lora_rank", "4", "--save_steps", "3", "--mask_share", "0.15", "--report_to", "none"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return toy_folder(tmp_path_factory.mktemp("toy"))
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def losses(folder):
+    history = json.loads((folder / "checkpoints" / "history.json").read_text())
+    return [(entry["epoch"], entry["loss"], entry["f1"]) for entry in history]
+
+
+def assert_same_end(folder, unbroken):
+    expected = weights(unbroken)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
+    assert losses(folder) == losses(unbroken)
+    states = [newest_state(each / "checkpoints") for each in (folder, unbroken)]
+    assert states[0].name == states[1].name
+    states = [load_file(state / "model.safetensors") for state in states]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert [path.name for path in (folder / "checkpoints").glob("state_*")] == ["state_0004_0000000"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp_path):
+    given = training_arguments(toy, tmp_path / "unbroken", *FIELDS)
+    done = python(ROOT / "training" / "train.py", *given)
+    assert done.returncode == 0, done.stderr
+    given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
+    seen = []
+    for place, point in KILLS.items():
+        done = python("-c", KILLED, *point, *given)
+        assert done.returncode == -signal.SIGKILL, (place, done.stderr[-2000:])
+        state = newest_state(tmp_path / "killed" / "checkpoints")
+        seen.append("" if state is None else state.name)
+        if state is not None:  # what has its name is complete
+            assert {path.name for path in state.iterdir()} == {
+                "progress.json", "model.safetensors", "optimizer.bin", "random_states_0.pkl"
+            }  # fmt: skip
+    assert seen == sorted(seen) and len(set(seen)) > 5  # the kills were spread over the run
+    done = python(ROOT / "training" / "train.py", *given)
+    assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
+    assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_path):
+    """From outside, at times that nobody chose; the launcher and both processes die at once."""
+    done = launch("train.py", *training_arguments(toy, tmp_path / "unbroken", *FIELDS), options=TWO_PROCESSES)
+    assert done.returncode == 0, done.stderr
+    given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
+    command = [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES, "training/train.py", *given]
+    checkpoints, kills = tmp_path / "killed" / "checkpoints", 0
+    for wanted in ("state_0001_0000003", "state_0002_0000000", "state_0003_0000000"):
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=one_core,
+                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        while process.poll() is None:
+            state = newest_state(checkpoints) if checkpoints.exists() else None
+            if state is not None and state.name >= wanted:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+    assert kills == 3
+    done = launch("train.py", *given, options=TWO_PROCESSES)
+    assert done.returncode == 0, done.stderr
+    assert (newest_state(checkpoints) / "random_states_1.pkl").exists()
+    assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
+
+
+class Stopped(BaseException):
+    """What no code of the run catches."""
+
+
+@pytest.mark.parametrize("steps", [4, 11])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
+    fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none"]
+    training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
+    step, done = torch.optim.AdamW.step, []
+
+    def stop(*arguments, **named):
+        done.append(None)
+        if len(done) > steps:
+            raise Stopped
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stop)
+    with pytest.raises(Stopped):
+        training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))  # nothing there: a new run
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *given, **named: done.append(1) or step(*given, **named))
+    training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))
+    assert done.count(1) == 16 - (3 if steps == 4 else 11 // 8 * 8 + 3)  # it went on, it did not start again
+    for name in ("model.safetensors", "checkpoints/state_0003_0000000/model.safetensors"):
+        whole, broken = (load_file(tmp_path / run / name) for run in ("unbroken", "broken"))
+        assert all(torch.equal(tensor, broken[key]) for key, tensor in whole.items())
+    assert losses(tmp_path / "unbroken") == losses(tmp_path / "broken")
+
+
+def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
+    fields = ["--num_epochs", "1", "--report_to", "none"]
+    training.main(training_arguments(toy, tmp_path, *fields))
+    with pytest.raises(ResumeError, match="learning_rate was 0.002 in this run and is 0.001 now"):
+        training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--learning_rate", "1e-3"))
+    training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--save_steps", "7"))
+
+
+def test_training_stops_when_dev_f1_has_not_risen_for_too_long():
+    progress, epochs = Progress(), 0
+    for f1 in (0.0, 0.0, 0.3, 0.5, 0.5, 0.4, 0.6):
+        if progress.is_over(num_epochs=9, patience=2):
+            break
+        epochs += 1
+        is_best = progress.end_epoch({"epoch": progress.epoch, "f1": f1})
+        assert is_best == (epochs <= 4)
+    assert (epochs, progress.best_epoch, progress.best_f1) == (6, 4, 0.5)
+    assert Progress(epoch=10, best_epoch=9).is_over(num_epochs=9, patience=2)

@@ -1,0 +1,147 @@
+"""
+From training windows to the batches of a step: which windows, in which order and on which process, masked and padded.
+
+What a batch holds depends on the seed, the epoch and its place alone: not on the order of calls or on where a run was
+resumed. B windows, T pieces, N rows, w span window, W = 2w + 1, R labels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from modeling_sener.band import band_labels
+from training.masking import mask_words
+from training.windows import StoredWindows, Window
+
+
+POOL = 200  # windows that are sorted by length together: enough for little padding, few enough to stay random
+GROUP = 4  # windows of similar length that stay together
+
+
+def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """
+    The order of the windows in an epoch: groups of similar length, the groups in random order.
+
+    It depends on no batch size, so that a step has the same windows however they are shared out over processes and
+    batches. *Shape:* (number of windows,), each window once.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    # What is left over comes last: a short group among the others would pull all that follow apart.
+    order, rest = np.split(order, [len(order) - len(order) % GROUP])
+    groups = []
+    for i in range(0, len(order), POOL):
+        pool = order[i : i + POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        groups += [pool[j : j + GROUP] for j in range(0, len(pool), GROUP)]
+    return np.concatenate([*(groups[i] for i in generator.permutation(len(groups))), rest])
+
+
+class Masking:
+    """Whole-word masking of a window's pieces; the words depend on the generator's seed alone."""
+
+    def __init__(self, tokenizer, share: float):
+        self.share, self.mask_id = share, tokenizer.mask_token_id
+        self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        if share > 0 and self.mask_id is None:
+            raise ValueError(f"mask_share is {share}: this tokenizer has no mask token; set mask_share to 0")
+
+    def __call__(self, window: Window, seed: Sequence[int]) -> Window:
+        if self.share <= 0:
+            return window
+        input_ids = mask_words(window.input_ids, window.word_index, self.share, np.random.default_rng(seed),
+                               self.mask_id, self.ordinary_ids)  # fmt: skip
+        return Window(input_ids, window.word_index, window.spans)
+
+
+class Collator:
+    """
+    Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
+    W is N where the span window is `None`.
+    """
+
+    def __init__(self, pad_id: int, span_window: int | None, num_labels: int):
+        self.pad_id, self.span_window, self.num_labels = pad_id, span_window, num_labels
+
+    def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
+        shape = len(windows), max(len(window.input_ids) for window in windows)
+        rows = max(window.rows for window in windows)
+        columns = rows if self.span_window is None else 2 * self.span_window + 1
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "word_index": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.zeros(len(windows), rows, columns, self.num_labels, dtype=torch.uint8),
+        }
+        for b, window in enumerate(windows):
+            length = len(window.input_ids)
+            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
+            batch["attention_mask"][b, :length] = 1
+            batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
+            labels = band_labels(window.spans, window.rows, self.span_window, self.num_labels)
+            batch["labels"][b, : labels.shape[0], : labels.shape[1]] = labels
+        return batch
+
+
+class StepBatches:
+    """
+    The batches of one process. A step has `step_size` windows (`batch_size` on each process, `accumulation` times; the
+    last step of an epoch may have fewer), and every process has `accumulation` batches in it.
+
+    Each batch comes with the weight of its loss: the sum over all processes and batches of weight x mean loss of the
+    batch, over processes x accumulation, is the mean loss of the step's windows. It is 1 in a full step, and 0 for a
+    batch that only fills up the last one, as all processes must do the same number of passes.
+    """
+
+    def __init__(self, windows: StoredWindows, masking: Masking, collator: Collator, *, seed: int, batch_size: int,
+                 accumulation: int, process: int = 0, processes: int = 1):  # fmt: skip
+        self.windows, self.masking, self.collator, self.seed = windows, masking, collator, seed
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.process, self.processes = process, processes
+        self.step_size = batch_size * accumulation * processes
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.windows) // self.step_size)
+
+    def windows_of_step(self, step: int) -> int:
+        """How many windows a step has, over all processes."""
+        return min(self.step_size, len(self.windows) - step * self.step_size)
+
+    def plan(self, epoch: int) -> list[tuple[list[int], float]]:
+        """The epoch's batches of this process: indices of windows and the weight of the loss."""
+        order = epoch_order(self.windows.lengths, self.seed, epoch)
+        filler = [int(np.argmin(self.windows.lengths))]
+        batches = []
+        for step in range(self.steps):
+            members = order[step * self.step_size : (step + 1) * self.step_size]
+            members = members[np.argsort(-self.windows.lengths[members], kind="stable")]
+            for turn in range(self.accumulation):
+                first = (turn * self.processes + self.process) * self.batch_size
+                batch = members[first : first + self.batch_size].tolist()
+                weight = len(batch) * self.processes * self.accumulation / len(members)
+                batches.append((batch or filler, weight))
+        return batches
+
+    def loader(self, epoch: int, first_step: int = 0, workers: int = 0) -> DataLoader:
+        """(batch, weight) for each batch of this process in the epoch, from a step on."""
+        batches = _Batches(self, epoch, self.plan(epoch)[first_step * self.accumulation :])
+        # With a generator of its own the loader leaves torch's random numbers alone, wherever it starts.
+        return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+
+
+class _Batches(Dataset):
+    def __init__(self, source: StepBatches, epoch: int, plan: list[tuple[list[int], float]]):
+        self.source, self.epoch, self.plan = source, epoch, plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, place: int) -> tuple[dict[str, torch.Tensor], float]:
+        indices, weight = self.plan[place]
+        source = self.source
+        windows = [source.masking(source.windows[i], [source.seed, self.epoch, i]) for i in indices]
+        return source.collator(windows), weight

@@ -1,0 +1,60 @@
+"""The data of a run, read twice and never held in memory: checked first, then cut into windows on disk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from modeling_sener import SenerConfig, SenerProcessor
+from training.data import DataError, stream_files
+from training.fields import TrainingFields
+from training.report import DataReport, read_and_report
+from training.windows import StoredWindows, Window, cut_windows, encode_document
+
+
+def check_data(fields: TrainingFields) -> list[str]:
+    """
+    Read every line of both files.
+
+    Returns:
+        The label set: the field `labels`, else the labels of the train files, sorted.
+
+    Raises:
+        DataError: for the first fault, or where there is no label.
+    """
+    for _ in stream_files(fields.dev_file, fields.labels, "validation", "checking dev_file"):
+        pass
+    found = set()
+    for document in stream_files(fields.train_file, fields.labels, "train", "checking train_file"):
+        found.update(label for _, _, label in document.entities)
+    if not (fields.labels or found):
+        raise DataError(f"{' '.join(fields.train_file)}: no entity in this file, and no labels given")
+    return fields.labels or sorted(found)
+
+
+def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor, config: SenerConfig) -> list[str]:
+    """
+    Write the training windows to `path`.
+
+    Returns:
+        The lines of the report on both files.
+    """
+    labels, span_window = config.labels, config.span_window
+    report = DataReport(" ".join(fields.train_file), span_window)
+
+    def windows() -> Iterator[Window]:
+        for document in stream_files(fields.train_file, fields.labels, "train", "cutting train_file"):
+            encoded = encode_document(processor, document)
+            report.add(document, encoded, labels)
+            cut, without_window, cut_rows = cut_windows(encoded, fields.max_tokens, span_window, config.label2id)
+            report.without_window += without_window
+            report.cut_rows += cut_rows
+            for window in cut:
+                if window.rows:
+                    report.windows += 1
+                    yield window
+
+    StoredWindows.write(path, windows())
+    if not report.windows:
+        raise DataError(f"{' '.join(fields.train_file)}: text: no text has a single word")
+    dev = stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file")
+    dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window)
+    return report.lines() + dev_report.lines()
