@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FORMAT ?= table
 
-.PHONY: install extract test test-slow style quality
+.PHONY: install extract demo test test-slow style quality bench bench-gliner
 
 install: .venv/.installed
 
@@ -16,6 +16,10 @@ install: .venv/.installed
 extract: install
 	@test -n "$(FILE)" || { echo "Say which text: make extract FILE=paper.txt [FORMAT=json]"; exit 2; }
 	@$(BIN)/python training/extract.py "$(FILE)" --format $(FORMAT)
+
+# The page on http://127.0.0.1:7860; SENER_MODEL=FOLDER for another model.
+demo: install
+	$(BIN)/python space/app.py
 
 test: install
 	$(BIN)/python -m pytest
@@ -30,3 +34,16 @@ style: install
 quality: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Less than an hour on two cores. `make bench ONLY=forward` for one part, QUICK=1 to see that all of it works.
+bench: install bench-gliner
+	cd tests && ../$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
+bench-gliner: .venv-gliner/.installed
+
+# An environment of its own: GLiNER asks for an older transformers.
+.venv-gliner/.installed:
+	$(PYTHON) -m venv .venv-gliner
+	.venv-gliner/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-gliner/bin/pip install --quiet gliner==0.2.29 transformers==5.16.1
+	touch $@

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .arrow_attention import sdpa
 from .band import band_mask, diagonals, overlapping, pad_rows, transpose
@@ -169,7 +168,7 @@ def square_mask(lengths: Tensor, num_words: int) -> Tensor:
     return word[:, :, None] & word[:, None, :]
 
 
-class SpanBlock(GradientCheckpointingLayer):
+class SpanBlock(nn.Module):
     """
     One block of interaction between cells: plus-shaped attention (`bispa` only), then two 3 x 3 convolutions.
 

@@ -72,6 +72,7 @@ class SenerModel(PreTrainedModel):
             for _ in range(0 if config.span_interaction == "none" else config.span_layers)
         )
         self.classifier = nn.Linear(config.span_channels, config.num_labels)
+        self.gradient_checkpointing = False  # `activation_checkpointing_enable` sets it
         self._no_split_modules = [*(self.backbone._no_split_modules or []), *(["SpanBlock"] if self.blocks else [])]
         self.post_init()
 
@@ -188,16 +189,11 @@ class SenerModel(PreTrainedModel):
             return
         starts, ends = self.biaffine(words)
         if window is None:
-            scores = cells = self.biaffine.square(starts, ends, lengths)
-            for block in self.blocks:
-                cells = block(cells, lengths)
-            yield (self.classifier(cells + scores),)
+            scores = self.biaffine.square(starts, ends, lengths)
+            yield (self.classifier(self.interact(scores, lengths) + scores),)
         elif torch.is_grad_enabled():
             ((scores,),) = self.band_parts(starts, ends, lengths, num_words)
-            cells = scores
-            for block in self.blocks:
-                cells = block(cells, lengths)
-            yield (self.classifier(cells + scores),)
+            yield (self.classifier(self.interact(scores, lengths) + scores),)
         else:
             size = max(1, self.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
             del words  # their projections are all that the parts need, and the text may be long
@@ -207,6 +203,16 @@ class SenerModel(PreTrainedModel):
                 parts = block.stream(parts, lengths, num_words)
             for (cells,) in parts:
                 yield (self.classifier(cells + aside.take(cells.shape[1])),)
+
+    def interact(self, cells: Tensor, lengths: Tensor) -> Tensor:
+        """All blocks over the whole text: (B, N, W, C) -> (B, N, W, C), or (B, N, N, C)."""
+        for block in self.blocks:
+            # Backward begins with the last block: what it would compute again is needed at once, nothing is saved.
+            if self.gradient_checkpointing and self.training and block is not self.blocks[-1]:
+                cells = self._gradient_checkpointing_func(block, cells, lengths)
+            else:
+                cells = block(cells, lengths)
+        return cells
 
     @torch.no_grad()
     def find_candidates(

@@ -1,0 +1,200 @@
+"""
+Measure SeNER beside its peers and print what is reached: `make bench`, less than an hour on two cores.
+
+    make bench                    # everything; writes tests/benchmarks/results.json and results.png
+    make bench ONLY=forward       # one group again: the others stay as they are in results.json
+    make bench QUICK=1            # short texts, once each: does it all work?
+
+`QUICK` writes to outputs/benchmarks/ instead, where every run keeps what it has so far.
+An accelerator is used where there is one. GLiNER is measured where its environment exists (`make bench-gliner`).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .longest import TRIALS, extrapolated, longest
+from .machine import machine
+from .points import GROUPS, Point, plan
+from .report import longest_table, machine_line, plot, points_table, targets_table
+from .targets import GB, TARGETS
+
+
+HERE = Path(__file__).parent
+TESTS, ROOT = HERE.parent, HERE.parents[1]
+GLINER_PYTHON = ROOT / ".venv-gliner" / "bin" / "python"
+OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "MemoryError")
+LONGEST_CAP = 2**20  # words; what is extrapolated ends here
+GLINER_BATCHES = (1, 4, 8)
+FIGURE_7 = ("SeNER", "square + plus-shaped attention", "square + convolutions")
+
+
+class Bench:
+    """The measurements so far."""
+
+    def __init__(self, quick: bool):
+        self.quick = quick
+        self.results: dict[Point, dict] = {}
+        self.longest: list[dict] = []
+        self.biases: dict[str, float] = {}
+        self.partial = ROOT / "outputs" / "benchmarks"
+        self.bar = tqdm(unit="point", dynamic_ncols=True)
+
+    def measure(self, point: Point) -> dict:
+        """The result of a point, measured in a process of its own; `error` where memory did not suffice."""
+        if point in self.results:
+            return self.results[point]
+        self.bar.total = max(self.bar.total, self.bar.n + 1)  # some points are chosen on the way
+        self.bar.set_description(str(point))
+        result = run_child(point)
+        self.bar.update()
+        if point.what != "bias":
+            self.results[point] = result
+            said = result.get("error") or f"{result['seconds']:.2f} s, {result['added_bytes'] / GB:.2f} GB added"
+            self.bar.write(f"{point}: {said}")
+            self.write(self.partial)
+        return result
+
+    def restore(self, file: Path, group: str):
+        """Take over what was measured before, but for the points of a group, which is measured again."""
+        content = json.loads(file.read_text(encoding="utf-8"))
+        again = {replace(point, bias=0.0, runs=0) for point in plan(group, self.quick)}
+        names = [field.name for field in fields(Point)]
+        for entry in content["points"]:
+            point = Point(**{name: entry.pop(name) for name in names})
+            if replace(point, bias=0.0, runs=0) not in again and point.what != group:
+                self.results[point] = entry
+        if group != "longest":
+            self.longest = content["longest"]
+
+    def run(self, groups: list[str]):
+        self.bar.total = sum(len(plan(group, self.quick)) for group in groups)
+        for group in groups:
+            for point in plan(group, self.quick):
+                self.measure(self.calibrated(point) if point.what == "entities" else point)
+            if group == "gliner":
+                self.run_gliner()
+            if group == "longest":
+                self.run_longest()
+        self.bar.close()
+
+    def calibrated(self, point: Point) -> Point:
+        """The point with a bias with which few spans pass."""
+        if point.model not in self.biases:
+            length = 512 if self.quick else 1024
+            self.biases[point.model] = self.measure(Point("bias", length, point.model))["bias"]
+        return Point(**{**asdict(point), "bias": self.biases[point.model]})
+
+    def run_gliner(self):
+        if not GLINER_PYTHON.exists():
+            self.bar.write("GLiNER is not measured: `make bench-gliner` makes its environment")
+            return
+        short, long = (128, 256) if self.quick else (4096, 16384)
+        runs = 1 if self.quick else 3
+        tried = [Point("gliner", short, "GLiNER", runs=runs, batch_size=size) for size in GLINER_BATCHES]
+        fastest = min(tried, key=lambda point: self.measure(point).get("seconds", float("inf")))
+        self.measure(Point("gliner", long, "GLiNER", runs=runs, batch_size=fastest.batch_size))
+        for model in ("SeNER", "SeNER w=16"):  # beside it, where `--only` left them out
+            for length in (short, long):
+                self.measure(self.calibrated(Point("entities", length, model, runs=runs)))
+
+    def run_longest(self):
+        limit = int((0.4 if self.quick else 8) * GB)
+        self.longest.append(self.longest_read(limit))
+        for model in FIGURE_7:
+            self.search(Point("training", 0, model, runs=1), "trains", limit)
+            self.search(Point("training", 0, model, checkpointing=True, runs=1), "trains, checkpointing", limit)
+            if model != "SeNER":
+                self.search(Point("forward", 0, model, runs=1), "is read (logits alone)", limit)
+
+    def search(self, point: Point, mode: str, limit: int):
+        words, trials = longest(lambda length: self.added(point, length), limit, start=128 if self.quick else 512)
+        note = "not known to 3 %" if len(trials) == TRIALS else ""
+        found = {"words": words, "limit_bytes": limit, "trials": trials, "note": note}
+        self.longest.append({"model": point.model, "mode": mode, **found})
+        self.write(self.partial)
+
+    def added(self, point: Point, length: int) -> int | None:
+        return self.measure(Point(**{**asdict(point), "length": length})).get("added_bytes")
+
+    def longest_read(self, limit: int) -> dict:
+        """SeNER's memory is nearly flat: the slope between two lengths tells, no text of that length is read."""
+        lengths, runs = ((128, 256), 1) if self.quick else ((16384, 65536), 3)
+        trials = [
+            (length, self.measure(self.calibrated(Point("entities", length, runs=runs)))["added_bytes"])
+            for length in lengths
+        ]
+        words = extrapolated(*trials, limit, LONGEST_CAP)
+        note = f"extrapolated from {lengths[0]:,} and {lengths[1]:,} words"
+        if words == LONGEST_CAP:
+            note += f", ended at {LONGEST_CAP:,}"
+        return {"model": "SeNER", "mode": "is read (text to entities)", "words": words, "limit_bytes": limit,
+                "trials": trials, "note": note}  # fmt: skip
+
+    def targets(self) -> list[dict]:
+        return [target.row(self.results) for target in TARGETS]
+
+    def write(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "machine": machine(self.results),
+            "targets": self.targets(),
+            "longest": self.longest,
+            "points": [{**asdict(point), **result} for point, result in self.results.items()],
+        }
+        (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def run_child(point: Point) -> dict:
+    """
+    Raises:
+        RuntimeError: the process failed, and not for want of memory.
+    """
+    python, module = (GLINER_PYTHON, "gliner_peer") if point.what == "gliner" else (sys.executable, "child")
+    command = [str(python), "-m", f"benchmarks.{module}", json.dumps(asdict(point))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nothing here is on the Hub
+    if point.checkpointing:
+        # Who asks for checkpointing wants the memory: glibc is to give freed tensors back instead of keeping them.
+        environment["MALLOC_MMAP_THRESHOLD_"] = "20000000"
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode == -9 or any(sign in done.stderr for sign in OUT_OF_MEMORY):
+        return {"error": "out of memory"}
+    raise RuntimeError(f"{point}: exit code {done.returncode}\n{done.stderr}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=GROUPS, metavar="NAME", help=f"one of {', '.join(GROUPS)}")
+    parser.add_argument("--quick", action="store_true", help="short texts, once each")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.quick)
+    if arguments.only and not arguments.quick and (HERE / "results.json").exists():
+        bench.restore(HERE / "results.json", arguments.only)
+    try:
+        bench.run([arguments.only] if arguments.only else list(GROUPS))
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; what was measured is in {bench.partial}")
+    folder = bench.partial if arguments.quick else HERE
+    bench.write(folder)
+    plot(bench.results, folder / "results.png")
+    print(f"\n{points_table(bench.results)}\n")
+    if bench.longest:
+        print(f"{longest_table(bench.longest)}\n")
+    print(f"{targets_table(bench.targets())}\n\n{machine_line(machine(bench.results))}")
+    print(f"Written to {folder}")
+
+
+if __name__ == "__main__":
+    main()
