@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.decoding import Candidates, select
-from training.inference import length_batches
+from training.inference import encoded_batches
 from training.scoring import Entity
 
 
@@ -110,13 +109,9 @@ def score_spans(
     model.eval()
     with state.split_between_processes(list(texts)) as share:
         scored: list = [None] * len(share)
-        with tqdm(total=len(share), unit="text", disable=not (progress and state.is_main_process), leave=False) as bar:
-            for indices in length_batches(share, batch_size):
-                batch = [share[i] for i in indices]
-                inputs = processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list))
-                found = model.find_candidates(**inputs.to(model.device), thresholds=floor)
-                for i, index in enumerate(indices):
-                    offsets = np.array(inputs.word_offsets[i], dtype=np.int64).reshape(-1, 2)
-                    scored[index] = found.take(found.text == i), offsets
-                bar.update(len(indices))
+        for indices, inputs in encoded_batches(processor, share, batch_size, progress and state.is_main_process):
+            found = model.find_candidates(**inputs.to(model.device), thresholds=floor)
+            for i, index in enumerate(indices):
+                offsets = np.array(inputs.word_offsets[i], dtype=np.int64).reshape(-1, 2)
+                scored[index] = found.take(found.text == i), offsets
     return ScoredSpans.join(gather_object(scored))

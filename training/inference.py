@@ -35,29 +35,41 @@ def extract(
     model.eval()
     device = next(model.parameters()).device
     found: list = [None] * len(texts)
-    with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
-        for indices in length_batches(texts, batch_size):
-            batch = [texts[i] for i in indices]
-            inputs = processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list)).to(device)
-            candidates = model.find_candidates(**inputs, thresholds=processor.thresholds(threshold))
-            for i, entities in zip(indices, processor.entities(candidates, inputs), strict=True):
-                found[i] = entities
-            bar.update(len(indices))
+    for indices, inputs in encoded_batches(processor, texts, batch_size, progress):
+        inputs = inputs.to(device)
+        candidates = model.find_candidates(**inputs, thresholds=processor.thresholds(threshold))
+        for i, entities in zip(indices, processor.entities(candidates, inputs), strict=True):
+            found[i] = entities
     model.train(was_training)
     return found
 
 
 def extract_shared(model, processor, texts: Sequence[str | list[str]], progress: bool = False, **options) -> list:
-    """`extract` with the texts shared out over the processes of `accelerate launch`; each gets the whole answer."""
+    """
+    `extract` with the texts shared out over the processes of `accelerate launch`; each gets the whole answer.
+
+    All processes must be given the same texts. Each gets long and short ones, so that none waits long for another.
+    """
     state = PartialState()
-    with state.split_between_processes(list(texts)) as share:
-        found = extract(model, processor, share, progress=progress and state.is_main_process, **options)
-    return gather_object(found)
+    longest_first = sorted(range(len(texts)), key=lambda i: -words_in(texts[i]))
+    own = longest_first[state.process_index :: state.num_processes]
+    found = extract(model, processor, [texts[i] for i in own], progress=progress and state.is_main_process, **options)
+    gathered = dict(gather_object(list(zip(own, found, strict=True))))
+    return [gathered[i] for i in range(len(texts))]
+
+
+def encoded_batches(processor, texts: Sequence[str | list[str]], batch_size: int, progress: bool) -> Iterator[tuple]:
+    """(indices of texts, their inputs) of every batch of `length_batches`, with a bar where there is to be one."""
+    with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+        for indices in length_batches(texts, batch_size):
+            batch = [texts[i] for i in indices]
+            yield indices, processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list))
+            bar.update(len(indices))
 
 
 def length_batches(texts: Sequence[str | list[str]], batch_size: int) -> Iterator[list[int]]:
     """Indices of texts of one kind and of similar length, the longest first: memory runs out at once or not at all."""
-    words = [len(text) if isinstance(text, list) else len(text) // CHARACTERS_A_WORD for text in texts]
+    words = [words_in(text) for text in texts]
     batch: list[int] = []
     for i in sorted(range(len(texts)), key=lambda i: (isinstance(texts[i], list), -words[i])):
         if batch:
@@ -69,3 +81,8 @@ def length_batches(texts: Sequence[str | list[str]], batch_size: int) -> Iterato
         batch.append(i)
     if batch:
         yield batch
+
+
+def words_in(text: str | list[str]) -> int:
+    """The number of words, of a string an estimate."""
+    return len(text) if isinstance(text, list) else len(text) // CHARACTERS_A_WORD

@@ -1,16 +1,22 @@
 """
-Extract the entities of many texts into a JSON Lines file.
+Extract the entities of many texts, a corpus of any size, into one file.
 
     accelerate launch training/predict.py --model my-model --input corpus.jsonl notes.txt --output entities.jsonl
 
-Input: `.txt` files (a text each, UTF-8) and `.jsonl` files (`text`: a string or a list of words; `id` or `doc_id`).
-Output, in the order of the input: `{"id": ..., "entities": [{"start", "end", "text", "label", "score"}, ...]}` a text;
-the id of a .txt file is its path.
+Input: `.txt` files (a text each, UTF-8), `.jsonl` and `.jsonl.gz` files (`text`: a string or a list of words; `id` or
+`doc_id`) and `.parquet` files (columns of the same names).
+Output, in the order of the input: `{"id": ..., "entities": [{"start", "end", "text", "label", "score"}, ...]}` a text,
+as `.jsonl`, `.jsonl.gz` or `.parquet`; the id of a .txt file is its path, that of a line without one FILE:LINE.
+
+The texts are shared out over the processes and machines of `accelerate launch`; the first process alone reads the
+input and writes the output, a stretch of texts at a time. After a kill, or when a fault in the input is repaired, the
+same command with `--resume` goes on where it was; what is done lies in `entities.jsonl.partial` until all of it is.
 """
 
 import argparse
-import json
-import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,37 +24,74 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from training.checkpoint import load_checkpoint
-from training.cli import run, use_all_cores
-from training.data import DataError, Document, read_documents
-from training.inference import extract_shared
+from training.cli import on_main_process, run, use_all_cores
+from training.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+from training.inference import extract_shared, words_in
+from training.results import Results, as_line
 
 
-CHUNK = 64  # texts that each process takes at a time; what is written so far is lost to a crash, no more
+# Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
+STRETCH_TEXTS, STRETCH_WORDS = 64, 100_000
+PATIENCE = timedelta(days=7)  # of processes that wait while the first one reads through what is done
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
-    parser.add_argument("--input", required=True, nargs="+", metavar="FILE", help=".txt and .jsonl files")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the JSON Lines file to write")
-    parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
+    parser = argument_parser(__doc__)
     parser.add_argument("--batch_size", type=int, default=16, help="texts of a batch at most (default: 16)")
     return parser.parse_args(arguments)
 
 
-def read_inputs(paths: list[str]) -> list[Document]:
-    """The texts of all files, in order; a fault in any of them raises `DataError` before the first one is computed."""
-    documents = []
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """What every command has that predicts."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
+    parser.add_argument("--input", required=True, nargs="+", metavar="FILE",
+                        help=".txt, .jsonl, .jsonl.gz and .parquet files")  # fmt: skip
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="the file to write: .jsonl, .jsonl.gz, .parquet"
+    )
+    parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run of the same model, input and "
+                        "threshold that did not end, or start anew where there is none")  # fmt: skip
+    return parser
+
+
+def count_texts(path: str) -> int:
+    """
+    The number of texts in a file.
+
+    Raises:
+        DataError: for a file that cannot be read, is of no known kind, or has a line that is not UTF-8.
+    """
+    if path.endswith(FILE_ENDINGS):
+        return sum(1 for _ in tqdm(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
+    if path.endswith(".parquet"):
+        from training.parquet import count_rows
+
+        return count_rows(path)
+    if path.endswith(".txt"):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        return 1
+    raise DataError(f"{path}: expected a .txt, .jsonl, .jsonl.gz or .parquet file")
+
+
+def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
+    """The texts of all files one by one, in order; `DataError` for the first fault, with file and line."""
     for path in paths:
-        if path.endswith(".jsonl"):
-            documents += read_documents(path, with_gold=False)
+        if path.endswith(".parquet"):
+            # Imported where it is needed: the other formats do without pyarrow.
+            from training.parquet import read_parquet
+
+            yield from read_parquet(path)
         elif path.endswith(".txt"):
-            documents.append(Document(path, read_text(path)))
+            yield Document(path, read_text(path))
         else:
-            raise DataError(f"{path}: expected a .txt or a .jsonl file")
-    return documents
+            yield from stream_documents(path, with_gold=False)
 
 
 def read_text(path: str) -> str:
@@ -61,33 +104,101 @@ def read_text(path: str) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def as_line(document_id: str, entities: list[dict]) -> str:
-    """A line of the output; in JSON's escapes where it has what UTF-8 (a lone surrogate) or a screen cannot hold."""
-    record = {"id": document_id, "entities": entities}
-    line = json.dumps(record, ensure_ascii=False)
-    return line if line.isprintable() else json.dumps(record)
+def stretches(documents: Iterable[Document], processes: int) -> Iterator[list[Document]]:
+    """Lists of documents that follow each other, each of about as many as keep all processes at work for a while."""
+    stretch, words = [], 0
+    for document in documents:
+        stretch.append(document)
+        words += words_in(document.text)
+        if len(stretch) == STRETCH_TEXTS * processes or words >= STRETCH_WORDS * processes:
+            yield stretch
+            stretch, words = [], 0
+    if stretch:
+        yield stretch
+
+
+class Prediction:
+    """
+    From input to output, without the model: what the first process does, and no other.
+
+    Attributes:
+        counts: the number of texts of each input.
+    """
+
+    def __init__(self, inputs: list[str], output: str, resume: bool, processes: int = 1):
+        self.inputs, self.resume, self.results = inputs, resume, Results(output)
+        self.documents = stream_inputs(inputs)
+        self.stretches = stretches(self.documents, processes)
+        self.stretch: list[Document] = []
+        self.counts: list[int] = []
+
+    def start(self) -> bool:
+        """Check everything that can be checked at once, skip what is done; whether there is anything to do."""
+        if not self.results.check(self.inputs, self.resume):
+            print(f"{self.results.path} is complete")
+            return False
+        self.counts = [count_texts(path) for path in self.inputs]
+        self.results.resume(self.documents)
+        if self.results.done:
+            print(f"resumed after {self.results.done:,} texts")
+        self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
+        return True
+
+    def next_texts(self) -> list[str | list[str]]:
+        """The texts that come next, none at the end."""
+        try:
+            self.stretch = next(self.stretches, [])
+        except DataError as error:
+            raise self.stopped_by(error) from error
+        return [document.text for document in self.stretch]
+
+    def add(self, found: list[list[dict]]) -> None:
+        """The entities of each of `next_texts`."""
+        self.write([as_line(document.id, entities) for document, entities in zip(self.stretch, found, strict=True)])
+
+    def write(self, lines: list[str]) -> None:
+        self.results.write(lines)
+        self.bar.update(len(lines))
+
+    def finish(self) -> None:
+        self.bar.close()
+        self.results.finish()
+
+    def stopped_by(self, error: DataError) -> DataError:
+        """`error`, and what becomes of the texts before it."""
+        self.bar.close()
+        self.results.close()
+        done = self.results.done
+        kept = f"; {done:,} texts are done: repair the input and start the same command with --resume" if done else ""
+        return DataError(f"{error}{kept}")
+
+
+def load(options: argparse.Namespace, state: PartialState) -> tuple:
+    """Model and processor on every process, the first one first: what is wrong is said once."""
+    loaded: list[tuple] = []
+
+    def load_and_check():
+        loaded.append(load_checkpoint(options.model))
+        loaded[0][1].thresholds(options.threshold)
+        if options.batch_size < 1:
+            raise ValueError(f"--batch_size {options.batch_size}: expected a number from 1")
+
+    on_main_process(state, load_and_check)
+    model, processor = loaded[0] if loaded else load_checkpoint(options.model)
+    return model.to(state.device), processor
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     use_all_cores(state.device)
-    documents = read_inputs(options.input)
-    model, processor = load_checkpoint(options.model)
-    model.to(state.device)
-    aside = options.output + ".partial"
-    chunk = CHUNK * state.num_processes
-    with open(aside if state.is_main_process else os.devnull, "w", encoding="utf-8") as file, \
-            tqdm(total=len(documents), unit="text", disable=not state.is_main_process) as bar:  # fmt: skip
-        for i in range(0, len(documents), chunk):
-            part = documents[i : i + chunk]
-            found = extract_shared(model, processor, [document.text for document in part],
-                                   batch_size=options.batch_size, threshold=options.threshold)  # fmt: skip
-            for document, entities in zip(part, found, strict=True):
-                file.write(as_line(document.id, entities) + "\n")
-            bar.update(len(part))
-    if state.is_main_process:
-        os.replace(aside, options.output)
+    job = Prediction(options.input, options.output, options.resume, state.num_processes)
+    if on_main_process(state, job.start):
+        model, processor = load(options, state)
+        while texts := on_main_process(state, job.next_texts):
+            found = extract_shared(model, processor, texts, batch_size=options.batch_size, threshold=options.threshold)
+            on_main_process(state, partial(job.add, found))
+        on_main_process(state, job.finish)
     state.destroy_process_group()
 
 

@@ -1,0 +1,277 @@
+"""The model behind the page: loaded once, run with progress and a way to stop it."""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel, AutoProcessor
+
+
+FLOOR = 0.05  # the lowest threshold that the page offers: what scores less is not kept
+MAX_CHARACTERS = 1_000_000
+MAX_TOKENS = 250_000  # bounds the memory of a run
+ENCODER_SHARE = 0.5  # of the time of a run; 0.4 and 0.7 with two encoders
+POLL = 0.2  # seconds after which a run that is stopped is noticed at the latest
+
+# What the page shows: from one threshold on, `FLOOR` or more, or from the model's own on; nested spans or not.
+MODES = (("floor", True), ("floor", False), ("own", True), ("own", False))
+
+
+class DemoError(ValueError):
+    """What the user did wrong, or what the page cannot do: the message is shown as it is."""
+
+
+class Stopped(Exception):
+    """The run is not wanted any more."""
+
+
+@dataclass
+class Run:
+    """One text on its way through the model; the model's hooks report to the run of their thread."""
+
+    num_layers: int
+    num_words: int = 1
+    stop: threading.Event = field(default_factory=threading.Event)
+    messages: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    layers_done: int = 0
+    rows_done: int = 0
+
+    def fraction(self) -> float:
+        """How much is done, 0 to 1."""
+        layers, rows = self.layers_done / self.num_layers, self.rows_done / self.num_words
+        return ENCODER_SHARE * layers + (1 - ENCODER_SHARE) * min(rows, 1.0)
+
+
+_run: ContextVar[Run | None] = ContextVar("run", default=None)
+
+
+class Extractor:
+    """
+    A checkpoint's model and processor.
+
+    Args:
+        name: a folder, or a repository on the Hub as `user/name@revision`. The revision is asked for because the
+            repository's code is run.
+
+    Raises:
+        DemoError: nothing there, or no SeNER checkpoint; says what to do.
+    """
+
+    def __init__(self, name: str):
+        self.model, self.processor = load(name)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.labels: list[str] = self.processor.config.labels
+        self.num_layers = watch(self.model)
+
+    def run(self, text: str, thresholds: torch.Tensor, finish: Callable) -> Iterator:
+        """
+        Run the model in a thread: yields how much is done (a float, 0 to 1) at least every `POLL` seconds, and last
+        what `finish` makes of the candidates and the processor's inputs. Closing the iterator stops the run.
+
+        Args:
+            thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
+
+        Raises:
+            DemoError: the text is too long for this page.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise too_long(len(text), MAX_CHARACTERS, "characters")
+        run = Run(self.num_layers)
+
+        def work():
+            _run.set(run)  # a new thread has a context of its own
+            try:
+                inputs = self.inputs(text)
+                run.num_words = max(len(inputs.word_offsets[0]), 1)
+                candidates = self.model.find_candidates(**inputs.to(self.model.device), thresholds=thresholds)
+                run.messages.put(finish(candidates, inputs))
+            except BaseException as error:
+                run.messages.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            message = 0.0
+            while isinstance(message, float):
+                try:
+                    message = run.messages.get(timeout=POLL)
+                except queue.Empty:
+                    message = run.fraction()
+                if isinstance(message, BaseException):
+                    raise message
+                yield message
+        finally:
+            run.stop.set()
+
+    def inputs(self, text: str):
+        """The processor's inputs of a text, as many tokens as this page takes."""
+        inputs = self.processor(text)
+        num_tokens = inputs["input_ids"].shape[1]
+        if num_tokens > MAX_TOKENS:
+            raise too_long(num_tokens, MAX_TOKENS, "tokens (pieces of words)")
+        return inputs
+
+    def read(self, text: str) -> Iterator[float | dict]:
+        """
+        Progress as of `run`, and last what the page shows: every span that it may show at any setting, each with the
+        modes it is accepted in. From threshold t on, those with a score of t or more are just what a run at t accepts,
+        as what is accepted depends only on what scores higher.
+        """
+        own = self.processor.thresholds()
+        lowest = torch.minimum(own, torch.full_like(own, FLOOR))
+        return self.run(text, lowest, lambda candidates, inputs: self.shown(text, candidates, inputs))
+
+    def shown(self, text: str, candidates, inputs) -> dict:
+        """
+        The text and its entities by columns, offsets in code points; bit m of `modes` is set where `MODES[m]` accepts
+        the span.
+        """
+        own = self.processor.thresholds().numpy()
+        limits = {"own": own, "floor": np.full_like(own, FLOOR)}
+        modes: dict[tuple, int] = {}
+        for bit, (kind, nested) in enumerate(MODES):
+            kept = candidates.take(candidates.score >= limits[kind][candidates.label])
+            for entity in self.processor.entities(kept, inputs, allow_nested=nested)[0]:
+                key = (entity["start"], entity["end"], self.labels.index(entity["label"]), entity["score"])
+                modes[key] = modes.get(key, 0) | 1 << bit
+        columns = list(zip(*((*key, bits) for key, bits in sorted(modes.items())), strict=True)) or [()] * 5
+        names = ("start", "end", "label", "score", "modes")
+        return {
+            "text": text,
+            "labels": self.labels,
+            "entities": dict(zip(names, columns, strict=True)),
+            "words": len(inputs.word_offsets[0]),
+            "thresholds": dict(zip(self.labels, own.tolist(), strict=True)),
+            "nested": self.processor.config.allow_nested,
+            "floor": FLOOR,
+        }
+
+    def extract(self, text: str, threshold: float | None = None) -> list[dict]:
+        """
+        What the pipeline returns for the text: `{"start", "end", "text", "label", "score"}` of each entity.
+
+        Raises:
+            DemoError: a text that is too long; a threshold outside of 0..1.
+        """
+        if not isinstance(text, str):
+            raise DemoError(f"text is of type {type(text).__name__}: pass a string")
+        try:
+            thresholds = self.processor.thresholds(threshold)
+        except ValueError as error:
+            raise DemoError(str(error)) from error
+        *_, entities = self.run(text, thresholds, lambda *found: self.processor.entities(*found)[0])
+        return entities
+
+
+def too_long(size: int, limit: int, unit: str) -> DemoError:
+    return DemoError(
+        f"This text has {size:,} {unit}; this page takes up to {limit:,}. Nothing was cut and nothing was run: "
+        "split the text, or run the model on your own machine, where a text may have any length."
+    )
+
+
+def supplied(text: str, entities: list[dict]) -> dict:
+    """As of `Extractor.shown`, for entities that no model found; the outermost are the flat ones."""
+    labels = sorted({entity["label"] for entity in entities})
+    columns: dict[str, list] = {name: [] for name in ("start", "end", "label", "score", "modes")}
+    reached = 0
+    for entity in sorted(entities, key=lambda entity: (entity["start"], -entity["end"])):
+        flat = entity["start"] >= reached
+        reached = max(reached, entity["end"])
+        modes = sum(1 << bit for bit, (_, nested) in enumerate(MODES) if nested or flat)
+        row = (entity["start"], entity["end"], labels.index(entity["label"]), 1.0, modes)
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    return {
+        "text": text,
+        "labels": labels,
+        "entities": columns,
+        "words": len(text.split()),
+        "thresholds": dict.fromkeys(labels, 0.5),
+        "nested": True,
+        "floor": FLOOR,
+        "supplied": True,
+    }
+
+
+def load(name: str) -> tuple:
+    """Model and processor of a folder or of `user/name@revision` on the Hub."""
+    repository, _, revision = name.rpartition("@")
+    if Path(name).is_dir():
+        repository, options = name, {}
+        check_folder(Path(name))
+    elif not repository:
+        raise DemoError(
+            f"SENER_MODEL is {name!r}: no such folder. Give the folder of a checkpoint, or a repository on the Hub "
+            "with the revision to use, SENER_MODEL=user/name@COMMIT (its code is run here: it must not change unseen)."
+        )
+    else:
+        options = {"revision": revision, "code_revision": revision}
+    try:
+        model, info = AutoModel.from_pretrained(
+            repository, trust_remote_code=True, dtype=torch.float32, output_loading_info=True, **options
+        )
+        processor = AutoProcessor.from_pretrained(repository, trust_remote_code=True, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DemoError(f"SENER_MODEL is {name!r}: the model cannot be loaded: {first}. {WHAT_TO_DO}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise DemoError(f"SENER_MODEL is {name!r}: weights are missing ({missing}, ...). {WHAT_TO_DO}")
+    if not hasattr(model, "find_candidates"):
+        raise DemoError(f"SENER_MODEL is {name!r}: a {type(model).__name__}, not a SeNER model. {WHAT_TO_DO}")
+    return model, processor
+
+
+WHAT_TO_DO = "Check the name, the revision and the network, or name a folder that training wrote."
+
+
+def check_folder(folder: Path) -> None:
+    """One message that names the file, where what transformers would say is long."""
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DemoError(
+            f"{folder}: no SeNER checkpoint: config.json cannot be read ({error}). {WHAT_TO_DO}"
+        ) from error
+    if not isinstance(fields, dict) or fields.get("model_type") != "sener":
+        raise DemoError(f'{folder}: no SeNER checkpoint: config.json has no model_type "sener". {WHAT_TO_DO}')
+
+
+def watch(model: nn.Module) -> int:
+    """
+    Hooks that report to the run of their thread, and that stop it where it is not wanted any more: before every linear
+    layer, so that no step between two looks is long. Returns the number of the encoder's layers.
+    """
+
+    def look(*_):
+        run = _run.get()
+        if run is not None and run.stop.is_set():
+            raise Stopped
+
+    def layer_done(*_):
+        run = _run.get()
+        if run is not None:
+            run.layers_done += 1
+            run.messages.put(run.fraction())
+
+    def rows_done(module, arguments, logits):
+        run = _run.get()
+        if run is not None:
+            run.rows_done += logits.shape[1]
+            run.messages.put(run.fraction())
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(look)
+    layers = max((m for m in model.backbone.modules() if isinstance(m, nn.ModuleList)), key=len)
+    for layer in layers:
+        layer.register_forward_hook(layer_done)
+    model.classifier.register_forward_hook(rows_done)
+    return len(layers)

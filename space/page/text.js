@@ -1,0 +1,180 @@
+// Marked text: where Python's offsets lie in a JavaScript string, how a long text is cut, and its marks as elements.
+// Text goes into the page as text nodes only.
+
+const HUES = 10; // of marks.css
+const CHUNK = 2000; // characters that are put on the page at a time
+
+// Python counts code points, JavaScript units of UTF-16: a function from the one to the other.
+function utf16Offsets(text) {
+  const pairs = []; // code points that take two units
+  for (let unit = 0, point = 0; unit < text.length; unit++, point++) {
+    if (text.codePointAt(unit) > 0xffff) {
+      pairs.push(point);
+      unit++;
+    }
+  }
+  return (position) => {
+    let low = 0;
+    let high = pairs.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (pairs[middle] < position) low = middle + 1;
+      else high = middle;
+    }
+    return position + low;
+  };
+}
+
+// Where the parts of a text begin: after a line end if there is one, else after a sentence, a word, or anywhere.
+function chunkStarts(text) {
+  const starts = [0];
+  for (let start = 0; text.length - start > CHUNK; starts.push(start)) {
+    const part = text.slice(start, start + CHUNK);
+    const ends = ["\n", "\u3002", ". ", " "].map((mark) => [part.lastIndexOf(mark), mark.length]);
+    const [at, length] = ends.find(([at]) => at > CHUNK / 4) ?? [CHUNK, 0];
+    start += at + length;
+    const split = text.codePointAt(start - 1) > 0xffff || (text[start - 1] === "\r" && text[start] === "\n");
+    start -= split ? 1 : 0;
+  }
+  return starts;
+}
+
+// The order that marks are made in: what contains others comes before them.
+function outermostFirst(entities) {
+  return [...entities].sort((a, b) => a.begin - b.begin || b.stop - a.stop || a.label - b.label);
+}
+
+// Units [from, to) of the text as nodes, the entities as nested <mark>s. `entities` are those that lie there, outermost
+// first; no two of them cross. They lie from `begin` to `stop`, in units.
+function markUp(text, from, to, entities, labels, current) {
+  const root = document.createDocumentFragment();
+  const open = [{ node: root, end: to, level: 0 }];
+  let at = from;
+
+  function addText(end) {
+    for (const line of text.slice(at, end).split(/(?<=\r)(?!\n)/)) {
+      at += line.length;
+      if (line) open.at(-1).node.append(line);
+      if (line.endsWith("\r") && text[at] !== "\n") open.at(-1).node.append(document.createElement("br"));
+    }
+  }
+  function close(position) {
+    while (open.length > 1 && open.at(-1).end <= position) {
+      addText(open.at(-1).end);
+      const { node, level } = open.pop();
+      node.style.setProperty("--level", level);
+      open.at(-1).level = Math.max(open.at(-1).level, level + 1);
+    }
+  }
+
+  for (const entity of entities) {
+    const begin = Math.max(entity.begin, from);
+    close(begin);
+    addText(begin);
+    const node = document.createElement("mark");
+    node.className = `hue-${entity.label % HUES}`;
+    node.dataset.label = labels[entity.label];
+    node.dataset.number = entity.number;
+    node.title = `${labels[entity.label]} ${entity.score.toFixed(2)}`;
+    node.classList.toggle("current", entity.number === current);
+    open.at(-1).node.append(node);
+    open.push({ node, end: Math.min(entity.stop, open.at(-1).end), level: 1 });
+  }
+  close(to);
+  addText(to);
+  return root;
+}
+
+// How many of the entities, outermost first, lie in one another at most.
+function nestingDepth(entities) {
+  const ends = [];
+  let depth = 0;
+  for (const { begin, stop } of entities) {
+    while (ends.length && ends.at(-1) <= begin) ends.pop();
+    depth = Math.max(depth, ends.push(stop));
+  }
+  return depth;
+}
+
+// The text in parts that are filled where they can be seen and emptied elsewhere, so that the page stays small.
+class TextView {
+  constructor(box) {
+    this.box = box;
+    const onSeen = (entries) => this.steadily(() => entries.forEach((entry) => this.onSeen(entry)));
+    this.observer = new IntersectionObserver(onSeen, { root: box, rootMargin: "1000px 0px" });
+  }
+
+  show(text, labels) {
+    Object.assign(this, { text, labels, starts: chunkStarts(text), current: null });
+    this.observer.disconnect();
+    this.chunks = this.starts.map((start, index) => {
+      const chunk = document.createElement("div");
+      chunk.dataset.index = index;
+      const characters = (this.starts[index + 1] ?? text.length) - start;
+      chunk.style.height = `${Math.ceil(characters / 80) * 2}em`; // until it has been seen
+      return chunk;
+    });
+    this.box.replaceChildren(...this.chunks);
+    this.box.scrollTop = 0;
+    this.mark([]);
+    this.fill(0); // the observer comes later
+    this.chunks.forEach((chunk) => this.observer.observe(chunk));
+  }
+
+  mark(unordered) {
+    const entities = outermostFirst(unordered);
+    this.byChunk = this.chunks.map(() => []);
+    for (const entity of entities) {
+      const last = this.chunkOf(entity.stop - 1);
+      for (let index = this.chunkOf(entity.begin); index <= last; index++) this.byChunk[index].push(entity);
+    }
+    this.box.style.setProperty("--depth", Math.max(1, nestingDepth(entities)));
+    this.steadily(() => this.chunks.forEach((chunk, index) => chunk.hasChildNodes() && this.fill(index)));
+  }
+
+  // A change of heights that leaves what can be seen where it is. Browsers do so where only parts above it change.
+  steadily(change) {
+    const top = (chunk) => chunk.getBoundingClientRect().top;
+    const first = this.chunks.findLast((chunk) => top(chunk) <= top(this.box)) ?? this.chunks[0];
+    const before = top(first);
+    change();
+    this.box.scrollTop += top(first) - before;
+  }
+
+  chunkOf(unit) {
+    let low = 0;
+    for (let high = this.starts.length; high - low > 1; ) {
+      const middle = (low + high) >> 1;
+      if (this.starts[middle] <= unit) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
+  onSeen({ target, isIntersecting }) {
+    if (isIntersecting) {
+      if (!target.hasChildNodes()) this.fill(Number(target.dataset.index));
+    } else if (target.hasChildNodes()) {
+      target.style.height = `${target.offsetHeight}px`;
+      target.replaceChildren();
+    }
+  }
+
+  fill(index) {
+    const chunk = this.chunks[index];
+    if (!chunk) return;
+    const end = this.starts[index + 1] ?? this.text.length;
+    const nodes = markUp(this.text, this.starts[index], end, this.byChunk[index], this.labels, this.current);
+    chunk.style.height = "";
+    chunk.replaceChildren(nodes);
+  }
+
+  goTo(entity) {
+    this.current = entity.number;
+    this.box.querySelectorAll("mark.current").forEach((mark) => mark.classList.remove("current"));
+    const index = this.chunkOf(entity.begin);
+    // What lies around it is filled first: the heights of parts never seen are guesses.
+    for (const near of [index - 2, index - 1, index, index + 1, index + 2]) this.fill(near);
+    this.chunks[index].querySelector(`mark[data-number="${entity.number}"]`).scrollIntoView({ block: "center" });
+  }
+}

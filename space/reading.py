@@ -1,0 +1,126 @@
+"""Files that people drop on the page, as texts: .txt, .md, .html, .pdf and .jsonl."""
+
+import codecs
+import json
+from pathlib import Path
+
+import lxml.html
+from extraction import MAX_CHARACTERS, DemoError, too_long
+from inscriptis.css_profiles import CSS_PROFILES
+from inscriptis.html_engine import Inscriptis
+from inscriptis.model.config import ParserConfig
+from pypdf import PdfReader
+from pypdf.errors import PyPdfError
+
+
+MAX_RECORDS = 1000  # of a .jsonl file, as the page offers them in one list
+SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".jsonl")
+INVISIBLE = "//template | //noscript | //*[@hidden]"  # beside what Inscriptis leaves out itself: scripts, styles, ...
+
+
+def read_file(path: str | Path) -> list[tuple[str, str]]:
+    """
+    The texts of a file with a name each: one, but for .jsonl, which has one a line.
+
+    Raises:
+        DemoError: a kind of file that is not read, or one that cannot be; says where and what to do.
+    """
+    path = Path(path)
+    readers = {".pdf": read_pdf, ".html": read_html, ".htm": read_html, ".txt": read_plain, ".md": read_plain}
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DemoError(f"{path.name}: files of this kind are not read. Choose one of {', '.join(SUFFIXES)}.")
+    if suffix == ".jsonl":
+        texts = read_jsonl(path)
+    else:
+        texts = [(path.name, readers[suffix](path))]
+    for name, text in texts:
+        if not text.strip():
+            raise DemoError(f"{name}: there is no text in it.")
+        if len(text) > MAX_CHARACTERS:
+            raise too_long(len(text), MAX_CHARACTERS, "characters")
+    return texts
+
+
+def read_plain(path: Path) -> str:
+    """Text as it is, line ends included, so that offsets are offsets into the file's own text."""
+    content = path.read_bytes()
+    marked = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+    encoding = next((name for mark, name in marked if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DemoError(f"{path.name}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def read_html(path: Path) -> str:
+    """The text that a browser would show."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = None  # the one that the file names, else Latin-1
+    parser = lxml.html.HTMLParser(encoding=encoding, huge_tree=True)  # without it, what is nested deeply is lost
+    try:
+        tree = lxml.html.document_fromstring(content, parser=parser)
+        for element in tree.xpath(INVISIBLE):
+            element.drop_tree()
+        return Inscriptis(tree, ParserConfig(css=CSS_PROFILES["strict"])).get_text()
+    except lxml.etree.ParserError as error:
+        raise DemoError(f"{path.name}: there is no text in it.") from error
+    except RecursionError as error:
+        raise DemoError(f"{path.name}: its elements are nested too deeply. Paste the text itself.") from error
+
+
+def read_pdf(path: Path) -> str:
+    """The text of all pages, an empty line between them."""
+    pages, size = [], 0
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise DemoError(f"{path.name}: protected by a password. Save it without one.")
+        for page in reader.pages:
+            pages.append(page.extract_text())
+            size += len(pages[-1])
+            if size > MAX_CHARACTERS:
+                raise DemoError(
+                    f"{path.name}: more than {MAX_CHARACTERS:,} characters after {len(pages)} of {len(reader.pages)} "
+                    "pages, more than this page takes. Nothing was cut: choose a smaller file."
+                )
+    except DemoError:
+        raise
+    except (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OSError) as error:
+        # pypdf meets broken files with all of these
+        raise DemoError(f"{path.name}: not a PDF that can be read ({type(error).__name__}: {error}).") from error
+    text = "\n\n".join(pages)
+    if not text.strip():
+        raise DemoError(f"{path.name}: no text in {len(pages)} pages: scanned images, perhaps. Run OCR on it first.")
+    return text
+
+
+def read_jsonl(path: Path) -> list[tuple[str, str]]:
+    """
+    Records with a `text`, a string or a list of words (joined by spaces), named by `id` or `doc_id`, else by line.
+    """
+    texts = []
+    for number, line in enumerate(read_plain(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DemoError(f"{where}: not JSON ({error}).") from error
+        text = record.get("text") if isinstance(record, dict) else None
+        if isinstance(text, list) and all(isinstance(word, str) for word in text):
+            text = " ".join(text)
+        if not isinstance(text, str):
+            raise DemoError(f"{where}: expected an object with a field text, a string or a list of words.")
+        name = record.get("id", record.get("doc_id"))
+        texts.append((f"{number}: {name}" if isinstance(name, str | int) else f"line {number}", text))
+        if len(texts) > MAX_RECORDS:
+            raise DemoError(f"{path.name}: more than {MAX_RECORDS:,} lines: split the file.")
+    if not texts:
+        raise DemoError(f"{path.name}: there is no text in it.")
+    return texts

@@ -1,0 +1,332 @@
+"""
+What each part of SeNER adds: train and score a base configuration and rows that differ from it in one field.
+
+    python training/ablations.py --config training/configs/scholar_xl_small.yaml --train_file train.jsonl \
+        --dev_file dev.jsonl --output_dir ablations --seeds 1 2 3 [--rows attention mask_share] [--field value ...]
+    python training/ablations.py --by_length my-model --dev_file dev.jsonl --output_dir ablations
+
+Every option but those below is one of training/train.py. Rows are those of the paper's Table 3 (`attention`,
+`log_n_scaling`, `span_interaction`, `lora_rank`, `mask_share`), the two read-outs (`vertical_readout`) and the two
+means (`triangle_mean`: the base row's weights, scored again). Each row and seed is a run of training/train.py and one
+of training/score.py in a folder of its own. The command can be killed and started again: what has a report is not run
+again, and a training goes on from its newest state. Writes `ablations.json` and `ablations.md`; prints the latter.
+
+With `--by_length` one trained model sees texts of at most 256, 512, ... 8,192 pieces at once, stretches that do not
+overlap, and then whole texts (the paper's Figure 2a): `by_length.json`, `by_length.md`, `by_length.png`.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from tqdm.auto import tqdm
+
+from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from modeling_sener.configuration_sener import CHOICES
+from training.checkpoint import load_checkpoint
+from training.cli import run
+from training.data import FILE_ENDINGS, Document, stream_files
+from training.fields import FieldError, TrainingFields, parse_fields
+from training.inference import extract
+from training.scoring import as_spans, score
+from training.windows import encode_document, window_bounds
+
+
+HERE = Path(__file__).parent
+SWITCHES = {"log_n_scaling": True, "lora_rank": 8, "mask_share": 0.15}  # the value where it is on; 0 is off
+ROWS = ("attention", "log_n_scaling", "span_interaction", "lora_rank", "mask_share", "vertical_readout",
+        "triangle_mean")  # fmt: skip
+SCORED_ONLY = "triangle_mean"  # it is no part of training
+FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to")  # may differ between calls
+RATIOS = ("precision", "recall", "f1")
+BASE = "base"
+LENGTHS = tuple(2**power for power in range(8, 14))  # pieces
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this command, and the others."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of each row (default: the base's seed)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="FIELD",
+                        help=f"fields to change (default: {', '.join(ROWS)})")  # fmt: skip
+    parser.add_argument("--by_length", metavar="MODEL", help="score this checkpoint on stretches of its texts instead")
+    return parser.parse_known_args(arguments)
+
+
+def base_values(fields: TrainingFields) -> dict:
+    """The value of each of `ROWS` in the base configuration; `ValueError` where a field of the model is wrong."""
+    config = SenerConfig(**fields.model)
+    return {name: getattr(fields, name) if hasattr(fields, name) else getattr(config, name) for name in ROWS}
+
+
+def rows_of(base: dict, names: list[str]) -> dict[str, dict]:
+    """The rows: name -> the field that differs from the base and its value; the base itself comes first."""
+    rows: dict[str, dict] = {BASE: {}}
+    for name in names:
+        if name in SWITCHES:
+            on = SWITCHES[name]
+            values = [type(on)(0) if base[name] else on]
+        else:
+            values = [value for value in CHOICES[name] if value != base[name]]
+        rows |= {f"{name}={as_text(value)}": {name: value} for value in values}
+    return rows
+
+
+def as_text(value) -> str:
+    """A value as YAML and the command line have it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check_folder(folder: Path, fields: TrainingFields) -> None:
+    """Note the base fields in `folder`; `FieldError` where reports of another base are there already."""
+    terms = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
+    file = folder / "fields.json"
+    if file.is_file():
+        for name, value in json.loads(file.read_text(encoding="utf-8")).items():
+            if terms.get(name) != value:
+                raise FieldError(f"{folder}: {name} was {value!r} for the rows that are there and is "
+                                 f"{terms.get(name)!r} now: give the same value, or another output_dir")  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(terms, indent=1) + "\n", encoding="utf-8")
+
+
+def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], None]) -> None:
+    """
+    Run one of this folder's commands, everything that it prints going to `log`, and its lines on epochs to `tell`.
+
+    Raises:
+        ValueError: it failed; with its own message.
+    """
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace"
+    ) as child:  # fmt: skip
+        for line in child.stdout:
+            file.write(line)
+            if line.startswith("epoch "):
+                tell(line.rstrip())
+    if child.returncode:
+        reasons = re.findall(r"error: (.*)", log.read_text(encoding="utf-8", errors="replace"))
+        raise ValueError(f"{script} failed: {reasons[-1] if reasons else f'exit code {child.returncode}'} ({log})")
+
+
+def run_row(folder: Path, base: Path, changes: dict, seed: int, training: list[str], dev_file: list[str],
+            tell: Callable[[str], None]) -> None:  # fmt: skip
+    """
+    Train and score one row with one seed: `folder` gets `model/`, `log.txt` and, last, `report.json`.
+
+    Args:
+        base: the same seed's folder of the base row.
+        training: the arguments of training/train.py that all rows share.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, log = folder / "model", folder / "log.txt"
+    if SCORED_ONLY in changes:
+        shutil.copytree(base / "model", model, ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
+        config = SenerConfig.from_pretrained(model)
+        config.triangle_mean = changes[SCORED_ONLY]
+        config.save_pretrained(model)
+    else:
+        changed = [part for name, value in changes.items() for part in (f"--{name}", as_text(value))]
+        run_command("train.py", [*training, *changed, "--output_dir", model, "--seed", seed, "--resume"], log, tell)
+    aside = folder / "report.partial"
+    run_command("score.py", ["--model", model, "--data", *dev_file, "--output", aside], log, tell)
+    # States are for a training that has not ended, and they are three times the size of the model.
+    for state in (model / "checkpoints").glob("state_*"):
+        shutil.rmtree(state)
+    os.replace(aside, folder / "report.json")
+
+
+def dev_sources(files: list[str]) -> list[str]:
+    """Dev files as score.py takes them: a data set's split is named, `validation` as in training."""
+    return [file if Path(file).is_file() or file.endswith(FILE_ENDINGS) or ":" in file else f"{file}:validation"
+            for file in files]  # fmt: skip
+
+
+def summarise(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dict]:
+    """
+    Of each row that has reports: `row`, `changes`, `seeds`; each ratio per seed, its `mean` and sample `deviation`
+    (`None` for one seed); `difference`, the mean of F1 minus the base's F1 with the same seed.
+    """
+    entries, base = [], {}
+    for row, changes in rows.items():
+        files = {seed: folder / row / f"seed_{seed}" / "report.json" for seed in seeds}
+        reports = {seed: json.loads(file.read_text(encoding="utf-8")) for seed, file in files.items()
+                   if file.is_file()}  # fmt: skip
+        base = base or reports
+        if not reports:
+            continue
+        entry = {"row": row, "changes": changes, "seeds": list(reports)}
+        for name in RATIOS:
+            values = [report[name] for report in reports.values()]
+            deviation = stdev(values) if len(values) > 1 else None
+            entry[name] = {"values": values, "mean": fmean(values), "deviation": deviation}
+        entry["difference"] = fmean(report["f1"] - base[seed]["f1"] for seed, report in reports.items())
+        entries.append(entry)
+    return entries
+
+
+def table(entries: list[dict], fields: TrainingFields, base: dict) -> str:
+    """The Markdown table of `summarise`, in per cent, under a line that says what was run."""
+    facts = {"backbone": Path(fields.backbone).name, "num_epochs": fields.num_epochs, "max_tokens": fields.max_tokens,
+             "span_window": SenerConfig(**fields.model).span_window, **base}  # fmt: skip
+    lines = [
+        f"Micro scores on {', '.join(Path(file).name for file in fields.dev_file)} in per cent, mean ± standard "
+        f"deviation over the seeds. Base: {', '.join(f'{name} {as_text(value)}' for name, value in facts.items())}.",
+        "",
+        "| row | seeds | precision | recall | F1 | F1 against base |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        cells = [entry["row"], ", ".join(map(str, entry["seeds"]))]
+        for name in RATIOS:
+            deviation = entry[name]["deviation"]
+            cells.append(percent(entry[name]["mean"]) + ("" if deviation is None else f" ± {percent(deviation)}"))
+        cells.append("" if entry["row"] == BASE else f"{100 * entry['difference']:+.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def run_rows(options: argparse.Namespace, training: list[str]) -> None:
+    """All rows with the first seed, then with the next one; the table is written after each run."""
+    fields = parse_fields(training, __doc__)
+    base = base_values(fields)
+    rows, seeds = rows_of(base, options.rows), list(dict.fromkeys(options.seeds or [fields.seed]))
+    folder = Path(fields.output_dir)
+    check_folder(folder, fields)
+    plan, sources = [(row, seed) for seed in seeds for row in rows], dev_sources(fields.dev_file)
+    with tqdm(total=len(plan), unit="run") as bar:
+
+        def tell(line: str) -> None:
+            bar.write(f"{bar.desc}{line}", file=sys.stderr)
+
+        for row, seed in plan:
+            own = folder / row / f"seed_{seed}"
+            bar.set_description(f"{row}, seed {seed}")
+            if not (own / "report.json").is_file():
+                run_row(own, folder / BASE / f"seed_{seed}", rows[row], seed, training, sources, tell)
+            entries = summarise(folder, rows, seeds)
+            text = json.dumps({"base": json.loads((folder / "fields.json").read_text()), "rows": entries}, indent=1)
+            (folder / "ablations.json").write_text(text + "\n", encoding="utf-8")
+            (folder / "ablations.md").write_text(table(entries, fields, base), encoding="utf-8")
+            bar.update()
+    print((folder / "ablations.md").read_text(encoding="utf-8"), end="")
+
+
+def stretches(processor: SenerProcessor, document: Document, pieces: int | None) -> tuple[list, int]:
+    """
+    A document as stretches of whole words with at most `pieces` pieces each, special tokens included (a word that
+    alone has more is one); `None` is the whole text.
+
+    Returns:
+        (where it starts in the text's units, its text) of each; how many gold spans a seam cuts.
+    """
+    if pieces is None:
+        return [(0, document.text)], 0
+    encoded = encode_document(processor, document)
+    offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
+    cuts = window_bounds(encoded.bounds, [], pieces - len(encoded.prefix) - len(encoded.suffix), 0)
+    parts = [(offsets[first][0], document.text[offsets[first][0] : offsets[last - 1][1]]) for first, last in cuts]
+    seams = [first for first, _ in cuts]
+    return parts, sum(bisect_left(seams, last) > bisect_right(seams, first) for first, last, _ in encoded.entities)
+
+
+def score_stretches(
+    model: SenerModel, processor: SenerProcessor, documents: list[Document], pieces: int | None
+) -> dict:
+    """Micro scores of a model that sees at most `pieces` pieces at once, with `interval`, `pieces`, `cut_entities`."""
+    texts, origin, cut_entities = [], [], 0
+    for number, document in enumerate(documents):
+        parts, cut = stretches(processor, document, pieces)
+        cut_entities += cut
+        for start, text in parts:
+            texts.append(text)
+            origin.append((number, start))
+    found: list[list] = [[] for _ in documents]
+    for (number, shift), entities in zip(origin, extract(model, processor, texts, progress=True), strict=True):
+        found[number] += [(start + shift, end + shift, label) for start, end, label in as_spans(entities)]
+    result = score([document.entities for document in documents], found)
+    return {"pieces": pieces, "cut_entities": cut_entities, "interval": result["interval"],
+            **{name: result[name] for name in RATIOS}}  # fmt: skip
+
+
+def length_name(pieces: int | None) -> str:
+    return "whole" if pieces is None else f"{pieces:,}"
+
+
+def length_table(points: list[dict]) -> str:
+    lines = ["| pieces at once | gold cut by a seam | precision | recall | F1 | 95 % interval |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for point in points:
+        low, high = point["interval"]["f1"]
+        lines.append(f"| {length_name(point['pieces'])} | {point['cut_entities']:,} | "
+                     + " | ".join(percent(point[name]) for name in RATIOS)
+                     + f" | {percent(low)}–{percent(high)} |")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def length_plot(points: list[dict], file: Path) -> None:
+    """F1 with its interval against the length of text that the model sees at once."""
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    places, f1 = range(len(points)), [point["f1"] for point in points]
+    errors = [[abs(point["f1"] - point["interval"]["f1"][side]) for point in points] for side in (0, 1)]
+    axes.errorbar(places, f1, yerr=errors, color="#1f5fa8", ecolor="#9aa5b1", marker="o", markersize=5, capsize=3)
+    axes.set_xticks(places, [length_name(point["pieces"]) for point in points])
+    axes.set_xlabel("pieces of text that the model sees at once")
+    axes.set_ylabel("F1 on dev (95 % interval)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=200)
+
+
+def run_lengths(name: str, arguments: list[str]) -> None:
+    """`--by_length`."""
+    parser = argparse.ArgumentParser(prog="ablations.py --by_length MODEL", allow_abbrev=False)
+    parser.add_argument("--dev_file", nargs="+", required=True, metavar="FILE", help="JSON Lines with gold entities")
+    parser.add_argument("--output_dir", required=True, help="folder for the table and the plot")
+    options = parser.parse_args(arguments)
+    model, processor = load_checkpoint(name)
+    model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    documents = list(stream_files(options.dev_file, model.config.labels, "validation", "reading dev_file"))
+    folder = Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = tqdm([*LENGTHS, None], unit="length")
+    points = [score_stretches(model, processor, documents, pieces) for pieces in lengths]
+    content = {"model": name, "data": options.dev_file, "points": points}
+    (folder / "by_length.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "by_length.md").write_text(length_table(points), encoding="utf-8")
+    length_plot(points, folder / "by_length.png")
+    print(length_table(points), end="")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options, others = parse_arguments(arguments)
+    if options.by_length:
+        run_lengths(options.by_length, others)
+    else:
+        run_rows(options, others)
+
+
+if __name__ == "__main__":
+    run(main)

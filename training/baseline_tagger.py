@@ -1,0 +1,375 @@
+"""
+The plain baseline beside SeNER: transformers' own token classification on the same encoder, data files and budget.
+
+    accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
+        --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
+
+The fields are those of training/train.py: encoder, epochs, patience, batches, learning rates, masking, window and seed
+mean the same. Fields of SeNER's own model, `save_steps` and `save_dtype` change nothing. The whole encoder is trained
+(`lora_rank` 0), and a run cannot be resumed. An encoder whose position table ends before `max_tokens` gets windows
+that fit the table.
+
+BIO tags on the first piece of each word make one flat row of spans. Of gold spans that overlap, the outermost is
+learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
+overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
+
+Prints one JSON object last, with the keys of training/score.py, for dev and the epoch with the best F1; `output_dir`
+gets it as `report.json`, beside that epoch's model as `AutoModelForTokenClassification` loads it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, send_to_device, set_seed
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    get_linear_schedule_with_warmup,
+)
+from transformers.utils import logging
+
+from modeling_sener import SenerConfig, SenerProcessor
+from modeling_sener.modeling_sener import wrapped_positions
+from training.batches import Masking, StepBatches
+from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.corpus import check_data
+from training.data import DataError, Document, stream_files
+from training.fields import FieldError, TrainingFields, parse_fields
+from training.report import DataReport
+from training.scoring import Entity, score
+from training.state import Progress
+from training.train import build_accelerator, start_trackers
+from training.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
+
+
+IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all pieces of a word but its first
+PREDICTION_BATCH = 16  # windows
+
+
+@dataclass
+class Run:
+    """What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it."""
+
+    accelerator: Accelerator
+    fields: TrainingFields
+    model: torch.nn.Module
+    processor: SenerProcessor
+    labels: list[str]
+    dev: list[Document]
+    max_tokens: int
+    batches: StepBatches
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    bar: tqdm
+
+
+def outermost(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """
+    The spans (first row, last row + 1, label) that flat tags can hold, in text order: longest first, each that
+    overlaps none so far; of one span's labels the first.
+    """
+    kept: list[tuple[int, int, str]] = []
+    taken = np.zeros(max((last for _, last, _ in spans), default=0), dtype=bool)
+    for first, last, label in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
+        if not taken[first:last].any():
+            taken[first:last] = True
+            kept.append((first, last, label))
+    return sorted(kept)
+
+
+def tag_names(labels: list[str]) -> list[str]:
+    return ["O", *(f"{mark}-{label}" for label in labels for mark in "BI")]
+
+
+def encode_tags(spans: list[tuple[int, int, int]], rows: int) -> np.ndarray:
+    """Flat spans (first row, last row + 1, label number) as numbers into `tag_names`: *Shape:* (rows,)."""
+    tags = np.zeros(rows, dtype=np.int64)
+    for first, last, label in spans:
+        tags[first:last] = 2 * label + 2
+        tags[first] = 2 * label + 1
+    return tags
+
+
+def decode_tags(tags: np.ndarray) -> list[tuple[int, int, int]]:
+    """The spans of any tags (rows,); an I that continues no span of its label begins one."""
+    spans, first, label = [], None, None
+    for row, tag in enumerate([*tags.tolist(), 0]):
+        own = (tag - 1) // 2
+        if first is not None and (tag == 0 or tag % 2 == 1 or own != label):
+            spans.append((first, row, label))
+            first = None
+        if tag and first is None:
+            first, label = row, own
+    return spans
+
+
+def first_pieces(window: Window) -> np.ndarray:
+    """Where the first piece of each row stands: *Shape:* (rows,)."""
+    return np.flatnonzero(np.diff(window.word_index, prepend=0) > 0)
+
+
+class TagCollator:
+    """Windows -> a right-padded batch: `input_ids`, `attention_mask`, `labels` (B, T)."""
+
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
+
+    def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
+        shape = len(windows), max(len(window.input_ids) for window in windows)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, IGNORED),
+        }
+        for b, window in enumerate(windows):
+            length = len(window.input_ids)
+            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
+            batch["attention_mask"][b, :length] = 1
+            batch["labels"][b, first_pieces(window)] = torch.from_numpy(encode_tags(window.spans, window.rows))
+        return batch
+
+
+def build_tagger(backbone: str, labels: list[str]) -> PreTrainedModel:
+    """A new tagger in float32, without dropout of the attention weights, as training/train.py has it."""
+    names = dict(enumerate(tag_names(labels)))
+    config = AutoConfig.from_pretrained(backbone, id2label=names, label2id={tag: i for i, tag in names.items()})
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return AutoModelForTokenClassification.from_pretrained(backbone, config=config, dtype=torch.float32)
+
+
+def longest_input(model: PreTrainedModel, max_tokens: int) -> int:
+    """`max_tokens`, or the length of the encoder's position table where that is shorter."""
+    positions = wrapped_positions(model, max_tokens, torch.device("cpu"))
+    return max_tokens if positions is None else positions.unique().numel()
+
+
+def build_optimizer(model: PreTrainedModel, fields: TrainingFields) -> torch.optim.AdamW:
+    """AdamW: one learning rate for the encoder, one for the classifier; no weight decay on biases and norms."""
+    groups: dict[tuple[bool, bool], list] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith(model.base_model_prefix + "."), parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW([
+        {
+            "params": parameters,
+            "lr": fields.learning_rate if is_encoder else fields.head_learning_rate,
+            "weight_decay": fields.weight_decay if decays else 0.0,
+        }
+        for (is_encoder, decays), parameters in groups.items()
+    ])  # fmt: skip
+
+
+def store_flat_windows(
+    path: Path, fields: TrainingFields, processor: SenerProcessor, labels: list[str], max_tokens: int
+) -> list[str]:
+    """
+    Write the training windows, with outermost spans alone, to `path`.
+
+    Returns:
+        The lines of the report on both files, with what flat tags leave out.
+    """
+    report, learnt = DataReport(" ".join(fields.train_file), None), 0
+    label2id = {label: i for i, label in enumerate(labels)}
+
+    def windows() -> Iterator[Window]:
+        nonlocal learnt
+        for document in stream_files(fields.train_file, fields.labels, "train", "cutting train_file"):
+            encoded = encode_document(processor, document)
+            report.add(document, encoded, labels)
+            flat = outermost(encoded.entities)
+            learnt += len(flat)
+            cut, without_window, cut_rows = cut_windows(replace(encoded, entities=flat), max_tokens, None, label2id)
+            report.without_window += without_window
+            report.cut_rows += cut_rows
+            for window in cut:
+                if window.rows:
+                    report.windows += 1
+                    yield window
+
+    StoredWindows.write(path, windows())
+    if not report.windows:
+        raise DataError(f"{' '.join(fields.train_file)}: text: no text has a single word")
+    dev_report, findable = DataReport(" ".join(fields.dev_file), None), 0
+    for document in stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"):
+        encoded = encode_document(processor, document)
+        dev_report.add(document, encoded, labels)
+        findable += len(outermost(encoded.entities))
+    shorter = f" (max_tokens is {fields.max_tokens:,}; the encoder has no more positions)"
+    return [
+        *report.lines(),
+        f"  flat tags: the outermost {learnt:,} of {report.entities.total():,} entities are learnt",
+        *dev_report.lines(),
+        f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others count as "
+        "missed",
+        f"windows of {max_tokens:,} pieces" + (shorter if max_tokens < fields.max_tokens else ""),
+    ]
+
+
+def kept_rows(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of each of these overlapping windows (first row, last row + 1), the rows up to the middle of its overlaps."""
+    middles = [(start + end) // 2 for (_, end), (start, _) in zip(cuts, cuts[1:], strict=False)]
+    edges = [cuts[0][0], *middles, cuts[-1][1]] if cuts else []
+    return list(zip(edges, edges[1:], strict=False))
+
+
+@torch.inference_mode()
+def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: int, pad_id: int) -> np.ndarray:
+    """The best tag of each row of a document: *Shape:* (rows,)."""
+    encoded = replace(encoded, entities=[])
+    windows, _, _ = cut_windows(encoded, max_tokens, None, {})
+    cuts = window_bounds(encoded.bounds, [], max_tokens - len(encoded.prefix) - len(encoded.suffix), encoded.rows)
+    tags, collate = np.zeros(encoded.rows, dtype=np.int64), TagCollator(pad_id)
+    plan = list(zip(windows, cuts, kept_rows(cuts), strict=True))
+    for i in range(0, len(plan), PREDICTION_BATCH):
+        part = plan[i : i + PREDICTION_BATCH]
+        batch = collate([window for window, _, _ in part])
+        del batch["labels"]
+        best = model(**send_to_device(batch, model.device)).logits.argmax(dim=-1).cpu().numpy()
+        for own, (window, (first, _), (a, b)) in zip(best, part, strict=True):
+            tags[a:b] = own[first_pieces(window)][a - first : b - first]
+    return tags
+
+
+def find_entities(
+    model: PreTrainedModel, processor: SenerProcessor, labels: list[str], documents: list[Document], max_tokens: int
+) -> list[list[Entity]]:
+    """(start, end, label) of each document in its text's units; processes share the work, each gets the answer."""
+    state, pad_id = PartialState(), processor.tokenizer.pad_token_id or 0
+    model.eval()
+    with state.split_between_processes(documents) as share:
+        found = []
+        for document in tqdm(share, unit="text", desc="dev", leave=False, disable=not state.is_main_process):
+            encoded = encode_document(processor, document)
+            offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
+            found.append([(offsets[first][0], offsets[last - 1][1], labels[label]) for first, last, label
+                          in decode_tags(tag_document(model, encoded, max_tokens, pad_id))])  # fmt: skip
+    return gather_object(found)
+
+
+def check_fields(fields: TrainingFields) -> None:
+    if fields.lora_rank:
+        raise FieldError(f"lora_rank is {fields.lora_rank}: the tagger trains its whole encoder; set it to 0")
+    if fields.resume:
+        raise FieldError("resume is true: a run of the tagger starts anew; leave it out")
+
+
+def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
+    """Check the data, build the tagger, print what is in either."""
+    labels = on_main_process(accelerator, lambda: check_data(fields))
+    set_seed(fields.seed)
+    processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
+    model = build_tagger(fields.backbone, labels)
+    max_tokens = longest_input(model, fields.max_tokens)
+    windows_file = Path(fields.output_dir) / "checkpoints" / "windows.arrow"
+
+    def prepare_folder() -> list[str]:
+        windows_file.parent.mkdir(parents=True, exist_ok=True)
+        return store_flat_windows(windows_file, fields, processor, labels, max_tokens)
+
+    accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
+    batches = StepBatches(
+        StoredWindows(windows_file),
+        Masking(processor.tokenizer, fields.mask_share),
+        TagCollator(processor.tokenizer.pad_token_id or 0),
+        seed=fields.seed,
+        batch_size=fields.batch_size,
+        accumulation=fields.gradient_accumulation_steps,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    accelerator.print(f"parameters: {model.num_parameters():,} trainable")
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, fields))
+    total = batches.steps * fields.num_epochs
+    scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
+    set_seed(fields.seed, device_specific=True)
+    dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
+    bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
+    return Run(accelerator, fields, model, processor, labels, dev, max_tokens, batches, optimizer, scheduler, bar)
+
+
+def train(run: Run) -> dict:
+    """Epochs until there are enough, or until dev F1 has not risen for too long; the result of the best one."""
+    accelerator, fields, progress, best = run.accelerator, run.fields, Progress(), {}
+    while not progress.is_over(fields.num_epochs, fields.patience):
+        loss = train_epoch(run, progress.epoch)
+        result = evaluate(run)
+        accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")},
+                        step=progress.epoch * run.batches.steps)  # fmt: skip
+        result["epoch"] = progress.epoch
+        is_best = progress.end_epoch({"f1": result["f1"]})
+        if accelerator.is_main_process:
+            run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}".format(
+                **result, loss=loss) + (" (best so far)" if is_best else ""))  # fmt: skip
+        if is_best:
+            best = result
+            save_tagger(run, result)
+    run.bar.close()
+    return best
+
+
+def train_epoch(run: Run, epoch: int) -> float:
+    """One pass over the windows; returns the mean loss of its batches."""
+    accelerator, losses = run.accelerator, []
+    run.model.train()
+    for batch, weight in run.batches.loader(epoch):
+        with accelerator.accumulate(run.model):
+            loss = run.model(**send_to_device(batch, accelerator.device)).loss
+            accelerator.backward(loss * weight)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        losses.append(loss.detach())
+        if accelerator.sync_gradients:
+            if not accelerator.optimizer_step_was_skipped:
+                run.scheduler.step()
+            run.bar.update()
+    mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+    if not np.isfinite(mean):
+        raise ValueError(f"the loss is {mean}: lower learning_rate or head_learning_rate, or use mixed_precision no")
+    return mean
+
+
+def evaluate(run: Run) -> dict:
+    """The scores on whole dev texts, with the keys that training/score.py gives."""
+    model = run.accelerator.unwrap_model(run.model)
+    found = find_entities(model, run.processor, run.labels, run.dev, run.max_tokens)
+    return score([document.entities for document in run.dev], found) | {
+        "model": run.fields.output_dir, "data": run.fields.dev_file, "texts": len(run.dev),
+        "entities": sum(len(document.entities) for document in run.dev),
+    }  # fmt: skip
+
+
+def save_tagger(run: Run, result: dict) -> None:
+    """Model, tokenizer and `report.json`, as transformers and people read them."""
+    if run.accelerator.is_main_process:
+        folder = Path(run.fields.output_dir)
+        run.accelerator.unwrap_model(run.model).save_pretrained(folder)
+        run.processor.tokenizer.save_pretrained(folder)
+        (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    fields = parse_fields(arguments, __doc__)
+    check_fields(fields)
+    accelerator = build_accelerator(fields)
+    use_all_cores(accelerator.device)
+    keep_freed_memory(accelerator.device)
+    logging.disable_progress_bar()
+    this_run = build_run(accelerator, fields)
+    start_trackers(accelerator, fields)
+    best = train(this_run)
+    accelerator.print(json.dumps(best), flush=True)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run(main)
