@@ -55,8 +55,8 @@ API = """
 from gradio_client import Client
 
 client = Client("URL_OF_THIS_PAGE")
-client.predict("We train ResNet-50 on ImageNet.", 0.5, api_name="/extract")
-# [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.87}, ...]
+client.predict("We train ResNet-50 on ImageNet for image classification.", 0.5, api_name="/extract")
+# [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.75}]
 ```
 
 `text[start:end] == entity["text"]` in your own string; scores are in 0..1. `threshold` is the lowest score to accept;

@@ -95,7 +95,8 @@ class Extractor:
             except BaseException as error:
                 run.messages.put(error)
 
-        threading.Thread(target=work, daemon=True).start()
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
         try:
             message = 0.0
             while isinstance(message, float):
@@ -106,6 +107,7 @@ class Extractor:
                 if isinstance(message, BaseException):
                     raise message
                 yield message
+            worker.join()  # a thread that still cleans up while Python ends would abort it
         finally:
             run.stop.set()
 

@@ -131,6 +131,7 @@ class Prediction:
         self.stretches = stretches(self.documents, processes)
         self.stretch: list[Document] = []
         self.counts: list[int] = []
+        self.bar: tqdm | None = None
 
     def start(self) -> bool:
         """Check everything that can be checked at once, skip what is done; whether there is anything to do."""
@@ -141,11 +142,12 @@ class Prediction:
         self.results.resume(self.documents)
         if self.results.done:
             print(f"resumed after {self.results.done:,} texts")
-        self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
         return True
 
     def next_texts(self) -> list[str | list[str]]:
         """The texts that come next, none at the end."""
+        if self.bar is None:  # not before the model is loaded: a message is a line of its own
+            self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
         try:
             self.stretch = next(self.stretches, [])
         except DataError as error:

@@ -64,11 +64,11 @@ class Bench:
     def restore(self, file: Path, group: str):
         """Take over what was measured before, but for the points of a group, which is measured again."""
         content = json.loads(file.read_text(encoding="utf-8"))
-        again = {replace(point, bias=0.0, runs=0) for point in plan(group, self.quick)}
+        again = {replace(point, bias=0.0) for point in plan(group, self.quick)}
         names = {field.name for field in fields(Point)}
         for entry in content["points"]:
             point = Point(**{name: entry[name] for name in names})
-            if replace(point, bias=0.0, runs=0) not in again and point.what != group:
+            if replace(point, bias=0.0) not in again and point.what != group:
                 self.results[point] = {name: entry[name] for name in entry if name not in names or name == "runs"}
         if group != "longest":
             self.longest = content["longest"]

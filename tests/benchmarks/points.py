@@ -1,6 +1,6 @@
 """What is measured: each point in a process of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 # Settings of `SenerConfig`. Both windows are 128 and C = 32, p = 100 by default.
@@ -33,7 +33,7 @@ class Point:
     precision: str = "float32"
     checkpointing: bool = False
     bias: float = 0.0
-    runs: int = 3
+    runs: int = field(default=3, compare=False)
     batch_size: int = 1
 
     def __str__(self):
