@@ -18,7 +18,6 @@ gets it as `report.json`, beside that epoch's model as `AutoModelForTokenClassif
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,8 +38,8 @@ from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
 from training.batches import Masking, StepBatches
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
-from training.corpus import check_data
-from training.data import DataError, Document, stream_files
+from training.corpus import check_data, write_windows
+from training.data import Document, stream_files
 from training.fields import FieldError, TrainingFields, parse_fields
 from training.report import DataReport
 from training.scoring import Entity, score
@@ -177,26 +176,14 @@ def store_flat_windows(
         The lines of the report on both files, with what flat tags leave out.
     """
     report, learnt = DataReport(" ".join(fields.train_file), None), 0
-    label2id = {label: i for i, label in enumerate(labels)}
 
-    def windows() -> Iterator[Window]:
+    def flat(entities: list) -> list:
         nonlocal learnt
-        for document in stream_files(fields.train_file, fields.labels, "train", "cutting train_file"):
-            encoded = encode_document(processor, document)
-            report.add(document, encoded, labels)
-            flat = outermost(encoded.entities)
-            learnt += len(flat)
-            cut, without_window, cut_rows = cut_windows(replace(encoded, entities=flat), max_tokens, None, label2id)
-            report.without_window += without_window
-            report.cut_rows += cut_rows
-            for window in cut:
-                if window.rows:
-                    report.windows += 1
-                    yield window
+        kept = outermost(entities)
+        learnt += len(kept)
+        return kept
 
-    StoredWindows.write(path, windows())
-    if not report.windows:
-        raise DataError(f"{' '.join(fields.train_file)}: text: no text has a single word")
+    write_windows(path, fields, processor, labels, max_tokens, None, report, flat)
     dev_report, findable = DataReport(" ".join(fields.dev_file), None), 0
     for document in stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"):
         encoded = encode_document(processor, document)

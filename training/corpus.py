@@ -1,6 +1,7 @@
 """The data of a run, read twice and never held in memory: checked first, then cut into windows on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from modeling_sener import SenerConfig, SenerProcessor
@@ -39,12 +40,36 @@ def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor,
     """
     labels, span_window = config.labels, config.span_window
     report = DataReport(" ".join(fields.train_file), span_window)
+    write_windows(path, fields, processor, labels, fields.max_tokens, span_window, report)
+    dev = stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file")
+    dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window)
+    return report.lines() + dev_report.lines()
+
+
+def write_windows(
+    path: Path,
+    fields: TrainingFields,
+    processor: SenerProcessor,
+    labels: list[str],
+    max_tokens: int,
+    span_window: int | None,
+    report: DataReport,
+    learnt: Callable[[list], list] = list,
+) -> None:
+    """
+    Cut the train files into windows on disk, and note them in `report`.
+
+    Args:
+        learnt: chooses, of a text's entities, those that are learnt; all by default.
+    """
+    label2id = {label: i for i, label in enumerate(labels)}
 
     def windows() -> Iterator[Window]:
         for document in stream_files(fields.train_file, fields.labels, "train", "cutting train_file"):
             encoded = encode_document(processor, document)
             report.add(document, encoded, labels)
-            cut, without_window, cut_rows = cut_windows(encoded, fields.max_tokens, span_window, config.label2id)
+            encoded = replace(encoded, entities=learnt(encoded.entities))
+            cut, without_window, cut_rows = cut_windows(encoded, max_tokens, span_window, label2id)
             report.without_window += without_window
             report.cut_rows += cut_rows
             for window in cut:
@@ -55,6 +80,3 @@ def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor,
     StoredWindows.write(path, windows())
     if not report.windows:
         raise DataError(f"{' '.join(fields.train_file)}: text: no text has a single word")
-    dev = stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file")
-    dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window)
-    return report.lines() + dev_report.lines()
