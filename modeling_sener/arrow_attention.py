@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from .band import overlapping
+from .dropout import dropout
 
 
 NAME = "sener_arrow"
@@ -246,19 +247,25 @@ def block_attention(
 
 
 def sdpa(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0, scale: float | None = None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float = 0.0, scale: float | None = None
 ) -> Tensor:
     """
-    `scaled_dot_product_attention`, in float32 for a backward pass on the CPU: there its half-precision backward takes
-    up to three times as long (torch 2.13), and autocast would choose it.
+    `scaled_dot_product_attention` with dropout `p`, where for a backward pass on the CPU it is not left to torch:
+    there half precision takes up to three times as long as float32 (torch 2.13), and autocast would choose it; and
+    with dropout it multiplies out the scores too, but draws random numbers slowly.
     """
     if query.device.type != "cpu" or not query.requires_grad:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, scale=scale)
     with torch.autocast("cpu", enabled=False):
         query, key, value = (states.to(_at_least_float(states)) for states in (query, key, value))
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+        if p == 0:
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else scores.add_(mask)
+        return dropout(scores.softmax(dim=-1), p) @ value
 
 
 def _at_least_float(states: Tensor) -> torch.dtype:

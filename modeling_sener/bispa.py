@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .arrow_attention import sdpa
 from .band import band_mask, diagonals, overlapping, pad_rows, transpose
+from .dropout import Dropout
 from .row_checkpoint import by_rows
 
 
@@ -115,7 +116,7 @@ class BiaffineBand(nn.Module):
         self.end = nn.Linear(hidden_size, size)
         self.bilinear = Bilinear(channels, size + 1)
         self.linear = nn.Linear(2 * (size + 1), channels, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end vectors of words: (B, N, d) -> two of (B, N, p + 1)."""
@@ -190,7 +191,7 @@ class SpanBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, bias=False)
         self.conv2 = nn.Conv2d(channels, channels, 3, bias=False)
         self.conv_norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, cells: Tensor, lengths: Tensor) -> Tensor:
         """The whole text, for training: (B, N, W, C) -> (B, N, W, C); with no window (B, N, N, C)."""
@@ -331,7 +332,7 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     Rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
 
     Args:
-        qkv: *Shape:* (B, n, W, 3C); the values stay.
+        qkv: *Shape:* (B, n, W, 3C); the values stay as they are. Overwritten where no gradients are asked for.
         positions: *Shape:* (W,).
 
     Returns:
@@ -344,7 +345,8 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     # A complex product turns all pairs in one pass; it exists in float32 and float64.
     exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
     turn = torch.polar(torch.ones_like(angle), angle).to(exact.dtype.to_complex())
-    turned = torch.view_as_complex(exact.unflatten(-1, (-1, 2))) * turn
+    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
+    turned = pairs * turn if exact.requires_grad else pairs.mul_(turn)
     return torch.view_as_real(turned).flatten(-2).to(qkv.dtype)
 
 

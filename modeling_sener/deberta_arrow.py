@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .arrow_attention import Arrow, OnlineSoftmax, block_size, sdpa
 from .band import overlapping, skewed_view
+from .dropout import Dropout
 
 
 class DebertaArrowModel(PreTrainedModel):
@@ -64,7 +65,7 @@ class DebertaEmbeddings(nn.Module):
         if size != config.hidden_size:
             self.embed_proj = nn.Linear(size, config.hidden_size, bias=False)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None, arrow: Arrow) -> Tensor:
         """(B, T) -> (B, T, d)."""
@@ -149,7 +150,7 @@ class DebertaConvolution(nn.Module):
         groups = getattr(config, "conv_groups", 1)
         self.conv = nn.Conv1d(config.hidden_size, config.hidden_size, size, padding=(size - 1) // 2, groups=groups)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.activation = ACT2FN[getattr(config, "conv_act", "tanh")]
 
     def forward(self, embedded: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class DebertaOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
@@ -245,8 +246,8 @@ class DisentangledArrowAttention(nn.Module):
             self.pos_key_proj = nn.Linear(config.hidden_size, width)
         if self.has_p2c and not self.shares_keys:
             self.pos_query_proj = nn.Linear(config.hidden_size, width)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        self.pos_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
+        self.pos_dropout = Dropout(config.hidden_dropout_prob)
 
     def stream(
         self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow, cls: "ClsRow"
