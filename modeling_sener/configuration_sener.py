@@ -7,7 +7,10 @@ from numbers import Real
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils.versions import require_version
 
+
+require_version("transformers>=5.0.0", "SeNER needs the attention interface of version 5: pip install -U transformers")
 
 CHOICES = {
     "attention": ("arrow", "sliding_window", "full"),

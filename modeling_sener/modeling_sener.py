@@ -15,17 +15,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+# Some are not used here: transformers fetches what this file imports (from a local folder, older releases fetch nothing
+# that only those import), and saving a model writes all that was fetched.
 from .arrow_attention import NAME, Arrow
 from .band import band_mask, square_to_band
 from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, join_rows, square_mask, stream
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
+from .dropout import Dropout  # noqa: F401
 from .encoder_parts import compute_layers_in_parts
-
-# Not used here: transformers fetches what this file imports, and saving a model writes all that was fetched.
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .processing_sener import SenerProcessor  # noqa: F401
+from .row_checkpoint import by_rows  # noqa: F401
 
 
 PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import DebertaV2Converter
 from transformers.utils import cached_file
 
+from .band import square_to_band  # noqa: F401 (as in modeling_sener.py)
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
 
