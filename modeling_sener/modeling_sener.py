@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-# Some are not used here: transformers fetches what this file imports (from a local folder, older releases fetch nothing
+# Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
 # that only those import), and saving a model writes all that was fetched.
 from .arrow_attention import NAME, Arrow
 from .band import band_mask, square_to_band
