@@ -24,8 +24,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-test-slow: install
+test-slow: .venv/.cluster
 	$(BIN)/python -m pytest -m slow
+
+# Ray, which only training/predict_ray.py and its slow test need.
+.venv/.cluster: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+	touch $@
 
 style: install
 	$(BIN)/ruff check --fix .

@@ -98,6 +98,7 @@ def test_rows_that_lack_a_seed_are_compared_with_the_same_seeds_of_the_base(tmp_
     entries = {entry["row"]: entry for entry in ablations.summarise(tmp_path, rows, [1, 2, 3])}
     assert set(entries) == set(rows) - {"none"} and entries["attention=full"]["seeds"] == [1, 3]
     assert entries["attention=full"]["difference"] == pytest.approx((0.4 - 0.5 + 0.61 - 0.65) / 2)
+    assert entries["attention=full"]["f1"]["deviation"] == pytest.approx(statistics.stdev([0.4, 0.61]))
 
 
 def test_reports_of_another_base_are_not_mixed_in(tmp_path):
@@ -106,7 +107,28 @@ def test_reports_of_another_base_are_not_mixed_in(tmp_path):
     ablations.main([*given, "--seeds", "1"])
     with pytest.raises(ValueError, match="num_epochs was 30 for the rows that are there and is 2 now"):
         ablations.main([*given, "--seeds", "1", "--num_epochs", "2"])
-    ablations.main([*given, "--seeds", "2", "--save_steps", "5"])
+    ablations.main([*given, "--seeds", "2", "--save_steps", "5", "--seed", "9", "--report_to", "none"])
+
+
+def test_every_row_has_its_first_seed_before_any_has_its_second(tmp_path, monkeypatch):
+    """So that a command that is stopped leaves a whole table. Runs are stood in for by their reports."""
+    order = []
+
+    def run_row(folder, base, changes, seed, *others):
+        assert base == tmp_path / "base" / f"seed_{seed}"
+        order.append((seed, folder.parent.name, changes))
+        write_reports(tmp_path, {(folder.parent.name, seed): 0.5})
+
+    monkeypatch.setattr(ablations, "run_row", run_row)
+    ablations.main([*GIVEN, "--output_dir", str(tmp_path), "--rows", "lora_rank", "--seeds", "4", "2", "4"])
+    assert order == [(4, "base", {}), (4, "lora_rank=0", {"lora_rank": 0}), (2, "base", {}),
+                     (2, "lora_rank=0", {"lora_rank": 0})]  # fmt: skip
+
+
+def test_a_data_set_is_scored_on_the_split_that_training_takes_for_dev(tmp_path):
+    (tmp_path / "plain").write_text("")
+    files = [str(tmp_path / "plain"), "a.jsonl", "b.jsonl.gz", "name:test"]
+    assert ablations.dev_sources([*files, "name"]) == [*files, "name:validation"]
 
 
 @pytest.mark.parametrize("more, message", [

@@ -114,7 +114,7 @@ def test_any_tags_are_spans_as_conll_reads_them(tags):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.integers(4, 30))
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=60), st.integers(4, 60))
 def test_each_row_is_taken_once_from_the_window_where_it_stands_farthest_from_an_edge(sizes, budget):
     bounds = np.cumsum([0, *sizes])
     cuts = window_bounds(bounds, [], budget, len(sizes))
@@ -180,6 +180,14 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
             assert group["lr"] == (1e-2 if name.startswith("classifier.") else 5e-3), name
             assert (group["weight_decay"] == 0) == (name.endswith("bias") or "LayerNorm" in name), name
     assert seen == set(names.values())
+
+
+def test_the_share_of_pieces_that_was_asked_for_is_masked(toy, tmp_path):
+    fields = parse_fields(arguments(toy, tmp_path / "out", "--mask_share", "0.5"))
+    run = tagger.build_run(tagger.build_accelerator(fields), fields)
+    run.bar.close()
+    pieces = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
+    assert 0.2 < (pieces == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of them are [MASK]
 
 
 def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):

@@ -2,24 +2,24 @@
 
 import gzip
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
+import time
 import tracemalloc
-from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed import kill_with_workers, run_until_killed, start_two_processes
 from predictions import assert_same, read, toy_checkpoint, toy_corpus
-from toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, one_core, python, write_jsonl
+from toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, python, write_jsonl
 
-from training import predict
-from training.data import DataError, Document, read_documents
+from training import inference, predict
+from training.data import DataError, Document
+from training.inference import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
 from training.results import Results, as_line
 
 
@@ -104,8 +104,8 @@ def test_a_cut_run_is_resumed_to_the_same_output(folder, tmp_path, capsys, cut):
     run(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl", more=["--resume"])
     assert_same(read(tmp_path / "out.jsonl"), read(folder / "expected.jsonl"))
     assert not (tmp_path / "out.jsonl.partial").exists()
-    if cut:
-        assert "resumed after" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"{COUNT}/{COUNT}" in printed.err and ("resumed after" in printed.out) == bool(cut)
     written = (tmp_path / "out.jsonl").stat()
     run(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl", more=["--resume"])
     assert "is complete" in capsys.readouterr().out
@@ -144,6 +144,7 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     job.start()
+    job.show()
     while texts := job.next_texts():
         assert len(texts) <= predict.STRETCH_TEXTS
         job.add([[] for _ in texts])
@@ -161,6 +162,39 @@ def test_a_stretch_ends_after_a_long_text():
     assert [len(stretch) for stretch in found] == [2, 64, 64, 2]
     assert [document for stretch in found for document in stretch] == documents
     assert [len(stretch) for stretch in predict.stretches(documents, 2)] == [128, 4]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))
+def test_batches_hold_each_text_once_are_of_one_kind_and_as_full_as_they_may_be(kinds, batch_size):
+    texts = [["a"] * words if is_split else "a" * CHARACTERS_A_WORD * words for is_split, words in kinds]
+    batches = list(length_batches(texts, batch_size))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(texts)))
+    padded = [[max(kinds[i][1] for i in batch) * count for count in (len(batch), len(batch) + 1)] for batch in batches]
+    for batch, (words, _) in zip(batches, padded, strict=True):
+        assert len(batch) <= batch_size and (len(batch) == 1 or words <= BATCH_WORDS)
+        assert len({kinds[i][0] for i in batch}) == 1
+    for (batch, (_, more)), following in zip(zip(batches, padded, strict=True), batches[1:], strict=False):
+        full = len(batch) == batch_size or more > BATCH_WORDS
+        assert full or (kinds[batch[0]][0], kinds[following[0]][0]) == (False, True)  # the one change of kind
+
+
+def test_each_text_is_the_work_of_one_process_and_long_ones_are_shared_out(monkeypatch):
+    """Each process of two in turn; what the other one would add is left out."""
+    texts, shares = [["a"] * words for words in (3, 50, 1, 40, 2, 60)], []
+
+    def gather(own):
+        shares.append(own)
+        return [*own, *((i, None) for i in range(len(texts)) if i not in dict(own))]
+
+    monkeypatch.setattr(inference, "extract", lambda model, processor, own, **options: own)
+    monkeypatch.setattr(inference, "gather_object", gather)
+    for process in (0, 1):
+        state = SimpleNamespace(process_index=process, num_processes=2, is_main_process=process == 0)
+        monkeypatch.setattr(inference, "PartialState", lambda state=state: state)
+        found = inference.extract_shared(None, None, texts)
+        assert found == [text if (i, text) in shares[-1] else None for i, text in enumerate(texts)]
+    assert sorted(shares[0] + shares[1]) == list(enumerate(texts))
+    assert [sum(len(text) for _, text in share) for share in shares] == [102, 54]
 
 
 def refused(folder, tmp_path, *inputs, output="out.jsonl", more=()):
@@ -193,6 +227,7 @@ def test_what_cannot_be_used_is_named_before_anything_is_written(folder, tmp_pat
     (tmp_path / "no.parquet").write_text("no")
     (tmp_path / "a.csv").write_text("a,b")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
+    (tmp_path / "link.jsonl").symlink_to(corpus)
     before = set(tmp_path.iterdir())
     for name, message in {
         "body.parquet": ": column text: expected strings or lists of words, found no such column",
@@ -207,7 +242,8 @@ def test_what_cannot_be_used_is_named_before_anything_is_written(folder, tmp_pat
         assert refused(folder, tmp_path, corpus, tmp_path / name).startswith(f"{tmp_path / name}{message}")
     assert "expected a .jsonl, .jsonl.gz or .parquet file" in refused(folder, tmp_path, corpus, output="out.json")
     assert "in a folder that exists" in refused(folder, tmp_path, corpus, output="no/out.jsonl")
-    assert "is an input, too" in refused(folder, tmp_path, corpus, output="corpus.jsonl")
+    for path in (corpus, tmp_path / "link.jsonl"):
+        assert "is an input, too" in refused(folder, tmp_path, path, output="corpus.jsonl")
     assert "threshold 1.5" in refused(folder, tmp_path, corpus, more=["--threshold", "1.5"])
     assert "--batch_size 0: expected" in refused(folder, tmp_path, corpus, more=["--batch_size", "0"])
     assert set(tmp_path.iterdir()) == before
@@ -229,34 +265,14 @@ def test_two_processes_write_the_file_of_one(folder, tmp_path):
     ]
 
 
-# training/predict.py, killed by SIGKILL from inside, some time after the n-th time that the model is called or that
-# Python reports an event (a file is opened, renamed, removed) of a file whose name ends as given.
-KILLED = """
-import os, runpy, signal, sys, threading
-point, ending, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-def reached():
-    global count
-    count -= 1
-    if count == 0:
-        threading.Timer(delay, kill).start() if delay else kill()
-if point == "model":
-    from modeling_sener import SenerModel
-    method = SenerModel.find_candidates
-    SenerModel.find_candidates = lambda *given, **named: reached() or method(*given, **named)
-else:
-    sys.addaudithook(lambda event, values: event == point and str(values[0]).endswith(ending) and reached())
-sys.argv[:] = ["training/predict.py", *sys.argv[5:]]
-sys.path[0] = "training"
-runpy.run_path("training/predict.py", run_name="__main__")
-"""
+MODEL = "modeling_sener:SenerModel.find_candidates"  # called four times a stretch
+# In the order of the run, each kill being followed by a resumption; as `run_until_killed` takes them.
 KILLS = {
     "before the first line": ("open", "out.jsonl.gz.partial", 1, 0),
-    "in the first stretch": ("model", "", 2, 0),
-    "in the second stretch": ("model", "", 6, 0),
+    "in the first stretch": (MODEL, "", 2, 0),
+    "in the second stretch": (MODEL, "", 6, 0),
     "before half a line is cut": ("os.truncate", "out.jsonl.gz.partial", 1, 0),
-    "in a later stretch": ("model", "", 5, 0.005),
+    "in a later stretch": (MODEL, "", 5, 0.005),
     "before it is compressed": ("open", "out.jsonl.gz.writing", 1, 0),
     "before it gets its name": ("os.rename", "out.jsonl.gz.writing", 1, 0),
     "before what is aside goes": ("os.remove", "out.jsonl.gz.partial", 1, 0),
@@ -268,25 +284,23 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
     given = arguments(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl.gz", more=["--resume"])
     aside, seen = tmp_path / "out.jsonl.gz.partial", []
     for place, point in KILLS.items():
-        done = python("-c", KILLED, *point, *given)
-        assert done.returncode == -signal.SIGKILL, (place, done.stderr[-2000:])
+        if place == "before half a line is cut":
+            with aside.open("ab") as file:
+                file.write(b'{"id": "text 64", "entit')
+        assert run_until_killed("predict", *point, given) == -signal.SIGKILL, place
         seen.append(aside.read_bytes().count(b"\n") if aside.exists() else 0)
         assert (tmp_path / "out.jsonl.gz").exists() == (place == "before what is aside goes")
-    assert seen == sorted(seen) and len(set(seen)) >= 3 and seen[-1] == COUNT
+    assert seen == [0, 0, 64, 64, 128, COUNT, COUNT, COUNT]
     done = python(ROOT / "training" / "predict.py", *given)
     assert done.returncode == 0 and f"resumed after {COUNT} texts" in done.stdout, done.stderr
     assert_same(read(tmp_path / "out.jsonl.gz"), read(folder / "expected.jsonl"))
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.gz"]
 
 
-def workers_of(launcher):
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text()
-    return [int(pid) for pid in children.split()]
-
-
 def test_two_runs_do_not_write_one_file(tmp_path):
     first, second = (Results(str(tmp_path / "out.jsonl")) for _ in range(2))
     first.write([as_line("a", [])])
+    assert len(read(first.partial)) == 1  # no kill takes it away
     with pytest.raises(DataError, match="another run is writing it"):
         second.resume(iter([Document("a", "")]))
     with pytest.raises(DataError, match="another run is writing it"):
@@ -298,27 +312,18 @@ def test_two_runs_do_not_write_one_file(tmp_path):
 @pytest.mark.slow
 def test_two_processes_killed_at_any_time_lose_and_repeat_nothing(folder, tmp_path):
     """From outside, at times that nobody chose; the launcher and both processes die at once."""
-    toy_corpus(tmp_path / "corpus.jsonl", 4000)
-    given = arguments(folder, tmp_path / "corpus.jsonl", output=tmp_path / "out.jsonl", more=["--resume"])
-    command = [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES, "training/predict.py", *given]
-    aside, kills = tmp_path / "out.jsonl.partial", 0
-    for _ in range(3):
-        before = aside.stat().st_size if aside.exists() else 0
-        wanted = before + random.randrange(1, 300_000)
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=one_core,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        while process.poll() is None:
-            if aside.exists() and aside.stat().st_size > wanted:
-                for pid in workers_of(process.pid):  # each leads a session of its own
-                    os.kill(pid, signal.SIGKILL)
-                process.kill()
-                kills += process.wait() == -signal.SIGKILL
-    assert kills >= 2 and not (tmp_path / "out.jsonl").exists()
+    corpus = toy_corpus(tmp_path / "corpus.jsonl", 1300)
+    run(folder, corpus, output=tmp_path / "unbroken.jsonl")
+    size = (tmp_path / "unbroken.jsonl").stat().st_size
+    given = arguments(folder, corpus, output=tmp_path / "out.jsonl", more=["--resume"])
+    aside = tmp_path / "out.jsonl.partial"
+    for share in (random.uniform(0, 0.4), random.uniform(0.4, 0.8)):
+        launcher = start_two_processes("predict.py", given)
+        while not aside.exists() or aside.stat().st_size <= share * size:
+            assert launcher.poll() is None
+            time.sleep(0.01)
+        kill_with_workers(launcher)
+        assert not (tmp_path / "out.jsonl").exists()
     done = launch("predict.py", *given, options=ONE_PROCESS)
     assert done.returncode == 0 and "resumed after" in done.stdout, done.stderr
-    records = read(tmp_path / "out.jsonl")
-    documents = read_documents(tmp_path / "corpus.jsonl", with_gold=False)
-    assert [record["id"] for record in records] == [document.id for document in documents]
-    run(folder, tmp_path / "corpus.jsonl", output=tmp_path / "unbroken.jsonl")
-    assert_same(records, read(tmp_path / "unbroken.jsonl"))
+    assert_same(read(tmp_path / "out.jsonl"), read(tmp_path / "unbroken.jsonl"))

@@ -1,58 +1,30 @@
 """A run that is killed and resumed, wherever it was, ends with the weights of one that never was, bit for bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
+from killed import kill_with_workers, run_until_killed, start_two_processes
 from safetensors.torch import load_file
-from toy import ROOT, TWO_PROCESSES, launch, one_core, python, toy_folder, training_arguments
+from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 
 from training import train as training
 from training.state import Progress, ResumeError, newest_state
 
 
-# training/train.py, killed by SIGKILL from inside: at the n-th time that Python reports an event (a folder is made, a
-# file opened or renamed, ...) whose argument ends as given, or that a method is called. Nothing of the project is
-# changed.
-KILLED = """
-import os, runpy, signal, sys, threading
-point, ending, count, delay = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-def reached():
-    global count
-    count -= 1
-    if count == 0:
-        threading.Timer(delay, kill).start() if delay else kill()
-if point in ("optimizer", "evaluation"):
-    from torch.optim import AdamW
-    from modeling_sener import SenerModel
-    owner, name = {"optimizer": (AdamW, "step"), "evaluation": (SenerModel, "find_candidates")}[point]
-    method = getattr(owner, name)
-    def watched(*arguments, **named):
-        reached()
-        return method(*arguments, **named)
-    setattr(owner, name, watched)
-else:
-    sys.addaudithook(lambda event, values: event == point and str(values[0]).endswith(ending) and reached())
-sys.argv[:] = ["training/train.py", *sys.argv[5:]]
-sys.path[0] = "training"
-runpy.run_path("training/train.py", run_name="__main__")
-"""
+OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
 # In the order of the run, each kill being followed by a resumption. Steps: 8 an epoch, a state every 3 of them.
 KILLS = {
-    "before the first state": ("optimizer", "", 2, 0),
-    "at a step": ("optimizer", "", 5, 0),
+    "before the first state": (OPTIMIZER, "", 2, 0),
+    "at a step": (OPTIMIZER, "", 5, 0),
     "as a state is begun": ("os.mkdir", "checkpoints/writing", 1, 0),
     "in the middle of a state": ("os.mkdir", "checkpoints/writing", 1, 0.004),
     "as a state is finished": ("open", "writing/progress.json", 1, 0),
     "before a state gets its name": ("os.rename", "checkpoints/writing", 1, 0),
     "as older states go": ("shutil.rmtree", "_0000003", 1, 0),
-    "in evaluation": ("evaluation", "", 1, 0),
+    "in evaluation": (EVALUATION, "", 1, 0),
     "later in a state": ("os.mkdir", "checkpoints/writing", 2, 0.008),
     "as the best weights are written": ("os.mkdir", "checkpoints/saving", 1, 0.01),
     "as the best weights take their place": ("os.rename", "saving/model.safetensors", 1, 0),
@@ -94,8 +66,7 @@ def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp
     given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
     seen = []
     for place, point in KILLS.items():
-        done = python("-c", KILLED, *point, *given)
-        assert done.returncode == -signal.SIGKILL, (place, done.stderr[-2000:])
+        assert run_until_killed("train", *point, given) == -signal.SIGKILL, place
         state = newest_state(tmp_path / "killed" / "checkpoints")
         seen.append("" if state is None else state.name)
         if state is not None:  # what has its name is complete
@@ -114,18 +85,14 @@ def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_pat
     done = launch("train.py", *training_arguments(toy, tmp_path / "unbroken", *FIELDS), options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES, "training/train.py", *given]
-    checkpoints, kills = tmp_path / "killed" / "checkpoints", 0
+    checkpoints = tmp_path / "killed" / "checkpoints"
     for wanted in ("state_0001_0000003", "state_0002_0000000", "state_0003_0000000"):
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=one_core,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        while process.poll() is None:
+        launcher, state = start_two_processes("train.py", given), None
+        while state is None or state.name < wanted:
+            assert launcher.poll() is None
+            time.sleep(0.01)
             state = newest_state(checkpoints) if checkpoints.exists() else None
-            if state is not None and state.name >= wanted:
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-    assert kills == 3
+        kill_with_workers(launcher)
     done = launch("train.py", *given, options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     assert (newest_state(checkpoints) / "random_states_1.pkl").exists()

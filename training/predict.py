@@ -131,7 +131,6 @@ class Prediction:
         self.stretches = stretches(self.documents, processes)
         self.stretch: list[Document] = []
         self.counts: list[int] = []
-        self.bar: tqdm | None = None
 
     def start(self) -> bool:
         """Check everything that can be checked at once, skip what is done; whether there is anything to do."""
@@ -144,10 +143,12 @@ class Prediction:
             print(f"resumed after {self.results.done:,} texts")
         return True
 
+    def show(self) -> None:
+        """The bar, to be shown once the model is loaded: a message before that is a line of its own."""
+        self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
+
     def next_texts(self) -> list[str | list[str]]:
         """The texts that come next, none at the end."""
-        if self.bar is None:  # not before the model is loaded: a message is a line of its own
-            self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
         try:
             self.stretch = next(self.stretches, [])
         except DataError as error:
@@ -197,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Prediction(options.input, options.output, options.resume, state.num_processes)
     if on_main_process(state, job.start):
         model, processor = load(options, state)
+        on_main_process(state, job.show)
         while texts := on_main_process(state, job.next_texts):
             found = extract_shared(model, processor, texts, batch_size=options.batch_size, threshold=options.threshold)
             on_main_process(state, partial(job.add, found))

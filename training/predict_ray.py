@@ -1,0 +1,111 @@
+"""
+Extract the entities of many texts on a cluster of Ray, which shares out the work and does again what a lost node did.
+
+    pip install 'sener[train,cluster]'      # on every node
+    python training/predict_ray.py --model my-model --input part1.jsonl part2.jsonl --output entities.jsonl
+
+Input, output and `--resume` are those of training/predict.py. Run it on a node of the cluster (or as a job of it, or
+with its address in RAY_ADDRESS); without a cluster it makes one of this machine. The model and the input lie on a disk
+that all nodes share; the output is written where the command runs. Files are read in parallel, a task each, and each
+GPU of the cluster (where there is none, each core but one) holds a copy of the model.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayTaskError
+
+from training.checkpoint import load_checkpoint
+from training.cli import run
+from training.data import DataError
+from training.inference import extract
+from training.predict import Prediction, argument_parser, stream_inputs
+from training.results import as_line
+
+
+TEXTS = 64  # of a block: what an actor takes at a time, and what is computed again when it is lost
+
+
+def read_blocks(batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
+    """Of files and the number of their texts to leave out, the other texts with their ids, in JSON: a block each."""
+    for path, skip in zip(batch["path"].tolist(), batch["skip"].tolist(), strict=True):
+        documents = islice(stream_inputs([path]), skip, None)
+        while block := [json.dumps([document.id, document.text]) for document in islice(documents, TEXTS)]:
+            yield {"document": block}
+
+
+class Extractor:
+    """A copy of the model, kept by an actor."""
+
+    def __init__(self, model: str, threshold: float | None):
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        self.model, self.processor = load_checkpoint(model)
+        self.model.to(device)
+        self.threshold = threshold
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        ids, texts = zip(*map(json.loads, batch["document"].tolist()), strict=True)
+        found = extract(self.model, self.processor, texts, threshold=self.threshold)
+        return {"line": [as_line(*pair) for pair in zip(ids, found, strict=True)]}
+
+
+def left_to_read(job: Prediction) -> list[dict]:
+    """Each file that is not done, and how many of its texts are."""
+    left, done = [], job.results.done
+    for path, count in zip(job.inputs, job.counts, strict=True):
+        if done < count:
+            left.append({"path": path, "skip": done})
+        done = max(0, done - count)
+    return left
+
+
+def lines_of(files: list[dict], options: argparse.Namespace) -> Dataset:
+    """The lines of the output, in order, computed as they are asked for."""
+    cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
+    if cores < 2 and not gpus:
+        raise ValueError("the cluster has one core, and needs one to read and one to compute: use training/predict.py")
+    texts = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(read_blocks, batch_size=1)
+    return texts.repartition(target_num_rows_per_block=TEXTS).map_batches(
+        Extractor,
+        fn_constructor_args=(options.model, options.threshold),
+        batch_size=TEXTS,
+        compute=ActorPoolStrategy(min_size=1, max_size=gpus or cores - 1),
+        num_gpus=1 if gpus else None,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = argument_parser(__doc__).parse_args(arguments)
+    job = Prediction(options.input, options.output, options.resume)
+    if not job.start():
+        return
+    load_checkpoint(options.model)[1].thresholds(options.threshold)  # what is wrong is said here, not by an actor
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said once
+    ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
+    context.enable_progress_bars = False  # `job` has one
+    job.show()
+    if files := left_to_read(job):
+        try:
+            for batch in lines_of(files, options).iter_batches(batch_size=None, batch_format="numpy"):
+                job.write(batch["line"].tolist())
+        except RayTaskError as error:
+            if isinstance(error.cause, DataError):
+                message = str(error.cause).partition("\n")[0]  # Ray adds lines of its own
+                raise job.stopped_by(DataError(message)) from error
+            raise
+    job.finish()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    run(main)
