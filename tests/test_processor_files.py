@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from fresh import run_fresh
-from tiny import tiny_tokenizer
+from tiny import sentencepiece_folder, tiny_tokenizer
 from tokenizers import Tokenizer
 from transformers import DebertaV2Config
 
@@ -111,22 +111,8 @@ def test_the_tokenizer_of_an_encoder_is_taken_from_its_file(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def deberta_folder(tmp_path_factory):
-    """What the Hub holds of DeBERTa-v3: a SentencePiece model and two small files."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    folder = tmp_path_factory.mktemp("deberta")
-    sentences = [
-        "the file of AB1 fi ligatures",
-        "full-width letters and 10 % of the rest",
-        "a b c A B C 1 2 3 f i l e",
-    ]
-    with (folder / "spm.model").open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences * 20), model_writer=file, vocab_size=60, hard_vocab_limit=False,
-            normalization_rule_name="nmt_nfkc", pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]",
-            bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", minloglevel=2,
-        )  # fmt: skip
-    (folder / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
+    folder = sentencepiece_folder(tmp_path_factory.mktemp("deberta"))
     return folder, sentencepiece.SentencePieceProcessor(str(folder / "spm.model"))
 
 

@@ -1,6 +1,8 @@
 """Small tokenizers of the kinds that encoders come with, made in a second and without a network."""
 
+import json
 from functools import cache
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -54,6 +56,26 @@ def _trained(kind: str) -> str:
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
     )
     return tokenizer.to_str()
+
+
+def sentencepiece_folder(folder: Path) -> Path:
+    """Write to `folder` what the Hub holds of DeBERTa-v3's tokenizer: a SentencePiece model and two small files."""
+    import sentencepiece
+
+    sentences = [
+        "the file of AB1 fi ligatures",
+        "full-width letters and 10 % of the rest",
+        "a b c A B C 1 2 3 f i l e",
+    ]
+    with (folder / "spm.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences * 20), model_writer=file, vocab_size=60, hard_vocab_limit=False,
+            normalization_rule_name="nmt_nfkc", pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]",
+            bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", minloglevel=2,
+        )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
+    return folder
 
 
 def _wordpiece():
