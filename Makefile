@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FORMAT ?= table
 
-.PHONY: install extract demo test test-slow style quality bench bench-gliner
+.PHONY: install extract demo test test-slow versions style quality bench bench-gliner
 
 install: .venv/.installed
 
@@ -31,6 +31,10 @@ test-slow: .venv/.cluster
 .venv/.cluster: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cluster]'
 	touch $@
+
+# Each supported pair of torch and transformers in an environment of its own: half an hour, 30 GB in outputs/versions/.
+versions: install
+	$(BIN)/python tests/version_matrix.py
 
 style: install
 	$(BIN)/ruff check --fix .

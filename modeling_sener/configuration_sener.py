@@ -10,6 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.versions import require_version
 
 
+require_version("torch>=2.7.0", "pip install -U torch")
 require_version("transformers>=5.0.0", "SeNER needs the attention interface of version 5: pip install -U transformers")
 
 CHOICES = {
