@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .band import overlapping
+from .band import in_one_part, overlapping
 from .dropout import dropout
 
 
@@ -98,15 +98,12 @@ class Arrow:
         if self.lengths is None:
             self.lengths = self.mask.sum(dim=1)
 
-    def parts(self, length: int, least: int = 1) -> list[range]:
-        """
-        The rows in parts of `least` rows or more; one part where gradients are asked for, as parts overwrite what they
-        were made from.
-        """
-        size = length
-        if self.part_size is not None and not torch.is_grad_enabled():
-            size = max(least, self.part_size // self.mask.shape[0])
-        return [range(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
+    def parts(self, length: int, least: int = 1) -> list[slice]:
+        """The rows in parts of `least` rows or more."""
+        if self.part_size is None or in_one_part():
+            return [slice(0, length)]
+        size = max(least, self.part_size // self.mask.shape[0])
+        return [slice(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
 
     def of_stretch(self, index: Tensor, stretch: Stretch) -> "Arrow":
         """The same for a part of the text: its rows are `index`, *Shape:* (n,)."""
@@ -128,7 +125,8 @@ class Arrow:
             its own place in the window then leaves out. A piece always attends to itself, padding too: a row without
             keys would be NaN, and spread.
         """
-        if self.stretch is not None and not self.mask.all():
+        is_edge = self.stretch is not None and not self.mask.all()
+        if is_edge or torch.compiler.is_exporting():  # there a length is a symbol, which is no key
             return _block_mask(self.mask, window, with_cls, dtype)
         key = (window, with_cls, dtype, self.mask.shape[1])
         if key not in self._block_masks:
@@ -157,8 +155,8 @@ def _block_mask(mask: Tensor, window: int, with_cls: bool, dtype: torch.dtype) -
 
 
 def block_size(length: int) -> int:
-    """Queries of a block."""
-    return min(BLOCK, length)
+    """Queries of a block, all of them in a short text; an exported program is for texts of any length."""
+    return BLOCK if torch.compiler.is_exporting() else min(BLOCK, length)
 
 
 def to_blocks(states: Tensor, size: int, window: int) -> Tensor:

@@ -13,12 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def band_mask(lengths: Tensor, rows: range, window: int) -> Tensor:
+def band_mask(lengths: Tensor, rows: slice, window: int) -> Tensor:
     """Which cells are pairs of words of the text: (B, n, W) bool. `rows` may reach past either end of the text."""
     i = torch.arange(rows.start, rows.stop, device=lengths.device)[:, None]
     j = i + torch.arange(-window, window + 1, device=lengths.device)
     lengths = lengths[:, None, None]
     return (i >= 0) & (i < lengths) & (j >= 0) & (j < lengths)
+
+
+def in_one_part() -> bool:
+    """
+    Whether a text is computed in one part: for gradients, as parts overwrite what they were made from; and in an
+    exported program (`torch.export`), which cannot have a loop as long as the text.
+    """
+    return torch.is_grad_enabled() or torch.compiler.is_exporting()
 
 
 class _StridedView(torch.autograd.Function):
@@ -35,6 +43,12 @@ class _StridedView(torch.autograd.Function):
         total = grad.new_zeros(ctx.shape)
         total.as_strided(*ctx.geometry).copy_(grad)
         return total, None, None, None
+
+
+def _strided(states: Tensor, size, stride, offset: int) -> Tensor:
+    if torch.compiler.is_exporting():  # there `states` always begins its storage, whose offset cannot be asked for
+        return states.as_strided(size, stride, offset)
+    return _StridedView.apply(states, size, stride, offset)
 
 
 class _Overlapping(torch.autograd.Function):
@@ -81,7 +95,7 @@ def transpose(band: Tensor, window: int) -> Tensor:
     """
     batch, rows, width, channels = band.shape
     # From (i, k) to (i, k + 1) the source goes one row down and one column back: W - 1 cells.
-    return _StridedView.apply(
+    return _strided(
         band.contiguous(),
         (batch, rows - 2 * window, width, channels),
         (rows * width * channels, width * channels, (width - 1) * channels, 1),
@@ -100,7 +114,7 @@ def skewed_view(by_key: Tensor) -> Tensor:
         *Shape:* (B, H, T, W); cell (i, k) belongs to query i and key i + k - w.
     """
     batch, heads, keys, width = by_key.shape
-    return _StridedView.apply(
+    return _strided(
         by_key.contiguous(),
         (batch, heads, keys - width + 1, width),
         (heads * keys * width, keys * width, width, width + 1),
@@ -119,7 +133,7 @@ def diagonals(blocks: Tensor, width: int) -> Tensor:
         *Shape:* (B, M, Q, width, C).
     """
     batch, count, rows, keys, channels = blocks.shape
-    return _StridedView.apply(
+    return _strided(
         blocks.contiguous(),
         (batch, count, rows, width, channels),
         (count * rows * keys * channels, rows * keys * channels, (keys + 1) * channels, channels, 1),

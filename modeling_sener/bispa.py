@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arrow_attention import sdpa
+from .arrow_attention import block_size, sdpa
 from .band import band_mask, diagonals, overlapping, pad_rows, transpose
 from .dropout import Dropout
 from .row_checkpoint import by_rows
 
 
 ROTARY_BASE = 10000.0
-BLOCK = 64
 Parts = Iterable[tuple[Tensor, ...]]
 
 
@@ -35,7 +34,7 @@ def stream(parts: Parts, halo: int, step: Callable, num_rows: int) -> Iterator[t
     Args:
         parts: tuples of tensors (B, n, ...), rows 0 .. N - 1 in order.
         halo: rows on either side that a row of the step's output depends on.
-        step: called with the tensors, halo included (zeros outside the text), and the `range` of rows to make.
+        step: called with the tensors, halo included (zeros outside the text), and the `slice` of rows to make.
         num_rows: N.
 
     Returns:
@@ -55,7 +54,7 @@ def stream(parts: Parts, halo: int, step: Callable, num_rows: int) -> Iterator[t
         while (made := min(held[0].shape[1] - 2 * halo, size)) > 0:
             reached = tuple(rows[:, : made + 2 * halo] for rows in held)
             held = tuple(rows[:, made:] for rows in held)
-            yield step(*reached, rows=range(first, first + made))
+            yield step(*reached, rows=slice(first, first + made))
             first += made
 
 
@@ -124,7 +123,7 @@ class BiaffineBand(nn.Module):
         ends = F.gelu(self.end(self.dropout(words)))
         return F.pad(starts, (0, 1), value=1.0), F.pad(ends, (0, 1), value=1.0)
 
-    def rows(self, starts: Tensor, ends: Tensor, lengths: Tensor, rows: range, window: int) -> Tensor:
+    def rows(self, starts: Tensor, ends: Tensor, lengths: Tensor, rows: slice, window: int) -> Tensor:
         """
         Rows of the band by products of blocks: only pairs of a block are scored.
 
@@ -137,7 +136,7 @@ class BiaffineBand(nn.Module):
         """
         ends_BKCP, start_term = self.targets(ends), self.start_term(starts)
         count = starts.shape[1]
-        size = min(BLOCK, count)
+        size = block_size(count)
         after = -count % size
         blocks = F.pad(starts, (0, 0, 0, after)).unflatten(1, (-1, size))
         reached = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + 2 * window)
@@ -219,7 +218,7 @@ class SpanBlock(nn.Module):
     def attend_rows(self, cells: Tensor, projection: nn.Linear, positions: Tensor, lengths: Tensor) -> Tensor:
         """Steps 2 and 3: each row (or row of T) of the whole text attends. (B, N, W, C) -> (B, N, W, C)."""
 
-        def attend_chunk(rows: Tensor, chunk: range, weight: Tensor, bias: Tensor) -> Tensor:
+        def attend_chunk(rows: Tensor, chunk: slice, weight: Tensor, bias: Tensor) -> Tensor:
             return attend(rotate(F.linear(rows, weight, bias), positions), valid_cells(lengths, chunk, self.window))
 
         return by_rows(attend_chunk, 0, cells, projection.weight, projection.bias)
@@ -253,7 +252,7 @@ class SpanBlock(nn.Module):
         column = torch.arange(cells.shape[2], device=cells.device)
         return cells + self.triangle((column >= self.window).long())
 
-    def attend_columns(self, cells: Tensor, qkv: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor, Tensor]:
+    def attend_columns(self, cells: Tensor, qkv: Tensor, lengths: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """Step 3 with Dense's half for Zv, in T's layout: row j of the second output is column j. A halo of w."""
         column = attend(transpose(qkv, self.window), valid_cells(lengths, rows, self.window)).to(cells.dtype)
         return cells[:, self.window : -self.window], F.linear(column, self.dense.weight[:, cells.shape[-1] :])
@@ -262,7 +261,7 @@ class SpanBlock(nn.Module):
         """Cell (i, j) takes what column j's attention gave it. A halo of w."""
         return cells[:, self.window : -self.window], transpose(columns, self.window)
 
-    def join(self, cells: Tensor, columns: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
+    def join(self, cells: Tensor, columns: Tensor, lengths: Tensor, rows: slice) -> tuple[Tensor]:
         """Steps 2 and 4: LN(Z + drop(Dense([Zh ; Zv]))), Zv's half of Dense given."""
         column = torch.arange(cells.shape[2], device=cells.device)
         row = attend(rotate(self.horizontal(cells), column), valid_cells(lengths, rows, self.window)).to(cells.dtype)
@@ -273,15 +272,15 @@ class SpanBlock(nn.Module):
         dense = F.linear(row, self.dense.weight[:, : cells.shape[-1]], self.dense.bias).add_(columns)
         return self.norm(self.dropout(dense).add_(cells))
 
-    def convolve(self, cells: Tensor, lengths: Tensor, rows: range) -> tuple[Tensor]:
+    def convolve(self, cells: Tensor, lengths: Tensor, rows: slice) -> tuple[Tensor]:
         """Step 5. A halo of 2."""
         hidden = self.convolutions(cells, lengths, rows, self.conv1.weight, self.conv2.weight)
         return (self.conv_norm(cells[:, 2:-2] + self.dropout(hidden)),)
 
-    def convolutions(self, cells: Tensor, lengths: Tensor, rows: range, weight1: Tensor, weight2: Tensor) -> Tensor:
+    def convolutions(self, cells: Tensor, lengths: Tensor, rows: slice, weight1: Tensor, weight2: Tensor) -> Tensor:
         """Conv(GELU(Conv(Z1))): (B, n + 4, W, C) -> (B, n, W, C)."""
-        inner = range(rows.start - 1, rows.stop + 1)
-        outer = range(rows.start - 2, rows.stop + 2)
+        inner = slice(rows.start - 1, rows.stop + 1)
+        outer = slice(rows.start - 2, rows.stop + 2)
         hidden = convolution(weight1, keep(cells, valid_cells(lengths, outer, self.window)))
         return convolution(weight2, keep(F.gelu(hidden), valid_cells(lengths, inner, self.window)))
 
@@ -300,7 +299,7 @@ class SpanBlock(nn.Module):
         return self.conv_norm(cells + self.dropout(hidden))
 
 
-def valid_cells(lengths: Tensor, rows: range, window: int) -> Tensor | None:
+def valid_cells(lengths: Tensor, rows: slice, window: int) -> Tensor | None:
     """Which cells of `rows` are pairs of words, (B, n, W); `None` where all are: deep inside every text."""
     if rows.start >= window and rows.stop + window <= int(lengths.min()):
         return None
@@ -344,7 +343,8 @@ def rotate(qkv: Tensor, positions: Tensor) -> Tensor:
     angle = torch.cat([angle, angle, torch.zeros_like(angle)], dim=-1)
     # A complex product turns all pairs in one pass; it exists in float32 and float64.
     exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
-    turn = torch.polar(torch.ones_like(angle), angle).to(exact.dtype.to_complex())
+    angle = angle.to(exact.dtype)
+    turn = torch.polar(torch.ones_like(angle), angle)
     pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
     turned = pairs * turn if exact.requires_grad else pairs.mul_(turn)
     return torch.view_as_real(turned).flatten(-2).to(qkv.dtype)

@@ -251,7 +251,7 @@ class DisentangledArrowAttention(nn.Module):
 
     def stream(
         self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow, cls: "ClsRow"
-    ) -> Iterator[tuple[range, Tensor]]:
+    ) -> Iterator[tuple[slice, Tensor]]:
         """
         Every piece over its window and, with arrow attention, [CLS], in parts of rows: (rows, (B, n, H D)).
 
@@ -262,7 +262,7 @@ class DisentangledArrowAttention(nn.Module):
         tables = self.position_tables(positions)
         held = None
         for rows in arrow.parts(length):
-            count = rows.stop - rows.start  # len() of a range is more than torch.compile can trace
+            count = rows.stop - rows.start
             # Keys [rows.start - w, rows.start + w) are held from the part before.
             first = 0 if held is None else min(rows.start + w, length)
             ahead = hidden[:, first : rows.stop + w]
@@ -293,7 +293,7 @@ class DisentangledArrowAttention(nn.Module):
         queries = self.split(query_proj(positions)[None])[0] * self.scale if self.has_p2c else None
         return keys, queries
 
-    def window(self, query, key, value, tables, distance, arrow: Arrow, cls: "ClsRow", rows: range) -> Tensor:
+    def window(self, query, key, value, tables, distance, arrow: Arrow, cls: "ClsRow", rows: slice) -> Tensor:
         """
         Attention of the part's rows to their windows, and to [CLS] as the last key of each block.
 
@@ -326,7 +326,7 @@ class DisentangledArrowAttention(nn.Module):
         out = out.flatten(1, 2)[:, :count].unflatten(0, (batch, -1))
         return out.transpose(1, 2).flatten(2)
 
-    def window_bias(self, query, key, tables, distance, arrow: Arrow, cls: "ClsRow", rows: range, block: int):
+    def window_bias(self, query, key, tables, distance, arrow: Arrow, cls: "ClsRow", rows: slice, block: int):
         """Position terms and masks of each block's scores: (B, H, M, Q, K + 1), -inf where a pair does not attend."""
         w, after = arrow.window, -query.shape[2] % block
         keys_HPD, queries_HPD = tables
@@ -346,7 +346,7 @@ class DisentangledArrowAttention(nn.Module):
         return bias
 
     @staticmethod
-    def key_bias(key, queries_HPD, distance, arrow: Arrow, rows: range) -> Tensor:
+    def key_bias(key, queries_HPD, distance, arrow: Arrow, rows: slice) -> Tensor:
         """k_j.QR[b(i - j)] where j is a key that i may see, else -inf, by query: (B, H, n, W)."""
         w = arrow.window
         column = torch.arange(2 * w + 1, device=key.device)
@@ -398,7 +398,7 @@ class ClsRow:
         self.c2p = None if keys_HPD is None else self.query @ keys_HPD.transpose(-1, -2)  # (B, H, 1, P)
         self.row = OnlineSoftmax()
 
-    def add(self, key: Tensor, value: Tensor, rows: range):
+    def add(self, key: Tensor, value: Tensor, rows: slice):
         """Take in the keys and values of a part, (B, H, n, D)."""
         if self.arrow.attention == "sliding_window":
             return
@@ -420,7 +420,7 @@ class ClsRow:
         """[CLS]'s row of the attention's output: (B, 1, H D)."""
         return self.row.result().transpose(1, 2).flatten(2)
 
-    def column(self, query: Tensor, keys_HPD: Tensor | None, rows: range) -> Tensor:
+    def column(self, query: Tensor, keys_HPD: Tensor | None, rows: slice) -> Tensor:
         """The position terms of a part's scores for [CLS]: (B, H, n, D) -> (B, H, n)."""
         column = query.new_zeros(query.shape[:3])
         if self.distance is None:

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 # Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
 # that only those import), and saving a model writes all that was fetched.
 from .arrow_attention import NAME, Arrow
-from .band import band_mask, square_to_band
+from .band import band_mask, in_one_part, square_to_band
 from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, join_rows, square_mask, stream
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
@@ -42,7 +42,7 @@ class SenerOutput(ModelOutput):
     Args:
         loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
         logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - w). Cells that are no pair of
-            words of the text hold no meaning. With `span_window=None` (B, N, N, R).
+            words of the text hold no meaning. With `span_window=None` (B, N, N, R). In an exported program N is T.
     """
 
     loss: Tensor | None = None
@@ -156,7 +156,7 @@ class SenerModel(PreTrainedModel):
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
-        if torch.is_grad_enabled():
+        if in_one_part():
             return pool_words(output.last_hidden_state, word_index), lengths
         return self.pool_in_place(output.last_hidden_state, word_index), lengths
 
@@ -181,7 +181,7 @@ class SenerModel(PreTrainedModel):
         """
         Logits of all rows in order: tuples of one tensor (B, n, W, R).
 
-        One part where gradients are asked for (the blocks are checkpointed whole), and on the whole square.
+        One part for gradients (the blocks are checkpointed whole), for an export, and on the whole square.
         """
         config = self.config
         num_words, window = words.shape[1], config.span_window
@@ -193,8 +193,9 @@ class SenerModel(PreTrainedModel):
         if window is None:
             scores = self.biaffine.square(starts, ends, lengths)
             yield (self.classifier(self.interact(scores, lengths) + scores),)
-        elif torch.is_grad_enabled():
-            ((scores,),) = self.band_parts(starts, ends, lengths, num_words)
+        elif in_one_part():
+            reached = F.pad(ends, (0, 0, window, window))
+            scores = self.biaffine.rows(starts, reached, lengths, slice(0, num_words), window)
             yield (self.classifier(self.interact(scores, lengths) + scores),)
         else:
             size = max(1, self.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
@@ -238,7 +239,7 @@ class SenerModel(PreTrainedModel):
             window = max(num_words - 1, 0)
             parts = ((square_to_band(square, window),) for (square,) in parts)
 
-        def step(logits: Tensor, rows: range) -> Candidates:
+        def step(logits: Tensor, rows: slice) -> Candidates:
             probabilities = span_probabilities(logits[:, window:], self.config.triangle_mean)
             return find_candidates(probabilities, thresholds, lengths, rows.start)
 
@@ -254,7 +255,7 @@ class SenerModel(PreTrainedModel):
         window, num_words = self.config.span_window, starts.shape[1]
         padded = F.pad(ends, (0, 0, window, window))
         for first in range(0, num_words, size):
-            rows = range(first, min(first + size, num_words))
+            rows = slice(first, min(first + size, num_words))
             reached = padded[:, rows.start : rows.stop + 2 * window]
             yield (self.biaffine.rows(starts[:, rows.start : rows.stop], reached, lengths, rows, window),)
 
@@ -266,7 +267,7 @@ class SenerModel(PreTrainedModel):
         if window is None:
             mask = square_mask(lengths, num_words)
         else:
-            mask = band_mask(lengths, range(num_words), window)
+            mask = band_mask(lengths, slice(0, num_words), window)
         weight = mask[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
@@ -304,7 +305,9 @@ def wrapped_positions(backbone: nn.Module, length: int, device: torch.device) ->
 
 def pool_words(hidden: Tensor, word_index: Tensor) -> Tensor:
     """A word's state is the elementwise maximum over its pieces: (B, T, d) and (B, T) -> (B, N, d)."""
-    batch, _, size = hidden.shape
-    words = hidden.new_zeros(batch, int(word_index.max()) + 1, size)
+    batch, pieces, size = hidden.shape
+    # A program's shapes follow from its inputs' shapes: an exported one has a row for every piece.
+    num_words = pieces if torch.compiler.is_exporting() else int(word_index.max())
+    words = hidden.new_zeros(batch, num_words + 1, size)
     index = word_index.long()[..., None].expand(-1, -1, size)
     return words.scatter_reduce(1, index, hidden, reduce="amax", include_self=False)[:, 1:]

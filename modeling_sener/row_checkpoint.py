@@ -45,23 +45,22 @@ class _ByRows(torch.autograd.Function):
         return None, None, total, *(leaf.grad for leaf in leaves)
 
 
-def chunks(rows: Tensor, halo: int) -> Iterator[tuple[range, slice, tuple[int, int]]]:
+def chunks(rows: Tensor, halo: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
     """The rows of a chunk, those that it reaches, and how many it reaches before the first and after the last."""
     count = rows.shape[1]
     size = max(1, CELLS // (rows.shape[0] * rows.shape[2]))
     for first in range(0, count, size):
         last = min(first + size, count)
         start, stop = max(first - halo, 0), min(last + halo, count)
-        yield range(first, last), slice(start, stop), (start - first + halo, last + halo - stop)
+        yield slice(first, last), slice(start, stop), (start - first + halo, last + halo - stop)
 
 
-@torch.compiler.disable
 def by_rows(function: Callable, halo: int, rows: Tensor, *parameters: Tensor) -> Tensor:
     """
     `function` of all rows. For gradients only `rows` and the result are kept; `function` is computed twice.
 
     Args:
-        function: called with rows of a chunk and its halo (B, n + 2 halo, W, C), outside the text zeros, the `range`
+        function: called with rows of a chunk and its halo (B, n + 2 halo, W, C), outside the text zeros, the `slice`
             of the chunk's rows, and the parameters; returns (B, n, W, C'). It draws no random numbers.
         halo: rows on either side that a row of the result depends on.
         rows: *Shape:* (B, N, W, C).
@@ -70,4 +69,11 @@ def by_rows(function: Callable, halo: int, rows: Tensor, *parameters: Tensor) ->
     Returns:
         *Shape:* (B, N, W, C').
     """
-    return _ByRows.apply(function, halo, rows, *parameters)
+    if torch.compiler.is_exporting():
+        return function(pad_rows(rows, halo, halo), slice(0, rows.shape[1]), *parameters)
+    return _by_rows(function, halo, rows, *parameters)
+
+
+@torch.compiler.disable
+def _by_rows(*arguments) -> Tensor:
+    return _ByRows.apply(*arguments)

@@ -5,14 +5,14 @@ import references
 import torch
 from tiny_models import randomize
 
-from modeling_sener.bispa import BLOCK as BIAFFINE_BLOCK
+from modeling_sener.arrow_attention import BLOCK
 from modeling_sener.bispa import BiaffineBand, SpanBlock, rotate, stream
 
 
 w, C, p, d = 4, 6, 5, 7
 W = 2 * w + 1
 TEXTS = [[1], [w], [w + 1], [2 * w - 1], [2 * w], [2 * w + 1], [23], [2 * w + 3, 1, w + 1], [19, 19], [5, 30, 2 * w]]
-LONG = [[BIAFFINE_BLOCK - 1], [BIAFFINE_BLOCK + 1], [2 * BIAFFINE_BLOCK + w, 3]]
+LONG = [[BLOCK - 1], [BLOCK + 1], [2 * BLOCK + w, 3]]
 BLOCKS = ["mirrored", "transposed", "cnn"]
 
 
@@ -189,7 +189,7 @@ def test_stream_gives_each_step_its_halo(sizes, halo):
 
     def step(held, rows):
         assert torch.equal(held, padded[:, rows.start : rows.stop + 2 * halo])
-        seen.extend(rows)
+        seen.extend(range(rows.start, rows.stop))
         return (held,)
 
     list(stream([(part,) for part in rows.split(sizes, dim=1)], halo, step, 12))

@@ -53,10 +53,16 @@ def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
     computed tables left out.
 
     Raises:
-        ConversionError: for a name that has no counterpart.
+        ConversionError: for a name that has no counterpart, or that is there twice.
     """
+    plain = {}
+    for name, tensor in state.items():
+        own = WRAPPERS.sub("", name)
+        if own in plain:
+            raise ConversionError(f"{name}: twice in the checkpoint, with different prefixes")
+        plain[own] = tensor
     ours = {}
-    for name, tensor in merge_lora({WRAPPERS.sub("", name): tensor for name, tensor in state.items()}).items():
+    for name, tensor in merge_lora(plain).items():
         if COMPUTED.match(name):
             continue
         for pattern, replacement in NAMES:
@@ -70,7 +76,13 @@ def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """PEFT's adapters merged into the layers that they belong to; the layers' biases are kept."""
+    """
+    PEFT's adapters merged into the layers that they belong to, in float32; the layers' biases are kept.
+
+    Raises:
+        ConversionError: for an adapter that has not all of its parts, or is no plain LoRA, or does not fit its layer.
+    """
+    left = {name for name in state if ".lora_" in name}
     merged = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
     for name, down in state.items():
         layer, found, rest = name.partition(".lora_A.")
@@ -80,9 +92,15 @@ def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for needed, holder in ((up_name, state), (f"{layer}.weight", merged)):
             if needed not in holder:
                 raise ConversionError(f"{needed}: missing from the checkpoint, but {name} is there")
-        delta = state[up_name].float() @ down.float() * (LORA_ALPHA / down.shape[0])
-        weight = merged[f"{layer}.weight"]
-        merged[f"{layer}.weight"] = (weight.float() + delta).to(weight.dtype)
+        up, weight = state[up_name], merged[f"{layer}.weight"]
+        rank = down.shape[0]
+        if (up.shape, down.shape) != ((weight.shape[0], rank), (rank, weight.shape[-1])):
+            raise ConversionError(f"{layer}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)} do not fit the "
+                                  f"weight {tuple(weight.shape)}")  # fmt: skip
+        merged[f"{layer}.weight"] = weight.float() + up.float() @ down.float() * (LORA_ALPHA / rank)
+        left -= {name, up_name}
+    if left:
+        raise ConversionError(f"{min(left)}: an adapter's part that cannot be merged: expected pairs lora_A, lora_B")
     return merged
 
 
@@ -91,7 +109,10 @@ def sizes_of(state: dict[str, Tensor]) -> dict:
     for name in ("biaffine.bilinear.weight", "classifier.weight"):
         if name not in state:
             raise ConversionError(f"{name}: missing from the checkpoint")
-    channels, size, _ = state["biaffine.bilinear.weight"].shape
+    bilinear = state["biaffine.bilinear.weight"]
+    if bilinear.dim() != 3 or bilinear.shape[1] != bilinear.shape[2]:
+        raise ConversionError(f"U: shape {tuple(bilinear.shape)}, expected (channels, size, size)")
+    channels, size = bilinear.shape[:2]
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     return {"span_channels": channels, "biaffine_size": size - 1, "span_layers": len(blocks)}
 
@@ -112,7 +133,11 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 def read_backbone(name: str) -> dict:
     """The encoder's configuration, from a JSON file (deberta-v2 where it has no `model_type`), a folder or the Hub."""
     if not Path(name).is_file():
-        return AutoConfig.from_pretrained(name).to_dict()
+        try:
+            return AutoConfig.from_pretrained(name).to_dict()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConversionError(f"{name}: no configuration of an encoder: {reason}") from error
     try:
         config = json.loads(Path(name).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -125,7 +150,7 @@ def read_backbone(name: str) -> dict:
 def build_model(state: dict[str, Tensor], backbone: dict, labels: list[str], **windows: int) -> SenerModel:
     """A model with the released code's conventions and the weights `state` (this project's names)."""
     sizes = sizes_of(state)
-    outputs = state["classifier.weight"].shape[0]
+    outputs = len(state["classifier.weight"])
     if len(labels) != outputs:
         raise ConversionError(f"labels: {len(labels)} given, but the checkpoint has {outputs} outputs")
     config = SenerConfig(

@@ -2,9 +2,10 @@
 Show the entities of one text file.
 
     python training/extract.py paper.txt
-    python training/extract.py paper.txt --format json
+    python training/extract.py paper.txt --format brat > paper.ann
 
-A table (text, label, score, position in characters) and a summary, or JSON with `--format json`.
+A table (text, label, score, position in characters) and a summary; with `--format` JSON, brat's standoff format, or
+CoNLL columns (a word and its IOB tag), whose entities are flat: of those that overlap the one with the highest score.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from transformers.utils import logging
 from training.checkpoint import load_checkpoint
 from training.cli import run
 from training.inference import extract
+from training.interop import to_brat, to_conll
 from training.predict import read_text
 
 
@@ -32,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", help="a UTF-8 text file")
     parser.add_argument("--model", default=str(BUNDLED), help="SeNER checkpoint (default: the bundled one)")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table")
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
     return parser.parse_args(arguments)
 
@@ -79,15 +81,25 @@ def summary(entities: list[dict], text: str) -> str:
     return f"{found} in {len(text):,} characters" + (f": {per_label}" if per_label else "")
 
 
+def as_file(form: str, text: str, entities: list[dict], processor) -> str:
+    """What a file of the format holds."""
+    if form == "brat":
+        return to_brat(text, entities)
+    if form == "conll":
+        return to_conll(text, entities, processor.split_words(text))
+    return json.dumps(entities, indent=1, ensure_ascii=False) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     text = read_text(options.file)
     logging.disable_progress_bar()  # of loading the weights
     model, processor = load_checkpoint(options.model)
-    entities = extract(model, processor, [text], threshold=options.threshold)[0]
-    if options.format == "json":
-        sys.stdout.reconfigure(encoding="utf-8")
-        print(json.dumps(entities, indent=1, ensure_ascii=False))
+    allow_nested = False if options.format == "conll" else None
+    entities = extract(model, processor, [text], threshold=options.threshold, allow_nested=allow_nested)[0]
+    if options.format != "table":
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        print(as_file(options.format, text, entities, processor), end="")
         return
     sys.stdout.reconfigure(errors="replace")
     if entities:

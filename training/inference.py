@@ -18,6 +18,7 @@ def extract(
     batch_size: int = 16,
     progress: bool = False,
     threshold: float | dict[str, float] | None = None,
+    allow_nested: bool | None = None,
 ) -> list[list[dict]]:
     """
     Entities of every text, in the order of `texts`, by the path of the pipeline.
@@ -27,6 +28,7 @@ def extract(
     Args:
         texts: strings, lists of words, or a mixture.
         threshold: a number, or one per label; the model's own by default.
+        allow_nested: whether an entity may lie inside another one; the model's own by default.
 
     Returns:
         For each text its entities as `{"start", "end", "text", "label", "score"}`, in the text's own units.
@@ -38,7 +40,7 @@ def extract(
     for indices, inputs in encoded_batches(processor, texts, batch_size, progress):
         inputs = inputs.to(device)
         candidates = model.find_candidates(**inputs, thresholds=processor.thresholds(threshold))
-        for i, entities in zip(indices, processor.entities(candidates, inputs), strict=True):
+        for i, entities in zip(indices, processor.entities(candidates, inputs, allow_nested), strict=True):
             found[i] = entities
     model.train(was_training)
     return found
