@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 from demo_server import tiny_checkpoint
+from golden_checkpoints import CARD
 from safetensors.torch import load_file, save_file
 from toy import ROOT
 
@@ -26,15 +27,6 @@ from training.check_published import (
 )
 
 
-CARD = """---
-license: apache-2.0
-language: en
-library_name: transformers
-pipeline_tag: token-classification
-tags: [sener]
----
-A card.
-"""
 SETTINGS = ["config", "token_ids", "model", "pipeline", "float32", "float16", "bfloat16", "saved_again"]
 
 
