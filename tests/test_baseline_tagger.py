@@ -173,7 +173,7 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
     assert model.config.attention_probs_dropout_prob == 0.0
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = set()
-    for group in tagger.build_optimizer(model, fields).param_groups:
+    for group in tagger.build_optimizer(model, model.base_model, fields).param_groups:
         for parameter in group["params"]:
             name = names[parameter]
             seen.add(name)

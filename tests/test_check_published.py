@@ -128,12 +128,16 @@ for attempt in (lambda: pathlib.Path.home().joinpath("seen").write_text(""),
 """
 
 
-@pytest.mark.slow
-def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
-    recorded = record(published)
+def change_weights(folder):
     weights = load_file(folder / "model.safetensors")
     weights["classifier.bias"] += 0.1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.slow
+def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
+    recorded = record(published)
+    change_weights(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["normalizer"] = None
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -152,9 +156,7 @@ def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
 @pytest.mark.slow
 def test_weights_alone_are_compared_by_their_scores(published, folder, tmp_path):
     recorded = record(published)
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.bias"] += 0.1
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    change_weights(folder)
     found = run_stranger(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
     failures = "\n".join(found["failures"])
     assert "model: scores differ by up to 0.0" in failures and "token_ids" in found["passed"]

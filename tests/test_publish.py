@@ -58,7 +58,7 @@ def report(**changes):
     scores = summarise(match(gold, found), {})
     depth = {"0": {"tp": 2, "fp": 1, "fn": 1}, "1": {"tp": 0, "fp": 0, "fn": 1}}
     return scores | {
-        "by_depth": depth, "thresholds": dict.fromkeys(LABELS, 0.4), "data": ["/home/me/dev.jsonl"], "texts": 2,
+        "by_depth": depth, "thresholds": dict.fromkeys(LABELS, 0.4), "data": ["/somewhere/dev.jsonl"], "texts": 2,
         "words": 1234, "entities": 4, "wider_than_window": 1,
     } | changes  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_the_card_says_what_was_measured(model, here):
     assert rows["Task"].startswith("| Task | 1 | 0.0 (") and rows["Person"].startswith("| Person | 2 | 50.0 (")
     low, high = report()["interval"]["f1"]
     assert f"57.1 ({100 * low:.1f}–{100 * high:.1f})" in rows["all (micro)"]
-    assert "dev.jsonl: 1,234 words, 4 entities" in text and "/home/me" not in text
+    assert "dev.jsonl: 1,234 words, 4 entities" in text and "/somewhere" not in text
     assert "more than 6 words" in text and "entities 1 are" in text
     assert "Of 1 entities inside another one it finds 0.0 %" in text
     assert "Learned positions end after about 128" in text and "fitted" not in text

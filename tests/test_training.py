@@ -110,7 +110,7 @@ def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
     model, _ = training.build_model(fields, LABELS)
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = set()
-    for group in training.build_optimizer(model, fields).param_groups:
+    for group in training.build_optimizer(model, model.backbone, fields).param_groups:
         for parameter in group["params"]:
             name = names[parameter]
             seen.add(name)

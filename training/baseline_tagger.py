@@ -44,7 +44,7 @@ from training.fields import FieldError, TrainingFields, parse_fields
 from training.report import DataReport
 from training.scoring import Entity, score
 from training.state import Progress
-from training.train import build_accelerator, start_trackers
+from training.train import build_accelerator, build_optimizer, start_trackers
 from training.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
 
 
@@ -149,21 +149,6 @@ def longest_input(model: PreTrainedModel, max_tokens: int) -> int:
     """`max_tokens`, or the length of the encoder's position table where that is shorter."""
     positions = wrapped_positions(model, max_tokens, torch.device("cpu"))
     return max_tokens if positions is None else positions.unique().numel()
-
-
-def build_optimizer(model: PreTrainedModel, fields: TrainingFields) -> torch.optim.AdamW:
-    """AdamW: one learning rate for the encoder, one for the classifier; no weight decay on biases and norms."""
-    groups: dict[tuple[bool, bool], list] = {}
-    for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith(model.base_model_prefix + "."), parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW([
-        {
-            "params": parameters,
-            "lr": fields.learning_rate if is_encoder else fields.head_learning_rate,
-            "weight_decay": fields.weight_decay if decays else 0.0,
-        }
-        for (is_encoder, decays), parameters in groups.items()
-    ])  # fmt: skip
 
 
 def store_flat_windows(
@@ -273,7 +258,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
         processes=accelerator.num_processes,
     )
     accelerator.print(f"parameters: {model.num_parameters():,} trainable")
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, fields))
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, model.base_model, fields))
     total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)

@@ -98,19 +98,20 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
     return quiet, processor
 
 
-def build_optimizer(model: SenerModel, fields: TrainingFields) -> torch.optim.AdamW:
-    """AdamW: one learning rate for the encoder, one for the head; no weight decay on biases and norms."""
+def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: TrainingFields) -> torch.optim.AdamW:
+    """AdamW: one learning rate for the model's encoder, one for the head; no weight decay on biases and norms."""
+    of_encoder = set(encoder.parameters())
     groups: dict[tuple[bool, bool], list] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((parameter in of_encoder, parameter.dim() > 1), []).append(parameter)
     return torch.optim.AdamW([
         {
             "params": parameters,
-            "lr": fields.learning_rate if is_backbone else fields.head_learning_rate,
+            "lr": fields.learning_rate if is_encoder else fields.head_learning_rate,
             "weight_decay": fields.weight_decay if decays else 0.0,
         }
-        for (is_backbone, decays), parameters in groups.items()
+        for (is_encoder, decays), parameters in groups.items()
     ])  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
 
     batches = build_batches(accelerator, fields, processor, StoredWindows(windows_file))
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, fields))
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, model.backbone, fields))
     total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
