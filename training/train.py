@@ -105,14 +105,15 @@ def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: Tr
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault((parameter in of_encoder, parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW([
+    options = [
         {
             "params": parameters,
             "lr": fields.learning_rate if is_encoder else fields.head_learning_rate,
             "weight_decay": fields.weight_decay if decays else 0.0,
         }
         for (is_encoder, decays), parameters in groups.items()
-    ])  # fmt: skip
+    ]
+    return torch.optim.AdamW(options, fused=True)  # a fourth of the time on the CPU, where it is not the default
 
 
 def build_accelerator(fields: TrainingFields) -> Accelerator:
