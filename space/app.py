@@ -10,7 +10,9 @@ that comes with the repository.
 import itertools
 import json
 import os
+import signal
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +27,25 @@ except ImportError:
     on_gpu = lambda function: function  # noqa: E731
 
 import gradio as gr
-from extraction import MAX_CHARACTERS, MAX_TOKENS, DemoError, Extractor, supplied
-from reading import SUFFIXES, read_file
+from extraction import Extractor, supplied
+from guard import Guard, keep_clean, refuse_downloads
+from limits import (
+    KEEP_FILES,
+    MAX_CHARACTERS,
+    MAX_FILE,
+    MAX_SECONDS,
+    MAX_SESSIONS,
+    MAX_TOKENS,
+    MAX_WAITING,
+    DemoError,
+)
+from reading import SUFFIXES, read_apart
+from starlette.middleware import Middleware
 from transformers.utils import logging
 
 
 HERE = Path(__file__).parent
 BUNDLED = HERE.parent / "modeling_sener"
-MAX_WAITING = 20  # runs in the queue; one runs at a time
-MAX_FILE = "20mb"
-KEEP_FILES = 600  # seconds between two looks, and that a file is kept at least
 PAPERS = {
     "Quasi-Recurrent Neural Networks": "quasi-recurrent-neural-networks.txt",
     "Neural Architectures for NER": "neural-architectures-for-ner.txt",
@@ -46,9 +57,9 @@ INTRO = """
 Typed entities in texts of any length, nested ones too: one pass over the whole text, nothing cut.
 """
 LIMITS = (
-    f"Up to {MAX_CHARACTERS:,} characters and {MAX_TOKENS:,} tokens a text, {MAX_FILE[:-2]} MB a file. One text runs "
-    f"at a time, {MAX_WAITING} can wait. No text is stored, files are "
-    f"deleted within {2 * KEEP_FILES // 60} minutes. Offsets count characters (code points) of the box's text."
+    f"Up to {MAX_CHARACTERS:,} characters, {MAX_TOKENS:,} tokens and {{seconds:g}} seconds of computing a text, "
+    f"{MAX_FILE} MB a file. One text runs at a time, {MAX_WAITING} can wait. No text is stored, files are deleted "
+    f"within {2 * KEEP_FILES // 60} minutes. Offsets count characters (code points) of the box's text."
 )
 API = """
 ```python
@@ -106,16 +117,23 @@ class Demo:
 
 
 def open_file(path: str | None):
-    """The box's text, the choice among a file's texts and their list, and a message where it cannot be read."""
+    """The box's text, the choice among a file's texts, and a message where it cannot be read."""
     if path is None:
-        return gr.skip(), gr.update(visible=False), [], gr.skip()
+        return gr.skip(), gr.update(visible=False), gr.skip()
     try:
-        texts = read_file(path)
+        texts = read_apart(path)
     except DemoError as error:
-        return gr.skip(), gr.update(visible=False), [], message(error=str(error))
+        return gr.skip(), gr.update(visible=False), message(error=str(error))
     choices = [(name, number) for number, (name, _) in enumerate(texts)]
-    choice = gr.update(choices=choices, value=0, visible=len(texts) > 1)
-    return texts[0][1], choice, texts if len(texts) > 1 else [], gr.skip()
+    return texts[0][1], gr.update(choices=choices, value=0, visible=len(texts) > 1), gr.skip()
+
+
+def choose(number: int, path: str):
+    """The box's text: this one of the file, which is read again so that little is held for a visitor."""
+    try:
+        return read_apart(path)[number][1], gr.skip()
+    except DemoError as error:
+        return gr.skip(), message(error=str(error))
 
 
 def open_nested():
@@ -151,7 +169,7 @@ def build(extractor: Extractor) -> gr.Blocks:
     model_queue = {"concurrency_id": "model", "concurrency_limit": 1}
     private = {"api_visibility": "private", "show_progress": "hidden"}
     busy = "(...inputs) => { window.sener.busy(); return inputs; }"
-    with gr.Blocks(title="SeNER", analytics_enabled=False, delete_cache=(KEEP_FILES, KEEP_FILES)) as page:
+    with gr.Blocks(title="SeNER", analytics_enabled=False) as page:
         gr.Markdown(INTRO, elem_classes="intro")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
@@ -163,14 +181,13 @@ def build(extractor: Extractor) -> gr.Blocks:
                     label="File: txt, md, html, pdf or jsonl", file_types=list(SUFFIXES), type="filepath", height=150
                 )
                 choice = gr.Dropdown(label="Text of the file", visible=False, interactive=True)
-                texts = gr.State([], time_to_live=3600)
                 start = gr.Button("Find entities", variant="primary", elem_id="start")
         with gr.Row(elem_classes="examples"):
             gr.Markdown("Or try", elem_classes="hint")
             papers = [gr.Button(title, size="sm") for title in PAPERS]
             nested = gr.Button("Nested entities (supplied)", size="sm")
         result = viewer()
-        gr.Markdown(LIMITS, elem_classes="hint")
+        gr.Markdown(LIMITS.format(seconds=extractor.max_seconds), elem_classes="hint")
         with gr.Accordion("Use it from a program", open=False):
             gr.Markdown(API)
 
@@ -180,13 +197,15 @@ def build(extractor: Extractor) -> gr.Blocks:
             loaded = button.click(load, None, text, js=busy, **private)
             running.append(loaded.then(run, text, result, **private, **model_queue))
         nested.click(open_nested, None, [text, result], js=busy, **private)
-        file.change(open_file, file, [text, choice, texts, result], **private)
-        choice.input(lambda number, texts: texts[number][1], [choice, texts], text, **private)
+        file.change(open_file, file, [text, choice, result], **private)
+        choice.input(choose, [choice, file], [text, result], **private)
         for each in running:
             each.failure(None, js="() => window.sener.ended()")
         result.cancel(None, cancels=running)
         gr.api(extract, api_name="extract", **model_queue)
-    return page.queue(max_size=MAX_WAITING)
+    page.queue(max_size=MAX_WAITING)
+    page._queue.pending_messages_per_session.max_size = MAX_SESSIONS  # results that nobody fetches are kept: not 2,000
+    return page
 
 
 THEME = gr.themes.Base(
@@ -209,21 +228,40 @@ THEME = gr.themes.Base(
 )
 
 
+def max_seconds() -> float:
+    value = os.environ.get("SENER_MAX_SECONDS") or MAX_SECONDS
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise DemoError(f"SENER_MAX_SECONDS is {value!r}: expected a number of seconds above 0.")
+    return seconds
+
+
 def main() -> None:
     name = os.environ.get("SENER_MODEL") or str(BUNDLED)
     try:
-        extractor = Extractor(name)
+        extractor = Extractor(name, max_seconds())
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    build(extractor).launch(
-        theme=THEME,
-        css=read_page("viewer.css"),
-        footer_links=["api", "settings"],
-        max_file_size=MAX_FILE,
-        run_history=False,
-        ssr_mode=False,
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted then, too
+    refuse_downloads()
+    with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
+        keep_clean(Path(folder))
+        build(extractor).launch(
+            theme=THEME,
+            css=read_page("viewer.css"),
+            footer_links=["api", "settings"],
+            max_file_size=MAX_FILE * 1_000_000,
+            state_session_capacity=MAX_SESSIONS,
+            app_kwargs={"middleware": [Middleware(Guard)]},
+            enable_monitoring=False,
+            run_history=False,
+            ssr_mode=False,
+        )
 
 
 if __name__ == "__main__":

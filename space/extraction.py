@@ -3,6 +3,7 @@
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -10,22 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from limits import MAX_CHARACTERS, MAX_SECONDS, MAX_TOKENS, DemoError, too_long, too_slow
 from torch import nn
 from transformers import AutoModel, AutoProcessor
 
 
 FLOOR = 0.05  # the lowest threshold that the page offers: what scores less is not kept
-MAX_CHARACTERS = 1_000_000
-MAX_TOKENS = 250_000  # bounds the memory of a run
 ENCODER_SHARE = 0.5  # of the time of a run; 0.4 and 0.7 with two encoders
 POLL = 0.2  # seconds after which a run that is stopped is noticed at the latest
 
 # What the page shows: from one threshold on, `FLOOR` or more, or from the model's own on; nested spans or not.
 MODES = (("floor", True), ("floor", False), ("own", True), ("own", False))
-
-
-class DemoError(ValueError):
-    """What the user did wrong, or what the page cannot do: the message is shown as it is."""
 
 
 class Stopped(Exception):
@@ -38,6 +34,8 @@ class Run:
 
     num_layers: int
     num_words: int = 1
+    max_seconds: float = MAX_SECONDS
+    deadline: float = float("inf")  # of time.monotonic
     stop: threading.Event = field(default_factory=threading.Event)
     messages: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     layers_done: int = 0
@@ -47,6 +45,13 @@ class Run:
         """How much is done, 0 to 1."""
         layers, rows = self.layers_done / self.num_layers, self.rows_done / self.num_words
         return ENCODER_SHARE * layers + (1 - ENCODER_SHARE) * min(rows, 1.0)
+
+    def check(self) -> None:
+        """Raise where the run is not wanted any more, or has had its time."""
+        if self.stop.is_set():
+            raise Stopped
+        if time.monotonic() > self.deadline:
+            raise too_slow(self.max_seconds)
 
 
 _run: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -59,12 +64,15 @@ class Extractor:
     Args:
         name: a folder, or a repository on the Hub as `user/name@revision`. The revision is asked for because the
             repository's code is run.
+        max_seconds: that a text is computed for at most.
 
     Raises:
         DemoError: nothing there, or no SeNER checkpoint; says what to do.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, max_seconds: float = MAX_SECONDS):
+        self.max_seconds = max_seconds
+        self.one_at_a_time = threading.Lock()  # a run that was stopped may take a moment to notice
         self.model, self.processor = load(name)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.labels: list[str] = self.processor.config.labels
@@ -79,19 +87,17 @@ class Extractor:
             thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
 
         Raises:
-            DemoError: the text is too long for this page.
+            DemoError: the text is too long for this page, or took too long and was stopped.
         """
         if len(text) > MAX_CHARACTERS:
             raise too_long(len(text), MAX_CHARACTERS, "characters")
-        run = Run(self.num_layers)
+        run = Run(self.num_layers, max_seconds=self.max_seconds)
 
         def work():
             _run.set(run)  # a new thread has a context of its own
             try:
-                inputs = self.inputs(text)
-                run.num_words = max(len(inputs.word_offsets[0]), 1)
-                candidates = self.model.find_candidates(**inputs.to(self.model.device), thresholds=thresholds)
-                run.messages.put(finish(candidates, inputs))
+                with self.one_at_a_time:
+                    run.messages.put(self.compute(run, text, thresholds, finish))
             except BaseException as error:
                 run.messages.put(error)
 
@@ -110,6 +116,15 @@ class Extractor:
             worker.join()  # a thread that still cleans up while Python ends would abort it
         finally:
             run.stop.set()
+
+    def compute(self, run: Run, text: str, thresholds: torch.Tensor, finish: Callable):
+        run.deadline = time.monotonic() + run.max_seconds
+        run.check()
+        inputs = self.inputs(text)
+        run.num_words = max(len(inputs.word_offsets[0]), 1)
+        candidates = self.model.find_candidates(**inputs.to(self.model.device), thresholds=thresholds)
+        run.check()
+        return finish(candidates, inputs)
 
     def inputs(self, text: str):
         """The processor's inputs of a text, as many tokens as this page takes."""
@@ -169,13 +184,6 @@ class Extractor:
             raise DemoError(str(error)) from error
         *_, entities = self.run(text, thresholds, lambda *found: self.processor.entities(*found)[0])
         return entities
-
-
-def too_long(size: int, limit: int, unit: str) -> DemoError:
-    return DemoError(
-        f"This text has {size:,} {unit}; this page takes up to {limit:,}. Nothing was cut and nothing was run: "
-        "split the text, or run the model on your own machine, where a text may have any length."
-    )
 
 
 def supplied(text: str, entities: list[dict]) -> dict:
@@ -248,14 +256,14 @@ def check_folder(folder: Path) -> None:
 
 def watch(model: nn.Module) -> int:
     """
-    Hooks that report to the run of their thread, and that stop it where it is not wanted any more: before every linear
-    layer, so that no step between two looks is long. Returns the number of the encoder's layers.
+    Hooks that report to the run of their thread, and that stop it where it is not wanted any more or has had its time:
+    before every linear layer, so that no step between two looks is long. Returns the number of the encoder's layers.
     """
 
     def look(*_):
         run = _run.get()
-        if run is not None and run.stop.is_set():
-            raise Stopped
+        if run is not None:
+            run.check()
 
     def layer_done(*_):
         run = _run.get()

@@ -1,21 +1,66 @@
-"""Files that people drop on the page, as texts: .txt, .md, .html, .pdf and .jsonl."""
+"""
+Files that people drop on the page, as texts: .txt, .md, .html, .pdf and .jsonl.
+
+A file is read by a process of its own, as what is written to exhaust a reader has to be stopped from outside.
+"""
 
 import codecs
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import lxml.html
-from extraction import MAX_CHARACTERS, DemoError, too_long
 from inscriptis.css_profiles import CSS_PROFILES
 from inscriptis.html_engine import Inscriptis
 from inscriptis.model.config import ParserConfig
+from limits import MAX_CHARACTERS, MAX_RECORDS, READING_MEMORY, READING_SECONDS, DemoError, too_long
 from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 
-MAX_RECORDS = 1000  # of a .jsonl file, as the page offers them in one list
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".jsonl")
+MAX_NAME = 100  # characters of a text's name
 INVISIBLE = "//template | //noscript | //*[@hidden]"  # beside what Inscriptis leaves out itself: scripts, styles, ...
+
+
+def read_apart(path: str | Path) -> list[tuple[str, str]]:
+    """
+    What `read_file` returns, by a process that has `READING_SECONDS` and `READING_MEMORY`.
+
+    Raises:
+        DemoError: as of `read_file`, or the file needs more than that.
+    """
+    name = Path(path).name
+    command = [sys.executable, __file__, str(path), str(READING_MEMORY)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=READING_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(
+            f"{name}: reading it took longer than {READING_SECONDS} seconds and was stopped. Paste the text itself."
+        ) from error
+    if done.returncode != 0:
+        raise DemoError(f"{name}: damaged, or more than this page's memory holds. Paste the text itself.")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise DemoError(answer["error"])
+    return [tuple(pair) for pair in answer["texts"]]
+
+
+def main() -> None:
+    """`reading.py PATH BYTES`: the texts of a file, or what is wrong with it, as JSON."""
+    path, memory = sys.argv[1], int(sys.argv[2])
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    try:
+        answer = {"texts": read_file(path)}
+    except DemoError as error:
+        answer = {"error": str(error)}
+    except FileNotFoundError:
+        answer = {"error": f"{Path(path).name}: deleted by now. Drop it again."}
+    print(json.dumps(answer))
 
 
 def read_file(path: str | Path) -> list[tuple[str, str]]:
@@ -118,9 +163,13 @@ def read_jsonl(path: Path) -> list[tuple[str, str]]:
         if not isinstance(text, str):
             raise DemoError(f"{where}: expected an object with a field text, a string or a list of words.")
         name = record.get("id", record.get("doc_id"))
-        texts.append((f"{number}: {name}" if isinstance(name, str | int) else f"line {number}", text))
+        texts.append((f"{number}: {name}"[:MAX_NAME] if isinstance(name, str | int) else f"line {number}", text))
         if len(texts) > MAX_RECORDS:
             raise DemoError(f"{path.name}: more than {MAX_RECORDS:,} lines: split the file.")
     if not texts:
         raise DemoError(f"{path.name}: there is no text in it.")
     return texts
+
+
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,8 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 sys.path.insert(0, "space")
+import limits
+vars(limits).update({})
 runpy.run_path("space/app.py", run_name="__main__")
 """
 
@@ -53,9 +55,12 @@ def tiny_checkpoint(folder: Path, **fields) -> Path:
 
 
 class DemoServer:
-    """`python space/app.py` on a free port; `url` is where, `log` what it has printed."""
+    """
+    `python space/app.py` on a free port; `url` is where, `log` what it has printed. `limits` are other values for
+    those of space/limits.py.
+    """
 
-    def __init__(self, model: Path | str, **environment):
+    def __init__(self, model: Path | str, limits: dict | None = None, **environment):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -63,8 +68,9 @@ class DemoServer:
         offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
         inherited = {name: value for name, value in os.environ.items() if name not in offline}
         settings = {"SENER_MODEL": str(model), "GRADIO_SERVER_PORT": port, "OMP_NUM_THREADS": "1"}
+        code = WITHOUT_NETWORK.replace("{}", repr(limits or {}))
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", WITHOUT_NETWORK], cwd=ROOT, env={**inherited, **settings, **environment},
+            [sys.executable, "-u", "-c", code], cwd=ROOT, env={**inherited, **settings, **environment},
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.lines: list[str] = []

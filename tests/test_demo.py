@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reading
 import torch
-from app import Demo
+from app import Demo, main
 from demo_server import tiny_checkpoint
 from extraction import FLOOR, MAX_CHARACTERS, DemoError, Extractor, Run, _run, load, supplied, watch
 from hypothesis import given, settings
@@ -138,6 +138,49 @@ def test_closing_stops_the_model(extractor):
     assert last(extractor.read("London"))["words"] == 1  # and the model works on
 
 
+def test_a_run_that_has_had_its_time_is_stopped(extractor, monkeypatch):
+    rows = []
+
+    def time_is_over(module, given, logits):
+        rows.append(logits.shape[1])
+        _run.get().deadline = 0.0
+
+    handle = extractor.model.classifier.register_forward_hook(time_is_over)
+    before = set(threading.enumerate())
+    with pytest.raises(DemoError, match="longer than the 180 seconds that this page gives a text, and was stopped"):
+        list(extractor.read(TEXT * 300))
+    handle.remove()
+    for worker in set(threading.enumerate()) - before:
+        worker.join(60)
+        assert not worker.is_alive()
+    assert len(rows) == 1 and rows[0] < len(extractor.processor.split_words(TEXT * 300))
+    monkeypatch.setattr(extractor, "max_seconds", 1e-9)
+    with pytest.raises(DemoError, match="longer than the 1e-09 seconds"):
+        extractor.extract(TEXT)
+    monkeypatch.undo()
+    assert last(extractor.read("London"))["words"] == 1
+
+
+def test_the_next_run_waits_until_a_stopped_one_has_ended(extractor, monkeypatch):
+    compute, active, most = extractor.compute, [], []
+
+    def watched(run, *arguments):
+        active.append(run)
+        most.append(len(active))
+        try:
+            return compute(run, *arguments)
+        finally:
+            active.remove(run)
+
+    monkeypatch.setattr(extractor, "compute", watched)
+    for _ in range(5):
+        steps = extractor.read(TEXT * 1000)
+        next(steps)
+        steps.close()
+    assert last(extractor.read("London"))["words"] == 1
+    assert max(most) == 1 and len(most) >= 2
+
+
 def test_two_runs_at_once_do_not_mix(extractor):
     first, second = extractor.read(TEXT * 20), extractor.read("Ada Lovelace " * 300)
     results, steps = [None, None], [[], []]
@@ -210,6 +253,15 @@ def test_what_cannot_be_loaded_says_what_to_do(checkpoint, tmp_path):
             load(name)
 
 
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
+def test_a_time_limit_that_is_none_ends_with_one_line(value, monkeypatch, capsys):
+    monkeypatch.setenv("SENER_MAX_SECONDS", value)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: SENER_MAX_SECONDS is '{value}': expected a number of seconds above 0.\n"
+
+
 def test_a_failing_load_ends_with_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "space/app.py"], cwd=ROOT, capture_output=True, text=True, timeout=300,
@@ -265,6 +317,25 @@ def test_files_become_texts(tmp_path):
     assert texts("e.pdf", pdf([b"We train", b"ResNet-50."])) == [("e.pdf", "We train\nResNet-50.\n")]
     lines = b'{"id": 7, "text": "one \\ud83d\\ude00"}\r\n\n{"text": ["two", "words"]}\n'
     assert texts("f.jsonl", lines) == [("1: 7", "one \U0001f600"), ("line 3", "two words")]
+
+
+def test_a_file_is_read_apart_within_time_and_memory(tmp_path, monkeypatch):
+    texts = [("1: 7", "one \U0001f600 \ud800"), ("line 2", "two")]
+    lines = b'{"id": 7, "text": "one \\ud83d\\ude00 \\ud800"}\n{"text": "two"}'
+    assert reading.read_apart(write(tmp_path, "a.jsonl", lines)) == texts
+    with pytest.raises(DemoError, match="b.jsonl, line 1: not JSON"):
+        reading.read_apart(write(tmp_path, "b.jsonl", b"{"))
+    path = write(tmp_path, "c.html", b"<i>x</i>" * 1_000_000)
+    monkeypatch.setattr(reading, "READING_MEMORY", 300_000_000)
+    with pytest.raises(DemoError, match="c.html: damaged, or more than this page's memory holds"):
+        reading.read_apart(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(reading, "READING_SECONDS", 0.05)
+    with pytest.raises(DemoError, match="c.html: reading it took longer than 0.05 seconds and was stopped"):
+        reading.read_apart(path)
+    assert reading.read_file(write(tmp_path, "d.jsonl", b'{"id": "%s", "text": "x"}' % (b"x" * 500)))[0][0] == (
+        "1: " + "x" * 97
+    )
 
 
 def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):

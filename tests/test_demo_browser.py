@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import lxml.html
 import pytest
 from demo_browser import paste, result, run, state, supply, visible_text
 from demo_server import DemoServer
@@ -227,6 +228,36 @@ def test_hostile_text_is_text(open_page):
     assert page.evaluate("document.querySelectorAll('.sener-text *').length") < 5000
 
 
+def test_hostile_names_are_text(open_page, tmp_path):
+    page = open_page()
+    hostile = "<img src=x onerror='window.pwned = 1'>\"</script></style><script>window.pwned = 1</script>"
+    supply(page, "a b", [(0, 1, 0, 0.9, 15), (2, 3, 1, 0.9, 15)], labels=[hostile, "javascript:window.pwned = 1"])
+    assert page.locator(".legend .chip").all_inner_texts() == [hostile, "javascript:window.pwned = 1"]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="HTML").click()
+    saved = lxml.html.parse(download.value.path()).getroot()
+    assert hostile in saved.xpath("//mark/@data-label") and not saved.xpath(
+        "//script | //img | //@*[starts-with(name(), 'on')]"
+    )
+
+    (tmp_path / "<img src=x onerror=pwned()>.txt").write_bytes(b"\xff\xff")
+    page.locator("input[type=file]").set_input_files(tmp_path / "<img src=x onerror=pwned()>.txt")
+    state(page, "error")
+    expect(page.locator(".panel-error")).to_contain_text("img src=x onerror=pwned().txt: not UTF-8 text")
+    expect(page.locator(".file-preview")).to_be_visible()
+    expect(page.locator(".file-preview a")).to_be_hidden()  # a file is not served
+    page.get_by_role("button", name="Clear").first.click()
+    lines = [json.dumps({"id": hostile, "text": f"{hostile} {number}"}) for number in range(2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    page.locator("input[type=file]").set_input_files(tmp_path / "a.jsonl")
+    expect(page.locator("#text textarea")).to_have_value(f"{hostile} 0")
+    page.get_by_label("Text of the file").click()
+    page.get_by_role("option", name=f"2: {hostile}"[:100]).click()
+    expect(page.locator("#text textarea")).to_have_value(f"{hostile} 1")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator(".gradio-container img[src=x], .gradio-container script").count() == 0
+
+
 def test_too_long_is_said_and_nothing_is_cut(open_page, client):
     page = open_page()
     paste(page, "word " * 200_001)
@@ -241,6 +272,9 @@ def test_too_long_is_said_and_nothing_is_cut(open_page, client):
         client.predict("a" * 1_000_001, 0.5, api_name="/extract")
     with pytest.raises(AppError, match="expected a number from 0 to 1"):
         client.predict("a", 1.5, api_name="/extract")
+    paste(page, "a" * 13_000_000)
+    page.click("#start")
+    expect(page.locator(".panel-error")).to_contain_text("the text is far too long")
     paste(page, " \n")
     page.click("#start")
     expect(page.locator(".panel-error")).to_contain_text("There is no text yet")

@@ -27,8 +27,9 @@ def model(tmp_path_factory):
 def url(model):
     """The server's address, a free port of the system's choice."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "training.serve:app", "--port", "0"], cwd=ROOT, text=True,
-        env={**os.environ, "SENER_MODEL": str(model), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "uvicorn", "training.serve:app", "--port", "0", "--limit-concurrency", "64"],
+        cwd=ROOT, text=True, env={**os.environ, "SENER_MODEL": str(model), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
     )  # fmt: skip
     lines, address, started = [], [], threading.Event()
 
@@ -88,3 +89,15 @@ def test_a_large_request_is_refused(url):
     assert status == 413 and f"{MAX_BYTES:,} bytes" in answer["detail"]
     status, _ = post(url, {"texts": ["a"]}, **{"Transfer-Encoding": "chunked"})
     assert status in (400, 413)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b'{"texts": ["\xff"]}', b"[" * 100_000, b'{"texts": "\\ud800"}',
+     b'{"texts": ["Ada \\ud800 London"], "threshold": 0.0}', b'{"texts": ["a"], "threshold": NaN}',
+     b'{"texts": ["a"], "threshold": 1e999}'],
+)  # fmt: skip
+def test_garbage_is_refused_and_the_next_text_is_read(url, body):
+    status, answer = post(url, body)
+    assert status in (400, 422) and answer["detail"]
+    assert post(url, {"texts": ["Ada Lovelace"]})[0] == 200

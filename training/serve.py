@@ -1,17 +1,19 @@
 """
 Extraction over HTTP, to start from: texts in, entities out.
 
-    SENER_MODEL=my-model uvicorn training.serve:app
+    SENER_MODEL=my-model uvicorn training.serve:app --limit-concurrency 64
     curl localhost:8000/extract -H 'Content-Type: application/json' -d '{"texts": ["We train ResNet-50."]}'
 """
 
 import os
 from contextlib import asynccontextmanager
 from threading import Lock
+from typing import Annotated
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from transformers import pipeline
 
 
@@ -19,8 +21,16 @@ MAX_BYTES = 2_000_000  # of a request, and so of what one holds in memory
 one_at_a_time = Lock()  # a batch uses every core, or the accelerator
 
 
+def encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of a surrogate pair, which no answer can hold") from error
+    return text
+
+
 class Texts(BaseModel):
-    texts: list[str] = Field(min_length=1, max_length=64)
+    texts: list[Annotated[str, AfterValidator(encodable)]] = Field(min_length=1, max_length=64)
     threshold: float | None = Field(None, ge=0, le=1)
 
 
@@ -39,6 +49,13 @@ async def limit_size(request: Request, call_next):
     if request.method == "POST" and int(request.headers.get("content-length", MAX_BYTES + 1)) > MAX_BYTES:
         return JSONResponse({"detail": f"a request of more than {MAX_BYTES:,} bytes, or of no stated length"}, 413)
     return await call_next(request)
+
+
+@app.exception_handler(RequestValidationError)
+async def refuse(request: Request, error: RequestValidationError):
+    """Without the input itself, which FastAPI would send back: not all of it can be sent as JSON."""
+    faults = [{name: fault[name] for name in ("type", "loc", "msg")} for fault in error.errors()]
+    return JSONResponse({"detail": faults}, 422)
 
 
 @app.post("/extract")

@@ -66,7 +66,7 @@ class Viewer {
   // A run that ended without a result: it was cancelled, the queue is full or the server is gone.
   ended() {
     if (this.root.dataset.state === "stopping") this.root.dataset.state = "empty";
-    if (this.root.dataset.state === "busy") this.fail("The queue is full, or the model cannot be reached. Try again in a minute.");
+    if (this.root.dataset.state === "busy") this.fail("The queue is full, the text is far too long, or the model cannot be reached. Try again in a minute.");
   }
 
   fail(message) {

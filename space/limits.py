@@ -1,0 +1,30 @@
+"""What the page takes, and the error that says so where something is more."""
+
+MAX_CHARACTERS = 1_000_000  # of a text
+MAX_TOKENS = 250_000  # of a text: bounds the memory of a run
+MAX_SECONDS = 180.0  # of a run, where SENER_MAX_SECONDS says nothing else; two cores read the longest text in less
+MAX_WAITING = 60  # requests in the queue; one runs at a time
+MAX_SESSIONS = 256  # whose last text and result Gradio holds
+MAX_FILE = 20  # megabytes
+MAX_RECORDS = 1000  # of a .jsonl file, as the page offers them in one list
+READING_SECONDS = 30  # for a file
+READING_MEMORY = 2_000_000_000  # bytes, for a file
+KEEP_FILES = 600  # seconds between two looks, and that a file is kept at least
+
+
+class DemoError(ValueError):
+    """What the user did wrong, or what the page cannot do: the message is shown as it is."""
+
+
+def too_long(size: int, limit: int, unit: str) -> DemoError:
+    return DemoError(
+        f"This text has {size:,} {unit}; this page takes up to {limit:,}. Nothing was cut and nothing was run: "
+        "split the text, or run the model on your own machine, where a text may have any length."
+    )
+
+
+def too_slow(seconds: float) -> DemoError:
+    return DemoError(
+        f"This text took longer than the {seconds:g} seconds that this page gives a text, and was stopped. Nothing of "
+        "it is shown: split the text, or run the model on your own machine, where a text may take any time."
+    )
