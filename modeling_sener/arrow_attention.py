@@ -96,6 +96,9 @@ class Arrow:
 
     def __post_init__(self):
         if self.lengths is None:
+            # A row without keys would be NaN (and its gradient whatever was in memory): where a text has no real piece
+            # at all, every piece counts, and nobody reads the result.
+            self.mask = self.mask.bool() | ~self.mask.bool().any(dim=1, keepdim=True)
             self.lengths = self.mask.sum(dim=1)
 
     def parts(self, length: int, least: int = 1) -> list[slice]:

@@ -7,6 +7,7 @@ from numbers import Real
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.activations import ACT2FN
 from transformers.utils.versions import require_version
 
 
@@ -20,6 +21,32 @@ CHOICES = {
     "triangle_mean": ("logit", "probability"),
     "labels_per_span": ("all", "best"),
 }
+# The least and the most of each field that is an integer; more is a slip, which would take hours or all the memory.
+RANGES = {
+    "attention_window": (1, 65_536),
+    "span_window": (1, 4_096),  # a row of the band attends to itself: its square counts
+    "biaffine_size": (1, 2_048),
+    "span_channels": (1, 1_024),
+    "span_layers": (0, 64),
+    "part_size": (1, 2**40),
+}
+RANGES_OF_BACKBONE = {
+    "vocab_size": (1, 2**20),
+    "hidden_size": (1, 2**14),
+    "intermediate_size": (1, 2**17),
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (1, 1_024),
+    "max_position_embeddings": (1, 2**20),
+    "type_vocab_size": (0, 2**16),
+}
+LARGEST_OF_BACKBONE = 2**22  # of any other integer
+OR_NONE = {"span_window": "None for the whole square", "part_size": "None for what suits the device"}
+# Fields of an encoder's configuration that have no say in it here; wrong ones would stop it all the same.
+UNREAD_OF_BACKBONE = ("add_cross_attention", "chunk_size_feed_forward", "dtype", "id2label", "is_decoder", "label2id",
+                      "num_labels", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+                      "torch_dtype", "use_cache")  # fmt: skip
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "conv_act")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 # What makes a folder of this code and its weights a Hub repository that loads by itself.
 AUTO_MAP = {
     "AutoConfig": "configuration_sener.SenerConfig",
@@ -108,10 +135,24 @@ class SenerConfig(PretrainedConfig):
         self.part_size = part_size
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
-        super().__init__(**kwargs)
+        _check_given(kwargs)
+        try:
+            super().__init__(**kwargs)
+        except Exception as error:  # each field of every model of transformers has errors of its own
+            raise ValueError(f"SenerConfig: {error}") from error
         if self.label2id is None and isinstance(self.id2label, dict):
             self.label2id = {label: i for i, label in self.id2label.items()}
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers; raises `ValueError` for fields that are not a SeNER model's."""
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"config.json holds a {type(config_dict).__name__}: expected the fields of a SenerConfig")
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(f"SenerConfig.model_type is {found!r}: expected {cls.model_type!r}")
+        return super().from_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
         """
@@ -139,13 +180,12 @@ class SenerConfig(PretrainedConfig):
         """Raise `ValueError` naming the first field whose value cannot be used."""
         for field, choices in CHOICES.items():
             _require(self, field, getattr(self, field) in choices, f"one of {', '.join(map(repr, choices))}")
-        for field in ("attention_window", "biaffine_size", "span_channels"):
-            _require(self, field, _is_int(getattr(self, field), 1), "an integer from 1")
-        _require(self, "part_size", self.part_size is None or _is_int(self.part_size, 1),
-                 "an integer from 1, or None for what suits the device")  # fmt: skip
-        _require(self, "span_layers", _is_int(self.span_layers, 0), "an integer from 0")
-        _require(self, "span_window", self.span_window is None or _is_int(self.span_window, 1),
-                 "an integer from 1, or None for the whole square")  # fmt: skip
+        for field, (least, most) in RANGES.items():
+            value, expected = getattr(self, field), f"an integer from {least} to {most}"
+            if field in OR_NONE:
+                _require(self, field, value is None or _is_int(value, least, most), f"{expected}, or {OR_NONE[field]}")
+            else:
+                _require(self, field, _is_int(value, least, most), expected)
         _require(self, "span_channels", self.span_channels % 2 == 0, "even: rotary positions turn pairs of channels")
         for field in ("biaffine_dropout", "span_dropout"):
             value = getattr(self, field)
@@ -175,20 +215,49 @@ def _revive(backbone_config):
     if backbone_config is None:
         return None  # transformers builds an empty configuration to find the defaults
     if isinstance(backbone_config, dict):
-        fields = dict(backbone_config)
+        fields = {name: value for name, value in backbone_config.items() if name not in UNREAD_OF_BACKBONE}
         model_type = fields.pop("model_type", None)
         if not isinstance(model_type, str):
             raise ValueError(f"backbone_config.model_type is {model_type!r}: name an encoder of transformers")
         try:
             backbone_config = AutoConfig.for_model(model_type, **fields)
-        except ValueError as error:
+        except Exception as error:  # each class of encoder has errors of its own
             raise ValueError(f"backbone_config with model_type {model_type!r}: {error}") from error
     if not isinstance(backbone_config, PretrainedConfig):
         raise ValueError(f"backbone_config is {backbone_config!r}: expected a dict or a PretrainedConfig")
+    _check_backbone(backbone_config)
     # The outer model decides on the precision; a dtype of the encoder's own would override it.
     backbone_config.dtype = None
     backbone_config.name_or_path = ""  # where its weights came from: often a folder of somebody's machine
     return backbone_config
+
+
+def _check_backbone(config: PretrainedConfig):
+    """Raise `ValueError` naming the first field of an encoder that would stop it later, or change what it computes."""
+
+    def require(field: str, holds: bool, expected: str):
+        if not holds:
+            name = config.attribute_map.get(field, field)
+            raise ValueError(f"backbone_config.{name} is {getattr(config, field)!r}: expected {expected}")
+
+    for field, (least, most) in RANGES_OF_BACKBONE.items():
+        require(field, _is_int(getattr(config, field, most), least, most), f"an integer from {least} to {most}")
+    heads, pad = config.num_attention_heads, config.pad_token_id
+    require("hidden_size", config.hidden_size % heads == 0, f"a multiple of num_attention_heads, {heads}")
+    require("pad_token_id", pad is None or _is_int(pad, 0, config.vocab_size - 1), "a number of the vocabulary")
+    buckets, longest = getattr(config, "position_buckets", 0), getattr(config, "max_relative_positions", 0)
+    require("position_buckets", _is_int(buckets, -1, LARGEST_OF_BACKBONE), "an integer from -1")
+    field = "max_relative_positions" if longest > 0 else "max_position_embeddings"
+    require(field, buckets <= 0 or getattr(config, field) > buckets // 2 + 1, "more than half of position_buckets")
+    for field, value in config.to_dict().items():
+        if isinstance(value, int):
+            require(field, abs(value) <= LARGEST_OF_BACKBONE, f"an integer up to {LARGEST_OF_BACKBONE}")
+        if "dropout" in field and value is not None:
+            require(field, _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+        elif field.endswith("eps"):
+            require(field, _is_number(value) and value >= 0, "a number from 0")
+        elif field in ACTIVATIONS:
+            require(field, value in ACT2FN, "an activation of transformers")
 
 
 def _require(config, field: str, holds: bool, expected: str):
@@ -196,8 +265,21 @@ def _require(config, field: str, holds: bool, expected: str):
         raise ValueError(f"SenerConfig.{field} is {getattr(config, field)!r}: expected {expected}")
 
 
-def _is_int(value, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _check_given(fields: dict):
+    """Fields of every model of transformers that its own code takes for right."""
+    labels = fields.get("id2label", {})
+    if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
+        raise ValueError(f"SenerConfig.id2label is {labels!r}: expected a dict from numbers to labels")
+    least, most = (len(labels), len(labels)) if labels else (1, LARGEST_OF_BACKBONE)
+    if "num_labels" in fields and not _is_int(fields["num_labels"], least, most):
+        raise ValueError(f"SenerConfig.num_labels is {fields['num_labels']!r}: expected the number of labels")
+    dtype = fields.get("dtype")
+    if dtype is not None and str(dtype).removeprefix("torch.") not in DTYPES:
+        raise ValueError(f"SenerConfig.dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
+
+
+def _is_int(value, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_number(value) -> bool:

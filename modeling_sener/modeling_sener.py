@@ -7,8 +7,10 @@ B batch, T pieces, N words, d hidden size, w window, W = 2w + 1 band columns, C 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -20,11 +22,13 @@ from transformers.utils import ModelOutput
 from .arrow_attention import NAME, Arrow
 from .band import band_mask, in_one_part, square_to_band
 from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, join_rows, square_mask, stream
+from .checks import check_weights, explain, is_finite
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
 from .dropout import Dropout  # noqa: F401
 from .encoder_parts import compute_layers_in_parts
+from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .processing_sener import SenerProcessor  # noqa: F401
 from .row_checkpoint import by_rows  # noqa: F401
@@ -60,7 +64,11 @@ class SenerModel(PreTrainedModel):
         super().__init__(config)
         if config.backbone_config is None:
             raise ValueError("SenerConfig.backbone_config is None: expected the configuration of an encoder")
-        self.backbone = build_backbone(config.backbone_config)
+        try:
+            self.backbone = build_backbone(config.backbone_config)
+        except Exception as error:  # each class of encoder has errors of its own
+            kind = config.backbone_config.model_type
+            raise ValueError(f"SenerConfig.backbone_config: no {kind} encoder can be made of it: {error}") from error
         size = config.backbone_config.hidden_size
         self.biaffine = BiaffineBand(size, config.biaffine_size, config.span_channels, config.biaffine_dropout)
         self.blocks = nn.ModuleList(
@@ -79,6 +87,26 @@ class SenerModel(PreTrainedModel):
         self.post_init()
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        As in transformers, but the weights are exactly the config's: none is left random, left out or not finite.
+
+        Raises:
+            ValueError: the files cannot be read, or lack weights, or hold others than the config says
+                (`ignore_mismatched_sizes` makes those of other sizes anew), or NaN or infinity.
+        """
+        name, remake = pretrained_model_name_or_path, kwargs.pop("ignore_mismatched_sizes", False)
+        try:
+            model, info = super().from_pretrained(
+                name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        except SafetensorError as error:
+            reason = f"model.safetensors is damaged or incomplete ({error}): fetch it again"
+            raise ValueError(f"{name}: {reason}") from error
+        check_weights(model, {**info, "mismatched_keys": () if remake else info["mismatched_keys"]}, name)
+        return (model, info) if output_loading_info else model
+
+    @classmethod
     def from_backbone(cls, backbone: str, labels: list[str], **config_fields) -> "SenerModel":
         """
         A new model, in float32: a pretrained encoder and a head to be trained.
@@ -91,8 +119,12 @@ class SenerModel(PreTrainedModel):
         encoder_config = AutoConfig.from_pretrained(backbone)
         encoder_class = DebertaArrowModel if encoder_config.model_type == "deberta-v2" else AutoModel
         # Files of large encoders are often half precision; training needs float32.
-        encoder = encoder_class.from_pretrained(backbone, config=encoder_config, dtype=torch.float32)
+        encoder, info = encoder_class.from_pretrained(
+            backbone, config=encoder_config, dtype=torch.float32, output_loading_info=True
+        )
         drop_pooler(encoder)
+        # The files may hold more than an encoder, but no less.
+        check_weights(encoder, {"missing_keys": set(info["missing_keys"]) & set(encoder.state_dict())}, backbone)
         config = SenerConfig(
             backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), **config_fields
         )
@@ -134,13 +166,30 @@ class SenerModel(PreTrainedModel):
             attention_mask: *Shape:* (B, T), 1 for real pieces.
             word_index: *Shape:* (B, T), the 1-based word of each piece, 0 for special pieces and padding.
             labels: *Shape:* (B, N, W, R), 0 or 1, both triangles filled.
+
+        Raises:
+            FloatingPointError: the loss, or without labels a logit, is NaN or infinite; names the weight or module
+                that it comes from.
         """
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         num_words, parts = words.shape[1], self.logit_parts(words, lengths)
         del words  # the generator lets go of them too, once it has their projections
         logits = join_rows((part for (part,) in parts), num_words)
         loss = None if labels is None else self.loss(logits, labels, lengths)
+        # A compiled program has no branch on a value.
+        if not torch.compiler.is_compiling() and not is_finite(logits if loss is None else loss):
+            if loss is not None or not logits[self.pairs(lengths, num_words)].isfinite().all():
+                raise self.not_finite("logits" if loss is None else "loss", input_ids, attention_mask, word_index)
         return SenerOutput(loss=loss, logits=logits)
+
+    def not_finite(self, what: str, *inputs: Tensor) -> FloatingPointError:
+        """The error of a result that is not finite, naming the weight or module that it comes from."""
+
+        def compute():
+            for _ in self.logit_parts(*self.encode(*inputs)):
+                pass
+
+        return FloatingPointError(f"the {what} is not finite (NaN or infinity): {explain(self, compute)}")
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor) -> tuple[Tensor, Tensor]:
         """Word states (B, N, d), zeros past the end of a text, and the number of words of each text (B,)."""
@@ -223,14 +272,24 @@ class SenerModel(PreTrainedModel):
     ) -> Candidates:
         """
         Spans whose score reaches their label's threshold, found as the logits come: none are kept, so that memory
-        grows with the text by little more than a hidden state.
+        grows with the text by little more than a hidden state. A batch that does not fit into memory is split.
 
         Args:
             thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
 
         Returns:
             The candidates of all texts; `SenerProcessor.entities` chooses among them.
+
+        Raises:
+            TextTooLargeError: a text alone does not fit into memory; says which.
+            FloatingPointError: a score is NaN or infinite; names the weight or module that it comes from.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "word_index": word_index}
+        return split_where_memory_ends(partial(self._find_candidates, thresholds=thresholds), inputs)
+
+    def _find_candidates(
+        self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor, thresholds: Tensor
+    ) -> Candidates:
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         window, num_words = self.config.span_window, words.shape[1]
         parts = self.logit_parts(words, lengths)
@@ -246,8 +305,11 @@ class SenerModel(PreTrainedModel):
         found = Candidates.join([])
         # Joined as they come: small arrays of every part, kept between the large ones that come and go, would fragment
         # the heap until it grows by more than the text.
-        for part in stream(parts, window, step, num_words) if num_words else ():
-            found = Candidates.join([found, part])
+        try:
+            for part in stream(parts, window, step, num_words) if num_words else ():
+                found = Candidates.join([found, part])
+        except FloatingPointError as error:
+            raise self.not_finite("score", input_ids, attention_mask, word_index) from error
         return found
 
     def band_parts(self, starts: Tensor, ends: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor]]:
@@ -263,14 +325,15 @@ class SenerModel(PreTrainedModel):
         """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}")
-        window, num_words = self.config.span_window, logits.shape[1]
-        if window is None:
-            mask = square_mask(lengths, num_words)
-        else:
-            mask = band_mask(lengths, slice(0, num_words), window)
-        weight = mask[..., None].to(torch.float32)
+        weight = self.pairs(lengths, logits.shape[1])[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
+
+    def pairs(self, lengths: Tensor, num_words: int) -> Tensor:
+        """Which cells are pairs of words: (B, N, W) bool, or (B, N, N)."""
+        if self.config.span_window is None:
+            return square_mask(lengths, num_words)
+        return band_mask(lengths, slice(0, num_words), self.config.span_window)
 
 
 def build_backbone(config) -> PreTrainedModel:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from types import SimpleNamespace
 from typing import Any
 
 from transformers import Pipeline
+
+from .memory import TextTooLargeError
 
 
 BATCHES = 16  # that are read ahead, so that texts of similar length share one
@@ -57,6 +59,7 @@ class SenerPipeline(Pipeline):
         Raises:
             TypeError: something is not a string; says which.
             ValueError: an unknown label, or a threshold outside of 0..1.
+            TextTooLargeError: a text does not fit into memory, alone as it is (batches are split); says which.
         """
         if isinstance(inputs, list | tuple):
             texts = list(_strings(inputs))  # all are looked at before the first is computed
@@ -69,13 +72,16 @@ class SenerPipeline(Pipeline):
         """The entities of each text, as they come; no more is read ahead than batches of similar length need."""
         batch_size = options.get("batch_size") or self._batch_size or 1
         if batch_size == 1:
-            yield from super().__call__(texts, **options)
+            yield from _naming(super().__call__(texts, **options), count())
             return
+        done = 0
         while window := list(islice(texts, BATCHES * batch_size)):
             longest_first = sorted(range(len(window)), key=lambda i: -len(window[i]))
-            found = super().__call__([window[i] for i in longest_first], **options)
+            found = super().__call__((window[i] for i in longest_first), **options)
+            found = list(_naming(found, [done + i for i in longest_first]))
             for _, entities in sorted(zip(longest_first, found, strict=True), key=lambda pair: pair[0]):
                 yield entities
+            done += len(window)
 
     def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
         if allow_nested is not None and not isinstance(allow_nested, bool):
@@ -117,3 +123,15 @@ def _strings(texts: Iterable) -> Iterator[str]:
         if not isinstance(text, str):
             raise TypeError(f"inputs[{number}] is of type {type(text).__name__}: pass strings")
         yield text
+
+
+def _naming(found: Iterator[list[dict]], numbers: Iterable[int]) -> Iterator[list[dict]]:
+    """What is found, as it comes; where a text does not fit into memory, the error has its number of `numbers`."""
+    numbers = iter(numbers)
+    try:
+        for entities in found:
+            next(numbers)
+            yield entities
+    except TextTooLargeError as error:
+        # Of the batches before this one, all results have come.
+        raise TextTooLargeError(next(islice(numbers, error.text, None)), error.tokens) from None

@@ -107,18 +107,33 @@ class SenerProcessor(ProcessorMixin):
         The processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
 
         Raises:
-            ValueError: `config.json` is that of another model.
-            OSError: a file is missing.
+            ValueError: `config.json` is that of another model, or a file of the tokenizer's or the processor's is
+                missing or damaged.
+            OSError: there is no such folder or repository, or no readable `config.json`.
         """
         name, options = str(pretrained_model_name_or_path), _hub_options(kwargs)
         fields, _ = SenerConfig.get_config_dict(name, **options)
-        if fields.get("model_type") != SenerConfig.model_type:
-            raise ValueError(f"{name} is not a SeNER checkpoint: its model_type is {fields.get('model_type')!r}")
+        found = fields.get("model_type") if isinstance(fields, dict) else None
+        if found != SenerConfig.model_type:
+            raise ValueError(f"{name} is not a SeNER checkpoint: its model_type is {found!r}")
         config = SenerConfig.from_pretrained(name, **options)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
+        except Exception as error:  # tokenizers raises nothing more precise
+            reason = str(error).splitlines()[0].rstrip(": ")
+            raise ValueError(
+                f"{name}: tokenizer.json or tokenizer_config.json is missing or damaged ({reason}): fetch it again"
+            ) from error
         file = _optional_file(name, PROCESSOR_FILE, options)
-        own = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-        return cls(tokenizer, config, own.get("word_pattern", WORD_PATTERN))
+        if file is None:
+            raise ValueError(f"{name}: {PROCESSOR_FILE} is missing: fetch it again")
+        try:
+            word_pattern = json.loads(Path(file).read_text(encoding="utf-8"))["word_pattern"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{name}: {PROCESSOR_FILE} is damaged ({type(error).__name__}: {error}): fetch it again"
+            ) from error
+        return cls(tokenizer, config, word_pattern)
 
     def save_pretrained(self, save_directory, **kwargs) -> list[str]:
         """

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.files import writing
 from training.lora import merged_state_dict
 
 
@@ -26,17 +28,21 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
             computes in float32: half precision halves the file, not the arithmetic.
 
     The files are written aside and moved into place one by one, the weights last.
+
+    Raises:
+        WriteError: the disk is full, for one; the checkpoint of before is still there.
     """
     folder = Path(folder)
     aside = folder / "checkpoints" / "saving"
     shutil.rmtree(aside, ignore_errors=True)
     state = {name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
              for name, tensor in merged_state_dict(model).items()}  # fmt: skip
-    model.save_pretrained(aside, state_dict=state)
-    processor.save_pretrained(aside)
-    for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
-        os.replace(file, folder / file.name)
-    aside.rmdir()
+    with writing(folder, "; make room and go on with --resume"):
+        model.save_pretrained(aside, state_dict=state)
+        processor.save_pretrained(aside)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
+            os.replace(file, folder / file.name)
+        aside.rmdir()
 
 
 def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
@@ -44,7 +50,8 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     Model (float32, evaluation mode) and processor of a folder or a Hub repository.
 
     Raises:
-        CheckpointError: where there is no SeNER checkpoint, or one whose weights are not complete.
+        CheckpointError: where there is no SeNER checkpoint, or one whose files are damaged, not complete, or do not
+            belong together.
     """
     path = Path(name)
     if path.exists() and not (path / "config.json").is_file():
@@ -53,16 +60,23 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
         fields, _ = SenerConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name}: not a SeNER checkpoint: {_first_line(error)}") from error
-    if fields.get("model_type") != SenerConfig.model_type:
-        found = fields.get("model_type")
+    found = fields.get("model_type") if isinstance(fields, dict) else None
+    if found != SenerConfig.model_type:
         raise CheckpointError(f"{name}: not a SeNER checkpoint: config.json: model_type: found {found!r}")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what its report on the weights warns of is an error here
     try:
-        model, info = SenerModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        model = SenerModel.from_pretrained(name, dtype=torch.float32)
         processor = SenerProcessor.from_pretrained(name)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{name}: not a complete SeNER checkpoint: {_first_line(error)}") from error
-    if info["missing_keys"]:
-        raise CheckpointError(f"{name}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
+        reason = _first_line(error).removeprefix(f"{name}: ")
+        raise CheckpointError(f"{name}: not a complete SeNER checkpoint: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    pieces, known = len(processor.tokenizer), model.config.backbone_config.vocab_size
+    if pieces > known:
+        raise CheckpointError(f"{name}: tokenizer.json has {pieces} pieces, the weights {known}: they do not belong "
+                              "together")  # fmt: skip
     return model.eval(), processor
 
 

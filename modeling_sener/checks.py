@@ -1,0 +1,112 @@
+"""
+What must hold of weights and numbers: the weights are the config's, and they and all that is computed are finite.
+Where numbers stop being finite is looked for only once a loss or a score is not.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite: one pass, and no copy."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
+
+
+def damaged_weights(model: nn.Module) -> list[str]:
+    """Names of the weights (and buffers) that hold NaN or infinity; weights that are not in memory are left out."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return [name for name, weight in named
+            if weight.is_floating_point() and not weight.is_meta and not is_finite(weight)]  # fmt: skip
+
+
+def describe(names: list[str]) -> str:
+    """The first of several names, and how many there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+
+
+def check_weights(model: nn.Module, info: dict, name: str):
+    """
+    Raise `ValueError` where weights were not loaded, were left over, have other sizes than the config says, or are not
+    finite.
+
+    Args:
+        info: what `from_pretrained` says of the weights; what it does not name is right.
+        name: the folder or repository.
+    """
+    cure = "config.json and model.safetensors do not belong together, or one of them was changed"
+    if wrong := sorted(info.get("mismatched_keys", ())):
+        _, found, expected = wrong[0]
+        raise ValueError(
+            f"{name}: {describe([key for key, *_ in wrong])} has the shape {tuple(found)}, by config.json it is "
+            f"{tuple(expected)}: {cure}"
+        )
+    if missing := sorted(info.get("missing_keys", ())):
+        raise ValueError(f"{name}: weights are missing: {describe(missing)}: {cure}")
+    if unexpected := sorted(info.get("unexpected_keys", ())):
+        raise ValueError(f"{name}: config.json has no place for the weights {describe(unexpected)}: {cure}")
+    if damaged := damaged_weights(model):
+        raise ValueError(
+            f"{name}: the weights {describe(damaged)} hold NaN or infinity: the file is damaged, or its training "
+            "diverged; use an earlier checkpoint"
+        )
+
+
+def explain(model: nn.Module, compute: Callable[[], object]) -> str:
+    """
+    Why a model's result is not finite.
+
+    Args:
+        compute: the pass that gave that result; it is done once more, without gradients.
+
+    Returns:
+        A sentence that names the weights that are not finite, else the first module that made, or was given, numbers
+        that are not.
+    """
+    if not all(type(weight) is nn.Parameter and weight.numel() for weight in model.parameters()):
+        # A pass by one process alone would wait for the others.
+        return "the weights are shared out over processes: run in one process to see which of them is the cause"
+    if names := damaged_weights(model):
+        return f"the weights {describe(names)} hold NaN or infinity: load an undamaged or earlier checkpoint"
+    found = first_overflow(model, compute)
+    if found is None:
+        return "the weights are finite, and so is every module's output when it is computed again"
+    place, dtype = found
+    cure = "use float32 or bfloat16" if dtype == torch.float16 else "they are too large"
+    return f"the weights are finite, but {place} overflows {str(dtype).removeprefix('torch.')}: {cure}"
+
+
+def first_overflow(model: nn.Module, compute: Callable[[], object]) -> tuple[str, torch.dtype] | None:
+    """The first place of a pass where numbers are not finite, and their precision; `None` where all are finite."""
+    found = []
+
+    def watch(name: str):
+        def look(module: nn.Module, given, made) -> None:
+            for place, tensors in (("what goes into", given), ("the output of", made)):
+                for tensor in _floating(tensors):
+                    if not found and not is_finite(tensor):
+                        found.append((f"{place} {name}", tensor.dtype))
+
+        return look
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _floating(value) -> Iterator[Tensor]:
+    """The floating-point tensors of what a module was given or made."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        yield from _floating(list(value.values()))
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _floating(each)
