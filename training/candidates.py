@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.decoding import Candidates, select
-from training.inference import encoded_batches
+from training.inference import encoded_batches, find_candidates
 from training.scoring import Entity
 
 
@@ -104,13 +104,17 @@ def score_spans(
     Args:
         texts: strings, lists of words, or a mixture.
         thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
+
+    Raises:
+        TextTooLargeError: a text does not fit into memory, alone as it is; has its number.
     """
     state, floor = PartialState(), thresholds.clamp(max=FLOOR)
     model.eval()
-    with state.split_between_processes(list(texts)) as share:
+    with state.split_between_processes(list(range(len(texts)))) as share:
+        own = [texts[i] for i in share]
         scored: list = [None] * len(share)
-        for indices, inputs in encoded_batches(processor, share, batch_size, progress and state.is_main_process):
-            found = model.find_candidates(**inputs.to(model.device), thresholds=floor)
+        for indices, inputs in encoded_batches(processor, own, batch_size, progress and state.is_main_process):
+            found, inputs = find_candidates(model, [share[i] for i in indices], inputs, floor)
             for i, index in enumerate(indices):
                 offsets = np.array(inputs.word_offsets[i], dtype=np.int64).reshape(-1, 2)
                 scored[index] = found.take(found.text == i), offsets

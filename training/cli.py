@@ -3,30 +3,89 @@
 import ctypes
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import torch
 from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
+
+from modeling_sener.memory import TextTooLargeError, is_out_of_memory
 
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
 
 def run(main: Callable[[], None]) -> None:
     """
     Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong), an `OSError` (a
-    file that cannot be read or written) or a `FloatingPointError` (scores that are not finite) becomes one line on
-    standard error and exit code 1.
+    file that cannot be read or written), a `FloatingPointError` (scores that are not finite), memory that is not
+    there, or the end of another process of the run becomes one line on standard error and exit code 1; SIGINT and
+    SIGTERM do with 130 and 143. A launcher that ends takes this process with it.
     """
+    signal.signal(signal.SIGTERM, end)
+    threading.excepthook = tell_of_thread
+    if is_launched() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.stdout.flush()
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        fault = reason(error)
+        if fault is None:
+            raise
+        leave(f"error: {fault}", 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        leave("interrupted", 130)
+    except Terminated:
+        leave("terminated", 143)
+
+
+def leave(message: str, code: int) -> None:
+    """End with a message as the last line, below all bars."""
+    for bar in list(tqdm._instances):
+        bar.close()
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def tell_of_thread(failure) -> None:
+    """What a thread ends with; not what it could not write: TensorBoard's raises that in ours, where it is told."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+class Terminated(BaseException):
+    """SIGTERM; like `KeyboardInterrupt`, nothing but `run` catches it."""
+
+
+def end(number: int, frame) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends the process wherever it is
+    raise Terminated
+
+
+def reason(error: Exception) -> str | None:
+    """What a user is told; `None` for a fault of the program."""
+    try:
+        sys.stdout.flush()
+    except OSError as fault:
+        # What cannot be written is not tried again, with a message of its own, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output: cannot be written ({fault.strerror})"
+    if is_out_of_memory(error):
+        is_named = isinstance(error, TextTooLargeError)
+        return str(error) if is_named else f"out of memory ({first_line(error)})"
+    if not isinstance(error, RuntimeError):
+        return str(error)
+    is_of_group = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    return f"another process of this run has ended ({first_line(error)})" if is_of_group else None
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def on_main_process(accelerator, function: Callable[[], object]):
@@ -49,6 +108,11 @@ def on_main_process(accelerator, function: Callable[[], object]):
     return outcome[1]
 
 
+def is_launched() -> bool:
+    """Whether `accelerate launch` or `torchrun` has started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def use_all_cores(device: torch.device) -> None:
     """
     On the CPU, share out the cores over this machine's processes.
@@ -57,8 +121,7 @@ def use_all_cores(device: torch.device) -> None:
     something else; training then takes as many times longer as there are cores. A process that was started otherwise
     is left alone.
     """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if device.type == "cpu" and launched and os.environ.get("OMP_NUM_THREADS") == "1":
+    if device.type == "cpu" and is_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 

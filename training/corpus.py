@@ -75,7 +75,7 @@ def write_windows(
             for window in cut:
                 if window.rows:
                     report.windows += 1
-                    yield window
+                    yield replace(window, document=document.id)
 
     StoredWindows.write(path, windows())
     if not report.windows:

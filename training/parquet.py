@@ -16,7 +16,8 @@ ROWS_WRITTEN = 1000  # of a row group
 BUFFER = 1 << 20  # bytes; without one, a row group is read as a whole
 COLUMNS = ("id", "doc_id", "text")
 ENTITY = {"start": pa.int64(), "end": pa.int64(), "text": pa.string(), "label": pa.string(), "score": pa.float64()}
-SCHEMA = pa.schema({"id": pa.string(), "entities": pa.list_(pa.struct(list(ENTITY.items())))})
+ENTITIES = pa.list_(pa.struct(list(ENTITY.items())))
+SCHEMA = pa.schema({"id": pa.string(), "entities": ENTITIES, "error": pa.string()})
 
 
 def count_rows(path: str) -> int:

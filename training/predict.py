@@ -7,6 +7,8 @@ Input: `.txt` files (a text each, UTF-8), `.jsonl` and `.jsonl.gz` files (`text`
 `doc_id`) and `.parquet` files (columns of the same names).
 Output, in the order of the input: `{"id": ..., "entities": [{"start", "end", "text", "label", "score"}, ...]}` a text,
 as `.jsonl`, `.jsonl.gz` or `.parquet`; the id of a .txt file is its path, that of a line without one FILE:LINE.
+A text that memory does not hold is named and has `{"id": ..., "entities": null, "error": "does not fit into memory"}`;
+the others are done, and the exit code is 1.
 
 The texts are shared out over the processes and machines of `accelerate launch`; the first process alone reads the
 input and writes the output, a stretch of texts at a time. After a kill, or when a fault in the input is repaired, the
@@ -14,6 +16,7 @@ same command with `--resume` goes on where it was; what is done lies in `entitie
 """
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -26,8 +29,9 @@ from tqdm.auto import tqdm
 from training.checkpoint import load_checkpoint
 from training.cli import on_main_process, run, use_all_cores
 from training.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+from training.files import WriteError
 from training.inference import extract_shared, words_in
-from training.results import Results, as_line
+from training.results import FAULT, Results, as_line, is_faulty
 
 
 # Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
@@ -144,7 +148,8 @@ class Prediction:
         return True
 
     def show(self) -> None:
-        """The bar, to be shown once the model is loaded: a message before that is a line of its own."""
+        """The output and the bar, once the model is loaded: a message before that is a line of its own."""
+        self.results.open()  # two runs that start together: one of them ends here, before any work
         self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
 
     def next_texts(self) -> list[str | list[str]]:
@@ -155,17 +160,43 @@ class Prediction:
             raise self.stopped_by(error) from error
         return [document.text for document in self.stretch]
 
-    def add(self, found: list[list[dict]]) -> None:
-        """The entities of each of `next_texts`."""
+    def add(self, found: list[list[dict] | None]) -> None:
+        """The entities of each of `next_texts`, `None` of one that does not fit into memory."""
         self.write([as_line(document.id, entities) for document, entities in zip(self.stretch, found, strict=True)])
 
     def write(self, lines: list[str]) -> None:
-        self.results.write(lines)
+        for number, line in enumerate(lines, start=self.results.done):
+            if is_faulty(line):
+                self.bar.write(f"{self.place(number)}: {FAULT['error']}: {line}", file=sys.stderr)
+        try:
+            self.results.write(lines)
+        except WriteError:
+            self.bar.close()
+            raise
         self.bar.update(len(lines))
 
+    def place(self, number: int) -> str:
+        """File and number in it, from 1, of a text of the whole input."""
+        for path, count in zip(self.inputs, self.counts, strict=True):
+            if number < count:
+                return f"{path}: text {number + 1:,}"
+            number -= count
+        raise IndexError(number)
+
     def finish(self) -> None:
+        """
+        Give the output its name.
+
+        Raises:
+            DataError: where texts had to be left out.
+        """
         self.bar.close()
         self.results.finish()
+        if failed := self.results.failed:
+            raise DataError(
+                f"{failed:,} of {self.results.done:,} texts: {FAULT['error']}: {self.results.path} is complete but "
+                "for them, their lines have an `error`"
+            )
 
     def stopped_by(self, error: DataError) -> DataError:
         """`error`, and what becomes of the texts before it."""
@@ -200,7 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
         model, processor = load(options, state)
         on_main_process(state, job.show)
         while texts := on_main_process(state, job.next_texts):
-            found = extract_shared(model, processor, texts, batch_size=options.batch_size, threshold=options.threshold)
+            found = extract_shared(model, processor, texts, batch_size=options.batch_size,
+                                   threshold=options.threshold, keep_going=True)  # fmt: skip
             on_main_process(state, partial(job.add, found))
         on_main_process(state, job.finish)
     state.destroy_process_group()

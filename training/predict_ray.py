@@ -52,7 +52,7 @@ class Extractor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         ids, texts = zip(*map(json.loads, batch["document"].tolist()), strict=True)
-        found = extract(self.model, self.processor, texts, threshold=self.threshold)
+        found = extract(self.model, self.processor, texts, threshold=self.threshold, keep_going=True)
         return {"line": [as_line(*pair) for pair in zip(ids, found, strict=True)]}
 
 

@@ -27,6 +27,8 @@ from training.candidates import score_spans
 from training.checkpoint import load_checkpoint
 from training.cli import run, use_all_cores
 from training.data import read_documents
+from training.files import write_text, writing
+from training.inference import naming
 from training.report import report_on
 from training.score_report import write_report
 from training.thresholds import fit_thresholds, store_thresholds
@@ -73,15 +75,28 @@ def fit_lines(before: dict, after: dict) -> list[str]:
 
 
 def evaluate(options: argparse.Namespace, documents: list, scored, thresholds: np.ndarray, config) -> dict:
-    """The scores, with fitted thresholds where that is asked for: these go into the checkpoint."""
+    """The scores, with fitted thresholds where that is asked for."""
     scores = score_corpus(documents, scored, thresholds, config)
     if not options.fit_thresholds:
         return scores
     fitted = fit_thresholds(scored, documents, thresholds, config, progress=True)
     before, scores = scores, score_corpus(documents, scored, fitted, config)
     print("\n".join(fit_lines(before, scores)), file=sys.stderr)
-    store_thresholds(options.model, scores["thresholds"])
     return scores | {"before_fitting": {name: before[name] for name in ("precision", "recall", "f1", "thresholds")}}
+
+
+def write(options: argparse.Namespace, result: dict) -> None:
+    """Into all files, and on standard output whatever becomes of the files: much work is in it."""
+    try:
+        if options.fit_thresholds:
+            store_thresholds(options.model, result["thresholds"])
+        if options.output:
+            write_text(options.output, json.dumps(result, indent=1) + "\n")
+        if options.report:
+            write_report(result, options.report)
+    finally:
+        with writing("standard output"):
+            print(json.dumps(result), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,20 +111,16 @@ def main(arguments: list[str] | None = None) -> None:
     report = report_on(" ".join(options.data), documents, encoded, config.labels, config.span_window)
     if state.is_main_process:
         print("\n".join(report.lines()), file=sys.stderr)
-    scored = score_spans(model.to(state.device), processor, [document.text for document in documents], thresholds,
-                         options.batch_size, progress=True)  # fmt: skip
+    with naming(documents):
+        scored = score_spans(model.to(state.device), processor, [document.text for document in documents], thresholds,
+                             options.batch_size, progress=True)  # fmt: skip
     if state.is_main_process:
-        result = evaluate(options, documents, scored, thresholds.numpy(), config) | {
+        write(options, evaluate(options, documents, scored, thresholds.numpy(), config) | {
             "model": options.model, "data": options.data, "texts": report.texts, "words": report.words,
             "entities": report.entities.total(), "wider_than_window": report.wide.total(),
             "off_word_boundaries": report.off_boundary, "without_pieces": report.unreachable,
             "duplicates_removed": report.duplicates,
-        }  # fmt: skip
-        if options.output:
-            Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
-        if options.report:
-            write_report(result, options.report)
-        print(json.dumps(result), flush=True)
+        })  # fmt: skip
     state.destroy_process_group()
 
 

@@ -1,7 +1,6 @@
 """The scores of a model as an HTML page that stands alone: tables, and plots as inline SVG. Needs no network."""
 
 import io
-import os
 from pathlib import Path
 
 import jinja2
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from training.candidates import FLOOR
+from training.files import write_text
 
 
 FOLDER = Path(__file__).parent
@@ -32,14 +32,12 @@ SIZE = 4.2, 3.1  # inches
 
 def write_report(result: dict, path: str | Path) -> None:
     """
-    Write the page, aside and then renamed.
+    Write the page; raises `WriteError`.
 
     Args:
         result: what score.py prints.
     """
-    aside = Path(f"{path}.partial")
-    aside.write_bytes(render(result).encode("utf-8", "replace"))
-    os.replace(aside, path)
+    write_text(path, render(result), errors="replace")
 
 
 def render(result: dict) -> str:

@@ -2,17 +2,24 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from accelerate import Accelerator
 
+from training.cli import on_main_process
+from training.files import lock, writing
+
 
 PROGRESS = "progress.json"
+LOCK = "lock"  # stays when it is empty: whoever removed it would let two runs in
 
 
 class ResumeError(ValueError):
-    """A run that cannot go on as it was."""
+    """A run that cannot go on as it was, or not in this folder."""
 
 
 @dataclass
@@ -49,6 +56,40 @@ class Progress:
         return is_best
 
 
+@contextmanager
+def only_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
+    """
+    Keep other runs out of a folder, which is made where it is missing.
+
+    Raises:
+        ResumeError: another run has it.
+    """
+    files: list[BinaryIO] = []
+
+    def enter():
+        with writing(checkpoints):
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            files.append(open(checkpoints / LOCK, "ab"))
+        if not lock(files[0]):
+            raise ResumeError(f"{checkpoints.parent}: another run is at work in it: wait for its end, end it, or give "
+                              "another output_dir")  # fmt: skip
+
+    try:
+        on_main_process(accelerator, enter)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def clear(checkpoints: Path) -> bool:
+    """Remove what an earlier run has left, its states above all; whether there was anything."""
+    left = [path for path in checkpoints.iterdir() if path.name != LOCK]
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return bool(left)
+
+
 def newest_state(checkpoints: Path) -> Path | None:
     """The newest complete state below `checkpoints`."""
     return max(checkpoints.glob("state_*"), default=None)
@@ -63,21 +104,25 @@ def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, 
 
     Args:
         terms: what must be the same when the run is resumed.
+
+    Raises:
+        WriteError: the disk is full, for one; the newest state of before is still there.
     """
-    aside = checkpoints / "writing"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "terms": terms}
-        (aside / PROGRESS).write_text(json.dumps(content, indent=1), encoding="utf-8")
-        older = list(checkpoints.glob("state_*"))
-        aside.rename(checkpoints / f"state_{progress.epoch:04d}_{progress.step:07d}")
-        for folder in older:
-            shutil.rmtree(folder)
-    accelerator.wait_for_everyone()
+    aside, state = checkpoints / "writing", checkpoints / f"state_{progress.epoch:04d}_{progress.step:07d}"
+    older = list(checkpoints.glob("state_*"))
+    with writing(state, f"; make room and go on with --resume{' from the state before it' if older else ''}"):
+        if accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "terms": terms}
+            (aside / PROGRESS).write_text(json.dumps(content, indent=1), encoding="utf-8")
+            aside.rename(state)
+            for folder in older:
+                shutil.rmtree(folder)
+        accelerator.wait_for_everyone()
 
 
 def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -> Progress:

@@ -5,7 +5,6 @@ K candidates, R labels.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from modeling_sener import SenerConfig
 from training.candidates import FLOOR, ScoredSpans
 from training.data import Document
+from training.files import write_text
 
 
 def fit_thresholds(
@@ -93,9 +93,7 @@ def best_cut(label: int, floor: float, labels: np.ndarray, score: np.ndarray, ri
 
 
 def store_thresholds(folder: str | Path, thresholds: dict[str, float]) -> None:
-    """Write thresholds into the `config.json` of a checkpoint's folder, aside and then renamed, for its pipeline."""
+    """Write thresholds into the `config.json` of a checkpoint's folder, for its pipeline; raises `WriteError`."""
     path = Path(folder) / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) | {"threshold": thresholds}
-    aside = path.with_suffix(".json.partial")
-    aside.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")

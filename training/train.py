@@ -15,7 +15,6 @@ same `output_dir`.
 
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -36,15 +35,17 @@ from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus import check_data, store_windows
 from training.data import Document, read_documents
 from training.fields import FieldError, TrainingFields, parse_fields
-from training.inference import extract_shared
+from training.files import write_text, writing
+from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.scoring import as_spans, score
-from training.state import Progress, load_state, newest_state, save_state
+from training.state import Progress, clear, load_state, newest_state, only_run, save_state
 from training.windows import StoredWindows
 
 
 # Fields that may differ where a run is resumed; all others change what it computes.
 FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype")
+LOGS = "logs"  # the folder of the trackers
 LOADER_WORKERS = 2  # processes that make batches while an accelerator computes
 
 
@@ -76,6 +77,11 @@ class Run:
     @property
     def steps_done(self) -> int:
         return (self.progress.epoch - 1) * self.batches.steps + self.progress.step
+
+    def log(self, values: dict, step: int) -> None:
+        """Give numbers to the trackers."""
+        with writing(self.checkpoints / LOGS, "; make room and go on with --resume"):
+            self.accelerator.log(values, step=step)
 
 
 def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, SenerProcessor]:
@@ -164,24 +170,21 @@ def build_batches(
     )
 
 
-def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
-    """Check the data, build the model, print what is in either, and take up the state that a run is resumed from."""
-    labels = on_main_process(accelerator, lambda: check_data(fields))
+def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str], checkpoints: Path) -> Run:
+    """Build the model, print what is in it and in the data, and take up the state that a run is resumed from."""
     set_seed(fields.seed)
     model, processor = build_model(fields, labels)
     published = SenerModel(model.config).eval().to(accelerator.device)
-    checkpoints = Path(fields.output_dir) / "checkpoints"
     state = newest_state(checkpoints) if fields.resume else None
     windows_file = checkpoints / "windows.arrow"
 
     def prepare_folder() -> list[str]:
         lines = []
-        if state is None and checkpoints.exists():
-            # The states of an earlier run must not be resumed later.
-            shutil.rmtree(checkpoints)
+        # The states of an earlier run must not be resumed later.
+        if state is None and clear(checkpoints):
             lines.append(f"{checkpoints}: removed what an earlier run had left there")
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        return lines + store_windows(windows_file, fields, processor, model.config)
+        with writing(windows_file):
+            return lines + store_windows(windows_file, fields, processor, model.config)
 
     accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -219,13 +222,13 @@ def train(run: Run) -> Progress:
                  **{name: result[name] for name in ("precision", "recall", "f1")},
                  "seconds": round(progress.seconds + time.perf_counter() - begin, 1)}  # fmt: skip
         is_best = progress.end_epoch(entry)
-        accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")}, step=run.steps_done)
+        run.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")}, step=run.steps_done)
         if accelerator.is_main_process:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best:
                 save_checkpoint(run.published, run.processor, fields.output_dir, fields.save_dtype)
-            (run.checkpoints / "history.json").write_text(json.dumps(progress.history, indent=1), encoding="utf-8")
+            write_text(run.checkpoints / "history.json", json.dumps(progress.history, indent=1))
         save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
     run.bar.close()
     return progress
@@ -238,16 +241,23 @@ def train_epoch(run: Run) -> None:
     run.model.train()
     total = torch.zeros((), device=accelerator.device)
     workers = 0 if accelerator.device.type == "cpu" else LOADER_WORKERS
-    for batch, weight in run.batches.loader(progress.epoch, progress.step, workers):
+    norm = None
+    for turn, (batch, weight) in enumerate(run.batches.loader(progress.epoch, progress.step, workers)):
         with accelerator.accumulate(run.model):
-            loss = run.model(**send_to_device(batch, accelerator.device)).loss * weight
+            try:
+                loss = run.model(**send_to_device(batch, accelerator.device)).loss * weight
+            except FloatingPointError as error:
+                raise diverged(run, str(error), turn % accelerator.gradient_accumulation_steps) from error
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+                norm = accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         total += loss.detach()
         if accelerator.sync_gradients:
+            # Before anything is saved. Gradients that overflow in float16 are scaled, and the step is left out.
+            if norm is not None and not math.isfinite(norm) and not accelerator.optimizer_step_was_skipped:
+                raise diverged(run, f"the norm of the gradients is {float(norm)}")
             end_step(run, accelerator.reduce(total, "mean").item() / accelerator.gradient_accumulation_steps)
             total.zero_()
             progress.seconds = time.perf_counter() - begin
@@ -255,13 +265,31 @@ def train_epoch(run: Run) -> None:
                 save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
 
 
+def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointError:
+    """
+    The error of a step whose numbers are not finite, naming it and its documents.
+
+    Args:
+        turn: the batch of the step that it is; `None` where it may be any.
+    """
+    epoch, step = run.progress.epoch, run.progress.step
+    batches = run.batches.plan(epoch)[step * run.batches.accumulation : (step + 1) * run.batches.accumulation]
+    members = [i for indices, _ in (batches if turn is None else batches[turn : turn + 1]) for i in indices]
+    documents = dict.fromkeys(run.batches.windows[i].document for i in members)
+    kept = newest_state(run.checkpoints)
+    return FloatingPointError(
+        f"epoch {epoch}, step {step + 1} of {run.batches.steps} (documents {', '.join(documents)}): {reason}. Lower "
+        "learning_rate or head_learning_rate, or use mixed_precision no. "
+        + ("No state was saved yet" if kept is None else f"The last state, {kept}, is kept")
+    )
+
+
 def end_step(run: Run, loss: float) -> None:
     """Note a step whose windows have the mean loss `loss`."""
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss}: lower learning_rate or head_learning_rate, or use mixed_precision no")
+    if not math.isfinite(loss):  # where the model does not look itself, as when it is compiled
+        raise diverged(run, f"the loss is {loss}")
     rates = run.scheduler.get_last_lr()
-    run.accelerator.log({"loss": loss, "learning_rate": rates[0], "head_learning_rate": rates[-1]},
-                        step=run.steps_done + 1)  # fmt: skip
+    run.log({"loss": loss, "learning_rate": rates[0], "head_learning_rate": rates[-1]}, step=run.steps_done + 1)
     # A step that float16's scaling skips is none for the learning rate either.
     if not run.accelerator.optimizer_step_was_skipped:
         run.scheduler.step()
@@ -277,7 +305,8 @@ def evaluate(run: Run) -> dict:
     its share.
     """
     run.published.load_state_dict(merged_state_dict(run.accelerator.unwrap_model(run.model)))
-    found = extract_shared(run.published, run.processor, [document.text for document in run.dev], progress=True)
+    with naming(run.dev):
+        found = extract_shared(run.published, run.processor, [document.text for document in run.dev], progress=True)
     return score([document.entities for document in run.dev], [as_spans(entities) for entities in found])
 
 
@@ -287,7 +316,7 @@ def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:
     del values["model"]
     simple = {name: value if isinstance(value, int | float | str) else json.dumps(value)
               for name, value in values.items()}  # fmt: skip
-    accelerator.init_trackers("logs", config=simple)
+    accelerator.init_trackers(LOGS, config=simple)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -296,12 +325,16 @@ def main(arguments: list[str] | None = None) -> None:
     use_all_cores(accelerator.device)
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()  # of loading and saving: the bar of the run is enough
-    this_run = build_run(accelerator, fields)
-    start_trackers(accelerator, fields)
-    progress = train(this_run)
+    checkpoints = Path(fields.output_dir) / "checkpoints"
+    labels = on_main_process(accelerator, lambda: check_data(fields))
+    with only_run(accelerator, checkpoints):
+        this_run = build_run(accelerator, fields, labels, checkpoints)
+        start_trackers(accelerator, fields)
+        progress = train(this_run)
+        with writing(checkpoints / LOGS):
+            accelerator.end_training()
     accelerator.print(f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); saved in "
                       f"{fields.output_dir}")  # fmt: skip
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

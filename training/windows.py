@@ -90,11 +90,13 @@ class Window:
     Attributes:
         input_ids, word_index: *Shape:* (T,), special tokens included.
         spans: (first row, last row + 1, label number), rows of this window.
+        document: the id of the document that it is of.
     """
 
     input_ids: np.ndarray
     word_index: np.ndarray
     spans: list[tuple[int, int, int]]
+    document: str = ""
 
     @property
     def rows(self) -> int:
@@ -191,12 +193,13 @@ class StoredWindows:
         from datasets.arrow_writer import ArrowWriter
 
         numbers = List(Value("int32"))
-        features = Features(length=Value("int32"), input_ids=numbers, word_index=numbers, spans=List(numbers))
+        features = Features(length=Value("int32"), input_ids=numbers, word_index=numbers, spans=List(numbers),
+                            document=Value("string"))  # fmt: skip
         with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
             for window in windows:
                 writer.write({
                     "length": len(window.input_ids), "input_ids": window.input_ids, "word_index": window.word_index,
-                    "spans": [list(span) for span in window.spans],
+                    "spans": [list(span) for span in window.spans], "document": window.document,
                 })  # fmt: skip
             writer.finalize()
 
@@ -206,4 +209,4 @@ class StoredWindows:
     def __getitem__(self, index: int) -> Window:
         row = self.rows[int(index)]
         spans = [tuple(span) for span in row["spans"]]
-        return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans)
+        return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans, row["document"])
