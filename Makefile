@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FORMAT ?= table
 
-.PHONY: install extract demo test test-slow versions style quality bench bench-gliner
+.PHONY: install extract demo test test-slow versions style quality bench bench-gliner fuzz
 
 install: .venv/.installed
 
@@ -24,12 +24,21 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.cluster
+test-slow: .venv/.cluster .venv/.fuzz
 	$(BIN)/python -m pytest -m slow
 
 # Ray, which only training/predict_ray.py and its slow test need.
 .venv/.cluster: .venv/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+	touch $@
+
+# Hostile texts for ten minutes: `make fuzz SECONDS=3600` for an hour, SEED=5 for the texts of another run again.
+fuzz: .venv/.fuzz
+	cd tests && ../$(BIN)/python -m fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+# Atheris, which only that needs.
+.venv/.fuzz: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	touch $@
 
 # Each supported pair of torch and transformers in an environment of its own: half an hour, 30 GB in outputs/versions/.

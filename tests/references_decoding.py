@@ -26,9 +26,15 @@ def decode(logits, length, thresholds, window, triangle_mean, labels_per_span, a
                     score = (sigmoid(one) + sigmoid(other)) / 2
                 if threshold is not None and score >= threshold:
                     above.append((i, j + 1, label, score))
-            if labels_per_span == "best" and above:
-                above = [min(above, key=lambda c: (-c[3], c[2]))]
             candidates += above
+    return choose(candidates, labels_per_span, allow_nested)
+
+
+def choose(candidates, labels_per_span, allow_nested):
+    """Of (start, end exclusive, label, score), each span and label once, those that are accepted, in text order."""
+    if labels_per_span == "best":
+        spans = {candidate[:2] for candidate in candidates}
+        candidates = [min((c for c in candidates if c[:2] == span), key=lambda c: (-c[3], c[2])) for span in spans]
     accepted = []
     for candidate in sorted(candidates, key=lambda c: (-c[3], *c[:3])):
         if not any(_conflict(candidate, other, allow_nested) for other in accepted):
