@@ -17,7 +17,7 @@ require_version("transformers>=5.0.0", "SeNER needs the attention interface of v
 CHOICES = {
     "attention": ("arrow", "sliding_window", "full"),
     "span_interaction": ("bispa", "cnn", "none"),
-    "vertical_readout": ("transposed", "mirrored"),
+    "vertical_readout": ("mirrored", "transposed"),
     "triangle_mean": ("logit", "probability"),
     "labels_per_span": ("all", "best"),
 }
@@ -80,8 +80,8 @@ class SenerConfig(PretrainedConfig):
         span_layers (`int`): the number of span interaction blocks.
         span_interaction (`"bispa"`, `"cnn"` or `"none"`):
             Plus-shaped attention and convolutions; convolutions alone; no interaction between cells.
-        vertical_readout (`"transposed"` or `"mirrored"`):
-            Cell (i, j) joins row i with column j (the paper), or with column i (the released code).
+        vertical_readout (`"mirrored"` or `"transposed"`):
+            Cell (i, j) joins row i with column i (the released code), or with column j (the paper).
         triangle_mean (`"logit"` or `"probability"`):
             What is averaged over the cells (i, j) and (j, i) of a span.
         labels_per_span (`"all"` or `"best"`):
@@ -106,7 +106,7 @@ class SenerConfig(PretrainedConfig):
         span_channels=32,
         span_layers=2,
         span_interaction="bispa",
-        vertical_readout="transposed",
+        vertical_readout="mirrored",
         triangle_mean="logit",
         labels_per_span="all",
         biaffine_dropout=0.4,

@@ -32,7 +32,7 @@ def wordpiece(folder: Path) -> Path:
 def sentencepiece(folder: Path) -> Path:
     """Made in `folder`: DeBERTa-v3's kind of encoder with random weights, and of tokenizer: SentencePiece, NFKC."""
     backbone = {**BACKBONES["deberta-v3"], "vocab_size": 128}
-    model = tiny_model(backbone, labels_per_span="best")
+    model = tiny_model(backbone, labels_per_span="best", vertical_readout="transposed")
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
     processor = SenerProcessor.from_backbone(sentencepiece_folder(tokenizer), model.config)

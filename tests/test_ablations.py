@@ -37,13 +37,13 @@ def test_every_row_differs_from_the_base_in_one_field_and_train_takes_it(tmp_pat
     rows = ablations.rows_of(base, ablations.ROWS)
     assert list(rows) == ["base", "attention=sliding_window", "attention=full", "log_n_scaling=false",
                           "span_interaction=cnn", "span_interaction=none", "lora_rank=0", "mask_share=0.0",
-                          "vertical_readout=mirrored", "triangle_mean=probability"]  # fmt: skip
+                          "vertical_readout=transposed", "triangle_mean=probability"]  # fmt: skip
     for row, changes in rows.items():
         changed = ablations.base_values(fields_of(tmp_path, **changes))
         assert {name: value for name, value in changed.items() if value != base[name]} == changes, row
         assert all(type(changed[name]) is type(base[name]) for name in base), row
     other = {"attention": "full", "log_n_scaling": False, "span_interaction": "none", "lora_rank": 0, "mask_share": 0,
-             "vertical_readout": "mirrored", "triangle_mean": "probability"}  # fmt: skip
+             "vertical_readout": "transposed", "triangle_mean": "probability"}  # fmt: skip
     base = ablations.base_values(fields_of(tmp_path, **other))
     assert base == other
     assert list(ablations.rows_of(base, ["lora_rank", "log_n_scaling", "mask_share", "attention"])) == [
@@ -172,13 +172,13 @@ def test_rows_are_trained_and_scored_and_a_killed_command_goes_on(tmp_path):
     command = [SCRIPT, "--config", config, *given, "--seeds", "3", "--rows", "vertical_readout", "triangle_mean"]
     done = python(*command, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = ["base", "vertical_readout=mirrored", "triangle_mean=probability"]
+    rows = ["base", "vertical_readout=transposed", "triangle_mean=probability"]
     assert [line.split(" | ")[0][2:] for line in done.stdout.splitlines()[4:]] == rows
     assert "base, seed 3: epoch 2: loss" in done.stderr and "3/3" in done.stderr
     folders = {row: tmp_path / "out" / row / "seed_3" for row in rows}
     configs = {row: SenerConfig.from_pretrained(folder / "model") for row, folder in folders.items()}
     assert [(config.vertical_readout, config.triangle_mean) for config in configs.values()] == [
-        ("transposed", "logit"), ("mirrored", "logit"), ("transposed", "probability")
+        ("mirrored", "logit"), ("transposed", "logit"), ("mirrored", "probability")
     ]  # fmt: skip
     assert all(config.span_dropout == 0.0 and config.span_window == 8 for config in configs.values())
     weights = {row: (folder / "model" / "model.safetensors").read_bytes() for row, folder in folders.items()}

@@ -23,7 +23,7 @@ BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # i
     [
         ("bert", {}),
         ("deberta-v3", {}),
-        ("deberta-v3", {"vertical_readout": "mirrored", "attention": "sliding_window"}),
+        ("deberta-v3", {"vertical_readout": "transposed", "attention": "sliding_window"}),
         ("modernbert", {"attention": "full", "span_window": None}),
         ("roberta", {"span_interaction": "none"}),
     ],

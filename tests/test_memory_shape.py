@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SMALL = {"attention_window": 4, "span_window": 2, "span_channels": 2}
 ABLATIONS = [
     {}, {"attention": "sliding_window"}, {"span_interaction": "cnn"}, {"span_interaction": "none"},
-    {"vertical_readout": "mirrored"}, {"log_n_scaling": False}, {"part_size": 64},
+    {"vertical_readout": "transposed"}, {"log_n_scaling": False}, {"part_size": 64},
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ ABLATIONS = [
     {"log_n_scaling": False},
     {"span_interaction": "cnn"},
     {"span_interaction": "none"},
-    {"vertical_readout": "mirrored"},
+    {"vertical_readout": "transposed"},
     {"span_layers": 1},
     {"span_layers": 0},
     {"span_window": 60},
@@ -39,7 +39,7 @@ ABLATIONS = [
     {"attention_window": 3},
     {"span_window": None},
     {"span_window": None, "span_interaction": "cnn"},
-    {"span_window": None, "vertical_readout": "mirrored"},
+    {"span_window": None, "vertical_readout": "transposed"},
 ]
 
 
@@ -121,10 +121,12 @@ def test_logits_loss_and_every_gradient_equal_dense(backbone, readout):
     assert_equals_dense(model, batch([40, 3, 17]))
 
 
+@pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("length", [3, w + 2, w + 3, 2 * w + 1, 2 * w + 2, 2 * w + 3])
-def test_every_length_equals_dense(length):
+def test_every_length_equals_dense(length, readout):
     """One-piece words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
-    assert_equals_dense(tiny_model("deberta-v3").double(), batch([length], pieces_per_word=1))
+    model = tiny_model("deberta-v3", vertical_readout=readout).double()
+    assert_equals_dense(model, batch([length], pieces_per_word=1))
 
 
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
