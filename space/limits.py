@@ -2,7 +2,7 @@
 
 MAX_CHARACTERS = 1_000_000  # of a text
 MAX_TOKENS = 250_000  # of a text: bounds the memory of a run
-MAX_SECONDS = 180.0  # of a run, where SENER_MAX_SECONDS says nothing else; two cores read the longest text in less
+MAX_SECONDS = 180.0  # of a run, where SENER_MAX_SECONDS says nothing else
 MAX_WAITING = 60  # requests in the queue; one runs at a time
 MAX_SESSIONS = 256  # whose last text and result Gradio holds
 MAX_FILE = 20  # megabytes

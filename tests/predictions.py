@@ -16,9 +16,9 @@ from modeling_sener import SenerModel, SenerProcessor
 LABELS = ["Material", "Method", "Person", "Task"]
 
 
-def toy_checkpoint(folder):
-    """`folder`/model, which finds many entities of random scores."""
-    toy_backbone(folder / "bert")
+def toy_checkpoint(folder, **encoder):
+    """`folder`/model, which finds many entities of random scores; `encoder`: fields of BERT's configuration."""
+    toy_backbone(folder / "bert", **encoder)
     torch.manual_seed(0)
     model = SenerModel.from_backbone(
         str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1

@@ -6,11 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from predictions import LABELS, read
-from tiny import tiny_tokenizer
-from toy import ROOT, python, toy_backbone, write_jsonl
+from predictions import read, toy_checkpoint
+from toy import ROOT, python, write_jsonl
 
-from modeling_sener import SenerModel, SenerProcessor
 from modeling_sener.memory import TextTooLargeError, is_out_of_memory
 from training import inference
 
@@ -95,16 +93,7 @@ run(main)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A checkpoint whose states are wide enough that long texts take much."""
-    folder = tmp_path_factory.mktemp("model")
-    toy_backbone(folder / "bert", hidden_size=256)
-    torch.manual_seed(0)
-    model = SenerModel.from_backbone(
-        str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1
-    )
-    torch.nn.init.normal_(model.classifier.weight, std=2)
-    model.save_pretrained(folder / "model")
-    SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(folder / "model")
-    return folder / "model"
+    return toy_checkpoint(tmp_path_factory.mktemp("model"), hidden_size=256)
 
 
 def bounded(code, *arguments):

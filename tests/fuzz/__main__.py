@@ -13,9 +13,7 @@ import base64
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -36,23 +34,15 @@ REPORT_EVERY = 30  # seconds
 MOST_FINDINGS = 20  # then there is no need to go on
 
 
-@dataclass
-class Part:
+class Part(Result):
     """The sum of a part's results."""
-
-    texts: Counter = field(default_factory=Counter)
-    entities: int = 0
-    seconds: float = 0.0
-    peak: int = 0
-    growth: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
 
     def add(self, result: Result):
         self.texts += result.texts
         self.entities += result.entities
         self.seconds += result.seconds
         self.peak = max(self.peak, result.peak)
-        self.growth += [result.growth] if result.growth else []
+        self.growth += result.growth
         self.findings += result.findings
 
     @property
@@ -92,8 +82,8 @@ class Run:
                 error = f"memory is not bounded: {first / 1e6:.0f} MB grew to {result.peak / 1e6:.0f} MB: {job}"
                 result.findings.append(Finding(name, error, [text for _, text in job.texts()]))
                 first = result.peak
-            if result.growth:
-                tqdm.write(result.growth)
+            for line in result.growth:
+                tqdm.write(line)
             self.add(name, result)
         worker.stop()
 

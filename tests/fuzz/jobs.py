@@ -97,9 +97,9 @@ def run_long(job: Job) -> Result:
         again = [measured(extract, text[:size], job.kind)[0] for size in sizes]
         seconds = list(map(min, seconds, again))
     times = ", ".join(f"{taken:.2f} s" for taken in seconds)
-    result.growth = (
+    result.growth = [
         f"{job.kind:10} {job.name:20} {size:>9,} characters: {times} for 1/4, 1/2, 1; {max(grown) / 1e6:,.0f} MB"
-    )
+    ]
     errors = [error_of(check_long, extract, text, job.kind)]
     if seconds[2] > NOISE and seconds[2] > GROWTH * seconds[0]:
         errors.append(f"time is not linear: {times} for a quarter, a half and all of the text")

@@ -58,7 +58,7 @@ class Result:
     entities: int = 0
     seconds: float = 0.0
     peak: int = 0
-    growth: str = ""  # of a long text, a line for people
+    growth: list[str] = field(default_factory=list)  # of each long text, a line for people
     findings: list[Finding] = field(default_factory=list)
 
 
