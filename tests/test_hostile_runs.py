@@ -15,7 +15,7 @@ from predictions import assert_same, read, toy_checkpoint, toy_corpus
 from safetensors.torch import load_file
 from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, toy_records, training_arguments, write_jsonl
 
-from training import predict, score
+from training import baseline_tagger, predict, score
 from training import train as training
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import DataError, Document
@@ -197,8 +197,10 @@ def test_standard_output_that_takes_nothing_is_named(made):
 # Two runs.
 
 
-@pytest.mark.parametrize("more", [[], ["--resume"]])
-def test_the_second_of_two_trainings_in_a_folder_is_refused_and_changes_nothing(toy, tmp_path, monkeypatch, more):
+@pytest.mark.parametrize("command, more", [(training, []), (training, ["--resume"]), (baseline_tagger, [])])
+def test_the_second_of_two_trainings_in_a_folder_is_refused_and_changes_nothing(
+    toy, tmp_path, monkeypatch, command, more
+):
     step, intruded, refused = torch.optim.AdamW.step, [], []
 
     def intrude(*arguments, **named):
@@ -206,13 +208,13 @@ def test_the_second_of_two_trainings_in_a_folder_is_refused_and_changes_nothing(
             intruded.append(None)
             before = sorted(tmp_path.rglob("*"))
             with pytest.raises(ResumeError) as error:
-                training.main(training_arguments(toy, tmp_path, *FIELDS, *more))
+                command.main(training_arguments(toy, tmp_path, *FIELDS, *more))
             refused.append(str(error.value))
             assert sorted(tmp_path.rglob("*")) == before
         return step(*arguments, **named)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", intrude)
-    training.main(training_arguments(toy, tmp_path, *FIELDS))
+    command.main(training_arguments(toy, tmp_path, *FIELDS))
     assert refused == [
         f"{tmp_path}: another run is at work in it: wait for its end, end it, or give another output_dir"
     ]

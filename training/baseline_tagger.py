@@ -43,7 +43,7 @@ from training.data import Document, stream_files
 from training.fields import FieldError, TrainingFields, parse_fields
 from training.report import DataReport
 from training.scoring import Entity, score
-from training.state import Progress
+from training.state import Progress, only_run
 from training.train import build_accelerator, build_optimizer, start_trackers
 from training.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
 
@@ -242,11 +242,10 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     max_tokens = longest_input(model, fields.max_tokens)
     windows_file = Path(fields.output_dir) / "checkpoints" / "windows.arrow"
 
-    def prepare_folder() -> list[str]:
-        windows_file.parent.mkdir(parents=True, exist_ok=True)
-        return store_flat_windows(windows_file, fields, processor, labels, max_tokens)
-
-    accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
+    lines = on_main_process(
+        accelerator, lambda: store_flat_windows(windows_file, fields, processor, labels, max_tokens)
+    )
+    accelerator.print("\n".join(lines or []))
     batches = StepBatches(
         StoredWindows(windows_file),
         Masking(processor.tokenizer, fields.mask_share),
@@ -336,11 +335,12 @@ def main(arguments: list[str] | None = None) -> None:
     use_all_cores(accelerator.device)
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()
-    this_run = build_run(accelerator, fields)
-    start_trackers(accelerator, fields)
-    best = train(this_run)
-    accelerator.print(json.dumps(best), flush=True)
-    accelerator.end_training()
+    with only_run(accelerator, Path(fields.output_dir) / "checkpoints"):
+        this_run = build_run(accelerator, fields)
+        start_trackers(accelerator, fields)
+        best = train(this_run)
+        accelerator.print(json.dumps(best), flush=True)
+        accelerator.end_training()
 
 
 if __name__ == "__main__":
