@@ -184,6 +184,7 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
 
 def test_the_share_of_pieces_that_was_asked_for_is_masked(toy, tmp_path):
     fields = parse_fields(arguments(toy, tmp_path / "out", "--mask_share", "0.5"))
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
     run = tagger.build_run(tagger.build_accelerator(fields), fields)
     run.bar.close()
     pieces = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
