@@ -1,8 +1,12 @@
 """The ablations command: its rows, its table, runs that are not run again; scores by length of text."""
 
 import json
+import signal
 import statistics
+import subprocess
+import sys
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -159,6 +163,34 @@ def test_a_run_that_fails_says_why_and_where(tmp_path):
     log = tmp_path / "out" / "base" / "seed_5" / "log.txt"
     fails(done, f"train.py failed: {tmp_path / 'none.jsonl'}: cannot be read", f"({log})")
     assert "cannot be read" in log.read_text() and not (log.parent / "report.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_its_training_ends_with_the_command(tmp_path, number):
+    """Another one could not go on in the same folder, and would wait for a core."""
+    given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--num_epochs", "900", "--patience", "900",
+                               "--report_to", "none")  # fmt: skip
+    command = subprocess.Popen([sys.executable, SCRIPT, *given, "--seeds", "3"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert any("epoch 1: loss" in line for line in command.stderr)
+        training = [child for child in psutil.Process(command.pid).children() if "train.py" in str(child.cmdline())]
+        assert len(training) == 1
+        command.send_signal(number)
+        printed = command.communicate(timeout=60)[1]
+        assert psutil.wait_procs(training, timeout=60)[1] == []
+    finally:
+        command.kill()
+    if number == signal.SIGTERM:
+        assert command.returncode == 143 and printed.splitlines()[-1] == "terminated"
+
+
+def test_the_fault_of_an_earlier_run_is_not_told_again(tmp_path, monkeypatch):
+    (tmp_path / "log.txt").write_text("error: an old fault\n")
+    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(ablations, "HERE", tmp_path)
+    with pytest.raises(ValueError, match="killed.py failed: exit code -9 "):
+        ablations.run_command("killed.py", [], tmp_path / "log.txt", print)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 from demo_server import tiny_checkpoint
+from environments import make_environment
 from golden_checkpoints import CARD
 from safetensors.torch import load_file, save_file
 from toy import ROOT
@@ -21,7 +22,6 @@ from training.check_published import (
     check_files,
     lay_out_cache,
     link_packages,
-    make_environment,
     record,
     run_stranger,
 )
@@ -77,6 +77,9 @@ def test_code_is_the_repositorys_byte_for_byte(folder):
 def test_a_card_needs_its_header(folder):
     (folder / "README.md").write_text(CARD.replace("license: apache-2.0\n", ""))
     assert check_files(folder) == ["README.md: the header has no license"]
+    (folder / "README.md").write_text(CARD.replace("tags: [sener]", "tags: [sener"))
+    (message,) = check_files(folder)
+    assert message.startswith("README.md: the header is not valid YAML: ")
 
 
 def test_packages_are_those_that_are_required_and_no_others(tmp_path):

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -196,6 +198,36 @@ def test_published_again_unchanged(model, here, hub):
     before = copy.deepcopy(hub.repos)
     publish.main(arguments)
     assert hub.repos == before and len(hub.commits) == 2
+
+
+def test_a_license_of_the_folder_is_published(model, here):
+    (here / "LICENSE").write_text("Do what you like.")
+    own = shutil.copytree(model, here / "own")
+    shutil.move(here / "LICENSE", own)
+    publish.main(["--model", str(own), "--repo", "someone/sener", "--scores", write_report(here), *CARD, "--dry-run"])
+    assert (here / "published" / "someone" / "sener" / "LICENSE").read_text() == "Do what you like."
+
+
+MALFORMED = [
+    {"per_label": {"Task": {"f1": 1}}}, {"per_label": [1]}, {"macro": 3}, {"interval": {}}, {"by_depth": {"1": None}},
+    {"thresholds": LABELS}, {"thresholds": dict.fromkeys(LABELS, "high")}, {"data": "dev.jsonl"}, {"texts": "two"},
+    {"before_fitting": {}}, {"f1": "good"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", MALFORMED, ids=str)
+def test_a_report_of_another_kind_is_named(changes, model, here):
+    loaded, _ = load_checkpoint(model)
+    with pytest.raises(ValueError, match="report.json: not what training/score.py --output writes"):
+        publish.read_scores(write_report(here, **changes), loaded.config)
+
+
+def test_the_command_in_the_card_can_be_copied(model):
+    loaded, _ = load_checkpoint(model)
+    scores = report(data=["dev_set.jsonl", "/other/a, b & c.jsonl"])
+    card = publish.build_card("someone/sener", loaded, scores, "mit", ["en"], ["data"], "someone/bert")
+    (command,) = [line for line in card.text.splitlines() if line.startswith("accelerate launch training/score.py")]
+    assert shlex.split(command)[-2:] == ["dev_set.jsonl", "a, b & c.jsonl"]
 
 
 BAD = {

@@ -136,6 +136,21 @@ def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
     training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--save_steps", "7"))
 
 
+@pytest.mark.parametrize("file", ["train.jsonl", "dev.jsonl"])
+def test_a_run_is_not_resumed_with_other_data(toy, tmp_path, file):
+    """A label is mended: as many windows, and not the same run."""
+    content = (toy / "both.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(content)
+    (tmp_path / "dev.jsonl").write_text(content)
+    given = training_arguments(toy, tmp_path / "out", "--num_epochs", "1", "--report_to", "none", "--train_file",
+                               str(tmp_path / "train.jsonl"), "--dev_file", str(tmp_path / "dev.jsonl"))  # fmt: skip
+    training.main(given)
+    training.main([*given, "--resume"])
+    (tmp_path / file).write_text(content.replace('"Material"', '"Task"', 1))
+    with pytest.raises(ResumeError, match="checksum of the data was [0-9]+ in this run and is [0-9]+ now"):
+        training.main([*given, "--resume"])
+
+
 def test_training_stops_when_dev_f1_has_not_risen_for_too_long():
     progress, epochs = Progress(), 0
     for f1 in (0.0, 0.0, 0.3, 0.5, 0.5, 0.4, 0.6):

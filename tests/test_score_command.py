@@ -6,7 +6,7 @@ import evaluate
 import pytest
 import torch
 from tiny import tiny_tokenizer
-from toy import LABELS, ROOT, as_raw, python, toy_backbone, toy_records, write_jsonl
+from toy import LABELS, ROOT, TWO_PROCESSES, as_raw, launch, toy_backbone, toy_records, write_jsonl
 from transformers import pipeline
 
 from modeling_sener import SenerModel, SenerProcessor
@@ -116,6 +116,9 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     (["--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json: expected a file in a folder that exists"),
     (["--report", "."], "--report .: expected a file in a folder that exists"),
     (["--fit_thresholds", "--model", "user/name"], "user/name is not a local folder"),
+    (["--data", "user/name"], "--data user/name: not a file; of a data set name the split as well"),
+    (["--data", "gold.jsonl", "--output", "./gold.jsonl"], "--output ./gold.jsonl would overwrite --data"),
+    (["--output", "a.json", "--report", "a.json"], "--report a.json would overwrite --output"),
 ])  # fmt: skip
 def test_what_would_fail_at_the_end_fails_at_the_start(folder, arguments, message):
     given = ["--model", str(folder / "model"), "--data", str(folder / "data.jsonl"), *arguments]
@@ -135,14 +138,14 @@ def test_two_processes_score_and_fit_as_one(folder, capsys):
     model = (folder / "model" / "config.json").read_text()
     alone, _ = run_score(folder, capsys, "--fit_thresholds")
     (folder / "model" / "config.json").write_text(model)
-    two = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "training/score.py"]
-    done = python(*two, "--model", folder / "model", "--data", folder / "data.jsonl", "--fit_thresholds")
+    given = ["--model", folder / "model", "--data", folder / "data.jsonl", "--fit_thresholds"]
+    done = launch("score.py", *given, options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == alone
     assert json.loads((folder / "model" / "config.json").read_text())["threshold"] == alone["thresholds"]
     first = (folder / "data.jsonl").read_text().splitlines()[0]
     (folder / "one.jsonl").write_text(first + "\n")
-    done = python(*two, "--model", folder / "model", "--data", folder / "one.jsonl")
+    done = launch("score.py", "--model", folder / "model", "--data", folder / "one.jsonl", options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["texts"] == 1
 

@@ -65,15 +65,25 @@ def test_intervals_are_percentiles_over_resampled_documents(documents):
     for _ in range(RESAMPLES):
         drawn = generator.integers(0, len(documents), len(documents))
         part = [gold[i] for i in drawn], [predicted[i] for i in drawn]
-        samples["micro"].append(naive(*part))
-        samples["macro"].append(naive_macro(*part, labels))
-        for label in labels:
+        occurring = sorted({label for side in part for entities in side for _, _, label in entities})
+        if occurring:
+            samples["micro"].append(naive(*part))
+            samples["macro"].append(naive_macro(*part, occurring))
+        for label in occurring:
             samples[label].append(naive(*part, label))
     entries = {"micro": result, "macro": result["macro"], **result["per_label"]}
     for name, entry in entries.items():
         for ratio in RATIOS:
-            expected = np.percentile([sample[ratio] for sample in samples[name]], [2.5, 97.5])
+            expected = np.percentile([sample[ratio] for sample in samples[name]] or [0], [2.5, 97.5])
             assert entry["interval"][ratio] == pytest.approx(expected.tolist())
+
+
+def test_a_rare_label_leaves_no_doubt_where_everything_is_right():
+    """A corpus drawn without it says nothing about it: no zero for what cannot be measured."""
+    gold = [[(0, 1, "A"), (2, 3, "B")]] * 5 + [[(0, 1, "rare")]]
+    result = score(gold, gold)
+    for entry in (result, result["macro"], *result["per_label"].values()):
+        assert entry["interval"] == {ratio: [1.0, 1.0] for ratio in RATIOS}
 
 
 @given(CORPUS)

@@ -17,10 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from environments import make_environment  # noqa: E402
 from golden_checkpoints import CHECKPOINTS, golden, write_golden  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from training.check_published import check, make_environment, record  # noqa: E402
+from training.check_published import check, record  # noqa: E402
 
 
 # The ends of the ranges in pyproject.toml, and some between.

@@ -36,8 +36,8 @@ from tqdm.auto import tqdm
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
 from training.checkpoint import load_checkpoint
-from training.cli import run
-from training.data import FILE_ENDINGS, Document, stream_files
+from training.cli import end_with_parent, run
+from training.data import Document, is_file, stream_files
 from training.fields import FieldError, TrainingFields, parse_fields
 from training.inference import extract
 from training.scoring import as_spans, score
@@ -114,14 +114,22 @@ def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], N
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace"
+        command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace",
+        preexec_fn=end_with_parent,
     ) as child:  # fmt: skip
-        for line in child.stdout:
-            file.write(line)
-            if line.startswith("epoch "):
-                tell(line.rstrip())
+        begin = file.tell()
+        try:
+            for line in child.stdout:
+                file.write(line)
+                if line.startswith("epoch "):
+                    tell(line.rstrip())
+        except BaseException:
+            child.terminate()  # leaving would wait for its end
+            raise
     if child.returncode:
-        reasons = re.findall(r"error: (.*)", log.read_text(encoding="utf-8", errors="replace"))
+        with log.open("rb") as file:
+            file.seek(begin)
+            reasons = re.findall(r"error: (.*)", file.read().decode("utf-8", errors="replace"))
         raise ValueError(f"{script} failed: {reasons[-1] if reasons else f'exit code {child.returncode}'} ({log})")
 
 
@@ -146,16 +154,15 @@ def run_row(folder: Path, base: Path, changes: dict, seed: int, training: list[s
         run_command("train.py", [*training, *changed, "--output_dir", model, "--seed", seed, "--resume"], log, tell)
     aside = folder / "report.partial"
     run_command("score.py", ["--model", model, "--data", *dev_file, "--output", aside], log, tell)
+    os.replace(aside, folder / "report.json")
     # States are for a training that has not ended, and they are three times the size of the model.
     for state in (model / "checkpoints").glob("state_*"):
         shutil.rmtree(state)
-    os.replace(aside, folder / "report.json")
 
 
 def dev_sources(files: list[str]) -> list[str]:
     """Dev files as score.py takes them: a data set's split is named, `validation` as in training."""
-    return [file if Path(file).is_file() or file.endswith(FILE_ENDINGS) or ":" in file else f"{file}:validation"
-            for file in files]  # fmt: skip
+    return [file if is_file(file) or ":" in file else f"{file}:validation" for file in files]
 
 
 def summarise(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dict]:

@@ -13,8 +13,8 @@ BIO tags on the first piece of each word make one flat row of spans. Of gold spa
 learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
 overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
 
-Prints one JSON object last, with the keys of training/score.py, for dev and the epoch with the best F1; `output_dir`
-gets it as `report.json`, beside that epoch's model as `AutoModelForTokenClassification` loads it.
+Prints one JSON object last, for dev and the epoch with the best F1: the scores of training/score.py over all entities
+and by label, without its other groups; `output_dir` gets it as `report.json`, beside that epoch's model as `AutoModelForTokenClassification` loads it.
 """
 
 import json
@@ -179,8 +179,8 @@ def store_flat_windows(
         *report.lines(),
         f"  flat tags: the outermost {learnt:,} of {report.entities.total():,} entities are learnt",
         *dev_report.lines(),
-        f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others count as "
-        "missed",
+        f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others, and "
+        "those that are off word boundaries, count as missed",
         f"windows of {max_tokens:,} pieces" + (shorter if max_tokens < fields.max_tokens else ""),
     ]
 
@@ -310,7 +310,7 @@ def train_epoch(run: Run, epoch: int) -> float:
 
 
 def evaluate(run: Run) -> dict:
-    """The scores on whole dev texts, with the keys that training/score.py gives."""
+    """The scores on whole dev texts, over all entities and by label."""
     model = run.accelerator.unwrap_model(run.model)
     found = find_entities(model, run.processor, run.labels, run.dev, run.max_tokens)
     return score([document.entities for document in run.dev], found) | {

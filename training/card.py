@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from pathlib import Path
 
 import torch
@@ -43,6 +44,10 @@ def read_scores(path: str, config: SenerConfig) -> dict:
     for name in (*RATIOS, *COUNTS, "interval", "macro", "per_label", "by_depth", "thresholds", "data"):
         if name not in scores:
             raise ValueError(f"{path}: no field {name!r}: expected what training/score.py --output writes")
+    try:
+        check_values(scores)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not what training/score.py --output writes ({error!r})") from error
     measured = scores["thresholds"]
     if set(measured) != set(config.labels):
         raise ValueError(
@@ -59,6 +64,18 @@ def read_scores(path: str, config: SenerConfig) -> dict:
     return scores
 
 
+def check_values(scores: dict) -> None:
+    """Use every value that a card uses; an error of whatever kind where one is not there or not of its kind."""
+    table(scores)
+    fitted(scores)
+    found_and_missed(scores)
+    for number in (*scores["thresholds"].values(), *(scores[name] for name in COUNTS)):
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"{number!r} is no number")
+    if not isinstance(scores["data"], list) or not all(isinstance(file, str) for file in scores["data"]):
+        raise TypeError(f"data is {scores['data']!r}: no list of files")
+
+
 def build_card(
     repo: str, model: SenerModel, scores: dict, license: str, language: list[str], datasets: list[str], base_model: str
 ) -> ModelCard:
@@ -70,7 +87,8 @@ def build_card(
         language, datasets: codes of languages; what it was trained on, as the Hub or people name it.
         base_model: the encoder that training began with.
     """
-    files = ", ".join(Path(file).name for file in scores["data"])
+    names = [Path(file).name for file in scores["data"]]
+    files = ", ".join(names)
     results = [
         EvalResult(
             task_type="token-classification", task_name="Entity extraction",
@@ -85,10 +103,10 @@ def build_card(
         base_model=base_model, tags=TAGS, datasets=datasets, metrics=list(RATIOS), model_name=repo.split("/")[-1],
         eval_results=results,
     )  # fmt: skip
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body(repo, model, scores, files, datasets, base_model)}")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body(repo, model, scores, names, datasets, base_model)}")
 
 
-def body(repo: str, model: SenerModel, scores: dict, files: str, datasets: list[str], base_model: str) -> str:
+def body(repo: str, model: SenerModel, scores: dict, names: list[str], datasets: list[str], base_model: str) -> str:
     config = model.config
     labels = ", ".join(map(escape, config.labels))
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -114,12 +132,14 @@ with `revision="COMMIT"` it is the code that you have read.
 {", ".join(map(escape, datasets))}.
 
 ## Scores
-On {scores["texts"]:,} texts ({escape(files)}: {scores["words"]:,} words, {scores["entities"]:,} entities), over exact
-(start, end, label), in per cent; in brackets 95 % intervals from a bootstrap of whole texts.
+On {scores["texts"]:,} texts ({escape(", ".join(names))}: {scores["words"]:,} words, {scores["entities"]:,} entities),
+over exact (start, end, label), in per cent; in brackets 95 % intervals from a bootstrap of whole texts.
 
 {table(scores)}
 {fitted(scores)}
-`accelerate launch training/score.py --model {repo} --data {escape(files.replace(",", ""))}`
+```
+accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
+```
 
 ## Limits
 {limits(model, scores)}
@@ -163,8 +183,7 @@ def limits(model: SenerModel, scores: dict) -> str:
             f"An entity of more than {config.span_window + 1:,} words is out of its window and not found; of the "
             f"scored texts' entities {scores['wider_than_window']:,} are (they count as missed)."
         )
-    nested = [entry for depth, entry in scores["by_depth"].items() if depth != "0"]
-    found, missed = (sum(entry[count] for entry in nested) for count in ("tp", "fn"))
+    found, missed = found_and_missed(scores)
     if found + missed:
         share = 100 * found / (found + missed)
         lines.append(f"Of {found + missed:,} entities inside another one it finds {share:.1f} %.")
@@ -178,6 +197,12 @@ def limits(model: SenerModel, scores: dict) -> str:
         lines.append(f"Learned positions end after about {length:,} pieces and start again there.")
     lines.append("The scores hold for texts like those scored; other kinds and languages were not measured.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def found_and_missed(scores: dict) -> tuple[int, int]:
+    """How many gold entities that lie inside another one were found, and how many were not."""
+    nested = [entry for depth, entry in scores["by_depth"].items() if depth != "0"]
+    return sum(entry["tp"] for entry in nested), sum(entry["fn"] for entry in nested)
 
 
 def escape(text: str) -> str:

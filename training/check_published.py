@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.constants import SAFETENSORS_INDEX_FILE
 from huggingface_hub.utils.sha import sha_fileobj
@@ -147,8 +148,12 @@ def check_files(folder: Path) -> list[str]:
     wrong += [f"{name} is not the repository's" for name in sorted(code & names)
               if (folder / name).read_bytes() != (CODE / name).read_bytes()]  # fmt: skip
     if "README.md" in names:
-        header = ModelCard.load(folder / "README.md").data.to_dict()
-        wrong += [f"README.md: the header has no {name}" for name in HEADER if not header.get(name)]
+        try:
+            header = ModelCard.load(folder / "README.md").data.to_dict()
+        except (yaml.YAMLError, ValueError) as error:
+            wrong.append(f"README.md: the header is not valid YAML: {' '.join(str(error).split())}")
+        else:
+            wrong += [f"README.md: the header has no {name}" for name in HEADER if not header.get(name)]
     return wrong
 
 
@@ -185,11 +190,15 @@ def run_stranger(place: Path, name: str, source: str, device_map: bool, python: 
         *(["-S"] if python is None else []),
         place / SCRIPT.name,
     ]
-    done = subprocess.run([*map(str, command), here / "request.json"], cwd=here / "work", env=environment,
-                          capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+    failed = {"versions": {}, "packages": [], "passed": {}}
+    try:
+        done = subprocess.run([*map(str, command), here / "request.json"], cwd=here / "work", env=environment,
+                              capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {**failed, "failures": [f"the interpreter was not done in {SECONDS} seconds"]}
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        return {"versions": {}, "packages": [], "passed": {}, "failures": [f"the interpreter failed: {last}"]}
+        return {**failed, "failures": [f"the interpreter failed: {last}"]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -228,25 +237,6 @@ def link_packages(site: Path, names: Iterable[str]) -> Path:
             if required.marker is None or required.marker.evaluate({"extra": ""}):
                 waiting.append(canonicalize_name(required.name))
     return site
-
-
-def make_environment(folder: Path, requirements: list[str]) -> Path:
-    """
-    The interpreter of a virtual environment at `folder` with `requirements`; one that is complete is used again.
-
-    Raises:
-        ValueError: pip failed; its last line.
-    """
-    python, complete = folder / "bin" / "python", folder / "requirements.txt"
-    lines = "\n".join(requirements) + "\n"
-    if not complete.is_file() or complete.read_text() != lines:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise ValueError(f"{folder}: pip install {' '.join(requirements)}: {done.stderr.strip().splitlines()[-1]}")
-        complete.write_text(lines)
-    return python
 
 
 def main(arguments: list[str] | None = None) -> None:

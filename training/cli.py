@@ -28,8 +28,8 @@ def run(main: Callable[[], None]) -> None:
     """
     signal.signal(signal.SIGTERM, end)
     threading.excepthook = tell_of_thread
-    if is_launched() and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if is_launched():
+        end_with_parent()
     try:
         main()
         sys.stdout.flush()
@@ -42,6 +42,12 @@ def run(main: Callable[[], None]) -> None:
         leave("interrupted", 130)
     except Terminated:
         leave("terminated", 143)
+
+
+def end_with_parent() -> None:
+    """Let this process get SIGTERM when its parent ends, however that ends; Linux alone has this."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave(message: str, code: int) -> None:

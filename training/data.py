@@ -73,7 +73,7 @@ def stream_documents(
         DataError: for the first fault found, a source without a document included.
     """
     source, found = str(source), False
-    if Path(source).is_file() or source.endswith(FILE_ENDINGS):
+    if is_file(source):
         records = ((f"{source}:{number}", parse_json(line, f"{source}:{number}"))
                    for number, line in read_lines(source))  # fmt: skip
     else:
@@ -92,6 +92,11 @@ def stream_files(files: list[str], labels: list[str] | None, split: str, doing: 
             for document in stream_documents(file, labels, split=split):
                 yield document
                 bar.update()
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file, even one that is missing, and no data set."""
+    return Path(source).is_file() or source.endswith(FILE_ENDINGS)
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -130,7 +135,7 @@ def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
 def parse_json(line: str, where: str):
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise DataError(f"{where}: not valid JSON: {error}") from error
 
 
@@ -151,11 +156,6 @@ def parse_record(record, where: str, labels: list[str] | None = None, with_gold:
     if not with_gold:
         return Document(document_id, text)
     return _with_gold(document_id, record, where, labels)
-
-
-def labels_of(documents: list[Document]) -> list[str]:
-    """Every label that occurs, sorted."""
-    return sorted({label for document in documents for _, _, label in document.entities})
 
 
 def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | None) -> Document:

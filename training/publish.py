@@ -104,6 +104,9 @@ def build_model(options: argparse.Namespace) -> Path:
     save_stored(model, Path(options.model), aside)
     processor.save_pretrained(aside)
     (aside / "README.md").write_text(card, encoding="utf-8")
+    license = Path(options.model) / "LICENSE"
+    if license.is_file():
+        shutil.copy(license, aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder

@@ -26,7 +26,7 @@ from training.breakdown import score_corpus
 from training.candidates import score_spans
 from training.checkpoint import load_checkpoint
 from training.cli import run, use_all_cores
-from training.data import read_documents
+from training.data import is_file, read_documents
 from training.files import write_text, writing
 from training.inference import naming
 from training.report import report_on
@@ -40,7 +40,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
-    parser.add_argument("--data", required=True, nargs="+", metavar="FILE", help="JSON Lines with gold entities")
+    parser.add_argument("--data", required=True, nargs="+", metavar="FILE",
+                        help="JSON Lines with gold entities, or NAME:SPLIT of a data set")  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="write the JSON object to this file, too")
     parser.add_argument("--report", metavar="FILE", help="write an HTML page with plots")
     parser.add_argument("--batch_size", type=int, default=16, help="texts of a batch at most (default: 16)")
@@ -53,10 +54,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(options: argparse.Namespace) -> None:
     """Raise `ValueError` for what would fail only when the model has run for hours."""
+    for source in options.data:
+        if not is_file(source) and ":" not in source:
+            raise ValueError(f"--data {source}: not a file; of a data set name the split as well ({source}:test)")
+    taken = {Path(source).resolve(): "data" for source in options.data}
     for name in ("output", "report"):
         path = getattr(options, name)
         if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
             raise ValueError(f"--{name} {path}: expected a file in a folder that exists")
+        if path is not None and Path(path).resolve() in taken:
+            raise ValueError(f"--{name} {path} would overwrite --{taken[Path(path).resolve()]}: give another file")
+        taken |= {} if path is None else {Path(path).resolve(): name}
     if options.fit_thresholds and not (Path(options.model) / "config.json").is_file():
         raise ValueError(f"--fit_thresholds stores them in the model: {options.model} is not a local folder")
 

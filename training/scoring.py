@@ -109,24 +109,41 @@ def summarise(outcomes: Outcomes, groupings: dict[str, Grouping]) -> dict:
         `precision`, `recall` and `f1` over all entities (micro), as fractions, 0 where there is nothing to divide by;
         `tp`, `fp`, `fn`; `interval`: (low, high) for each of the three ratios, bootstrap percentiles; `macro`: the
         ratios' means over the labels that occur, with `interval`; `per_label` and each of `groupings`: the same keys
-        as micro for each name.
+        as micro for each name, with intervals over the resampled corpora in which it occurs.
     """
     tables = {"micro": Grouping(np.zeros_like(outcomes.label), ["all"]),
               "per_label": Grouping(outcomes.label, outcomes.labels), **groupings}  # fmt: skip
     counts = np.concatenate([tally(outcomes, grouping) for grouping in tables.values()], axis=1)
-    samples = ratios(resample(counts))
+    resampled = resample(counts)
+    samples, occurs = ratios(resampled), resampled.any(axis=-1)
     totals = counts.sum(axis=0)
     values = ratios(totals)
     result, first = {}, 0
     for table, grouping in tables.items():
-        places = slice(first, first := first + len(grouping.names))
-        entries = zip(grouping.names, values[places], totals[places], samples[:, places].swapaxes(0, 1), strict=True)
-        result[table] = {name: _entry(value, sample, total) for name, value, total, sample in entries}
-        if table == "per_label" and outcomes.labels:
-            macro = _entry(values[places].mean(axis=0), samples[:, places].mean(axis=1))
-        elif table == "per_label":
-            macro = _entry(np.zeros(3), np.zeros((1, 3)))
+        places = range(first, first := first + len(grouping.names))
+        result[table] = {
+            name: _entry(values[i], samples[occurs[:, i], i], totals[i])
+            for name, i in zip(grouping.names, places, strict=True)
+        }
+        if table == "per_label":
+            mean = values[places].mean(axis=0) if places else np.zeros(len(RATIOS))
+            macro = _entry(mean, mean_over_labels(samples[:, places], occurs[:, places]))
     return {**result.pop("micro")["all"], "macro": macro, **result}
+
+
+def mean_over_labels(samples: np.ndarray, occurs: np.ndarray) -> np.ndarray:
+    """
+    The macro average of each resampled corpus: the mean over the labels that occur in it.
+
+    Args:
+        samples: *Shape:* (S, L, 3), ratios of each label.
+        occurs: *Shape:* (S, L), whether a label occurs; its ratios are 0 where it does not.
+
+    Returns:
+        *Shape:* (S or fewer, 3): a corpus in which no label occurs has no average.
+    """
+    labels = occurs.sum(axis=1)
+    return samples.sum(axis=1)[labels > 0] / labels[labels > 0, None]
 
 
 def score(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]) -> dict:
@@ -140,7 +157,9 @@ def as_spans(entities: Iterable[dict]) -> list[Entity]:
 
 
 def _entry(value: np.ndarray, samples: np.ndarray, total: np.ndarray | None = None) -> dict:
-    edges = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    edges = np.zeros((2, len(RATIOS)))
+    if len(samples):
+        edges = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     entry = dict(zip(RATIOS, value.tolist(), strict=True))
     if total is not None:
         entry |= dict(zip(COUNTS, total.tolist(), strict=True))

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO
 from accelerate import Accelerator
 
 from training.cli import on_main_process
+from training.data import Document
 from training.files import lock, writing
 
 
@@ -88,6 +90,17 @@ def clear(checkpoints: Path) -> bool:
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return bool(left)
+
+
+def checksum(windows: Path, dev: Iterable[Document]) -> int:
+    """A number that is another one where the training windows or the dev documents are others."""
+    total = 0
+    with windows.open("rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    for document in dev:
+        total = zlib.crc32(repr(document).encode("utf-8", "surrogatepass"), total)
+    return total
 
 
 def newest_state(checkpoints: Path) -> Path | None:

@@ -39,7 +39,7 @@ from training.files import write_text, writing
 from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.scoring import as_spans, score
-from training.state import Progress, clear, load_state, newest_state, only_run, save_state
+from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
 from training.windows import StoredWindows
 
 
@@ -197,14 +197,15 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
     terms = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
-    terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes}
+    dev = [
+        document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
+    ]
+    terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
+              "checksum of the data": checksum(windows_file, dev)}  # fmt: skip
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, terms)
         accelerator.print(f"resumed from {state}")
-    dev = [
-        document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
-    ]
     bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip
     return Run(accelerator, fields, model, published, processor, dev, batches, optimizer, scheduler, progress,

@@ -1,0 +1,24 @@
+"""Virtual environments of other versions, for tests of published folders."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def make_environment(folder: Path, requirements: list[str]) -> Path:
+    """
+    The interpreter of a virtual environment at `folder` with `requirements`; one that is complete is used again.
+
+    Raises:
+        ValueError: pip failed; its last line.
+    """
+    python, complete = folder / "bin" / "python", folder / "requirements.txt"
+    lines = "\n".join(requirements) + "\n"
+    if not complete.is_file() or complete.read_text() != lines:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ValueError(f"{folder}: pip install {' '.join(requirements)}: {done.stderr.strip().splitlines()[-1]}")
+        complete.write_text(lines)
+    return python
