@@ -14,7 +14,8 @@ learnt (of those that cross, the longer one); all gold stays in the recall's den
 overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
 
 Prints one JSON object last, for dev and the epoch with the best F1: the scores of training/score.py over all entities
-and by label, without its other groups; `output_dir` gets it as `report.json`, beside that epoch's model as `AutoModelForTokenClassification` loads it.
+and by label, without its other groups; `output_dir` gets it as `report.json`, beside that epoch's model as
+`AutoModelForTokenClassification` loads it.
 """
 
 import json
@@ -179,8 +180,8 @@ def store_flat_windows(
         *report.lines(),
         f"  flat tags: the outermost {learnt:,} of {report.entities.total():,} entities are learnt",
         *dev_report.lines(),
-        f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others, and "
-        "those that are off word boundaries, count as missed",
+        f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others count as "
+        "missed, like those off word boundaries",
         f"windows of {max_tokens:,} pieces" + (shorter if max_tokens < fields.max_tokens else ""),
     ]
 
