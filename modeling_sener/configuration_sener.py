@@ -65,7 +65,8 @@ class SenerConfig(PretrainedConfig):
 
     Args:
         backbone_config (`dict` or `PretrainedConfig`):
-            Configuration of the encoder, with its `model_type`: any encoder of transformers.
+            Configuration of the encoder, with its `model_type`: any encoder of transformers whose
+            attention goes through its `AttentionInterface`, or DeBERTa-v2 and -v3.
         attention (`"arrow"`, `"sliding_window"` or `"full"`):
             What the encoder's pieces attend to: a window and [CLS] both ways; the window alone; everything.
         attention_window (`int`):

@@ -299,6 +299,8 @@ class SenerModel(PreTrainedModel):
             parts = ((square_to_band(square, window),) for (square,) in parts)
 
         def step(logits: Tensor, rows: slice) -> Candidates:
+            if logits.device.type in ("mps", "xpu"):
+                logits = logits.cpu()  # scores are rounded from double precision, which these devices may lack
             probabilities = span_probabilities(logits[:, window:], self.config.triangle_mean)
             return find_candidates(probabilities, thresholds, lengths, rows.start)
 
@@ -337,10 +339,21 @@ class SenerModel(PreTrainedModel):
 
 
 def build_backbone(config) -> PreTrainedModel:
-    """The encoder of a configuration, with random weights and arrow attention."""
+    """
+    The encoder of a configuration, with random weights and arrow attention.
+
+    Raises:
+        ValueError: an encoder that computes attention by itself would not get ours.
+    """
     if config.model_type == "deberta-v2":
         return DebertaArrowModel(config)
     backbone = AutoModel.from_config(config, attn_implementation=NAME)
+    if not backbone._supports_attention_backend:
+        raise ValueError(
+            f"{config.model_type}: transformers computes the attention of this encoder in its own code, not through "
+            "AttentionInterface, so that it cannot read long texts here: take another encoder (bert, roberta, "
+            "xlm-roberta, electra, distilbert, modernbert, deberta-v2, ...)"
+        )
     drop_pooler(backbone)
     compute_layers_in_parts(backbone)
     return backbone

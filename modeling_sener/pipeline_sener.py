@@ -48,6 +48,7 @@ class SenerPipeline(Pipeline):
         if processor is None:
             raise ValueError("SenerPipeline needs the model's processor: pass processor=SenerProcessor...")
         super().__init__(model=model, processor=processor, **kwargs)
+        self.processor.config = self.model.config
         self.model.eval()
 
     def __call__(self, inputs, **options):
@@ -86,6 +87,8 @@ class SenerPipeline(Pipeline):
     def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
         if allow_nested is not None and not isinstance(allow_nested, bool):
             raise ValueError(f"allow_nested is {allow_nested!r}: expected True or False")
+        if labels is not None and not isinstance(labels, str):
+            labels = list(labels)  # read for each batch
         self.processor.thresholds(threshold, labels)  # raises before the model has run for nothing
         options = {"threshold": threshold, "allow_nested": allow_nested, "labels": labels}
         return {}, {name: value for name, value in options.items() if value is not None}, {}

@@ -120,7 +120,7 @@ class SenerProcessor(ProcessorMixin):
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **options)
         except Exception as error:  # tokenizers raises nothing more precise
-            reason = str(error).splitlines()[0].rstrip(": ")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
             raise ValueError(
                 f"{name}: tokenizer.json or tokenizer_config.json is missing or damaged ({reason}): fetch it again"
             ) from error
@@ -271,14 +271,14 @@ class SenerProcessor(ProcessorMixin):
                 values |= given if isinstance(given, dict) else dict.fromkeys(known, given)
         if isinstance(labels, str):
             raise ValueError(f"labels is the string {labels!r}: expected a list of labels")
-        for label in [*values, *(labels or ())]:
+        labels = known if labels is None else list(labels)
+        for label in [*values, *labels]:
             if label not in known:
                 raise ValueError(f"unknown label {label!r}: the model has {', '.join(known)}")
         for label, value in values.items():
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
                 raise ValueError(f"threshold {value!r} for {label!r}: expected a number from 0 to 1")
-        wanted = known if labels is None else labels
-        return torch.tensor([values[k] if k in wanted else float("inf") for k in known], dtype=torch.float64)
+        return torch.tensor([values[k] if k in labels else float("inf") for k in known], dtype=torch.float64)
 
     def _entities(self, text, offsets, found) -> list[dict]:
         entities = []

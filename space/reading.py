@@ -76,15 +76,13 @@ def read_file(path: str | Path) -> list[tuple[str, str]]:
     if suffix not in SUFFIXES:
         raise DemoError(f"{path.name}: files of this kind are not read. Choose one of {', '.join(SUFFIXES)}.")
     if suffix == ".jsonl":
-        texts = read_jsonl(path)
-    else:
-        texts = [(path.name, readers[suffix](path))]
-    for name, text in texts:
-        if not text.strip():
-            raise DemoError(f"{name}: there is no text in it.")
-        if len(text) > MAX_CHARACTERS:
-            raise too_long(len(text), MAX_CHARACTERS, "characters")
-    return texts
+        return read_jsonl(path)  # what one of many texts lacks is said where it is chosen
+    text = readers[suffix](path)
+    if not text.strip():
+        raise DemoError(f"{path.name}: there is no text in it.")
+    if len(text) > MAX_CHARACTERS:
+        raise too_long(len(text), MAX_CHARACTERS, "characters")
+    return [(path.name, text)]
 
 
 def read_plain(path: Path) -> str:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from hostile import MINUTE, wait_for
 from matplotlib.image import imread
 from test_commands import fails
 from tiny import tiny_tokenizer
@@ -168,19 +169,24 @@ def test_a_run_that_fails_says_why_and_where(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_its_training_ends_with_the_command(tmp_path, number):
-    """Another one could not go on in the same folder, and would wait for a core."""
-    given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--num_epochs", "900", "--patience", "900",
-                               "--report_to", "none")  # fmt: skip
-    command = subprocess.Popen([sys.executable, SCRIPT, *given, "--seeds", "3"], stderr=subprocess.PIPE, text=True)
+    """Or the same command could not go on in its folder. It is in an epoch that takes minutes, and prints nothing."""
+    write_jsonl(tmp_path / "long.jsonl", toy_records(8) * 500)
+    given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--train_file", str(tmp_path / "long.jsonl"),
+                               "--report_to", "none", "--seeds", "3")  # fmt: skip
+    command = subprocess.Popen([sys.executable, SCRIPT, *given], stderr=subprocess.PIPE, text=True)
+    log, training = tmp_path / "out" / "base" / "seed_3" / "log.txt", []
     try:
-        assert any("epoch 1: loss" in line for line in command.stderr)
+        wait_for(lambda: log.exists() and "parameters: " in log.read_text())
         training = [child for child in psutil.Process(command.pid).children() if "train.py" in str(child.cmdline())]
         assert len(training) == 1
         command.send_signal(number)
-        printed = command.communicate(timeout=60)[1]
-        assert psutil.wait_procs(training, timeout=60)[1] == []
+        printed = command.communicate(timeout=MINUTE / 2)[1]
+        assert psutil.wait_procs(training, timeout=MINUTE / 2)[1] == []
     finally:
         command.kill()
+        for process in training:
+            if process.is_running():
+                process.kill()
     if number == signal.SIGTERM:
         assert command.returncode == 143 and printed.splitlines()[-1] == "terminated"
 

@@ -120,9 +120,10 @@ def test_labels_must_be_as_many_as_outputs(golden, backbone, tmp_path):
 def test_a_file_that_is_no_checkpoint(golden, backbone, tmp_path, capsys):
     from training.convert_official import ConversionError, read_checkpoint
 
-    (tmp_path / "x.pth").write_text("not a checkpoint")
-    with pytest.raises(ConversionError, match="x.pth: not a file of weights alone"):
-        read_checkpoint(tmp_path / "x.pth")
+    for content in ("not a checkpoint", ""):
+        (tmp_path / "x.pth").write_text(content)
+        with pytest.raises(ConversionError, match="x.pth: not a file of weights alone: ."):
+            read_checkpoint(tmp_path / "x.pth")
     with pytest.raises(ConversionError, match="cannot be read"):
         read_checkpoint(tmp_path / "none.pth")
 

@@ -317,6 +317,7 @@ def test_files_become_texts(tmp_path):
     assert texts("e.pdf", pdf([b"We train", b"ResNet-50."])) == [("e.pdf", "We train\nResNet-50.\n")]
     lines = b'{"id": 7, "text": "one \\ud83d\\ude00"}\r\n\n{"text": ["two", "words"]}\n'
     assert texts("f.jsonl", lines) == [("1: 7", "one \U0001f600"), ("line 3", "two words")]
+    assert texts("g.jsonl", b'{"text": " "}\n{"text": "x"}') == [("line 1", " "), ("line 2", "x")]
 
 
 def test_a_file_is_read_apart_within_time_and_memory(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from toy import toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import extract
-from training.interop import to_brat, to_conll, to_spacy
+from training.interop import flat, to_brat, to_conll, to_spacy
 
 
 NLP = spacy.blank("en")
@@ -171,6 +171,20 @@ def test_conll_holds_flat_entities_of_whole_words():
             to_conll(["We", word], [])
 
 
+SCORED = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6), st.sampled_from([0.5, 0.6, 0.7, 0.8])))
+
+
+@given(SCORED)
+def test_flat_keeps_the_best_of_what_overlaps(items):
+    entities = [{"start": start, "end": start + length, "label": str(number), "score": score}
+                for number, (start, length, score) in enumerate(items)]  # fmt: skip
+    kept: list = []
+    for entity in sorted(entities, key=lambda entity: (-entity["score"], entity["start"], entity["end"])):
+        if all(entity["end"] <= other["start"] or other["end"] <= entity["start"] for other in kept):
+            kept.append(entity)
+    assert flat(entities) == sorted(kept, key=lambda entity: entity["start"])
+
+
 @pytest.mark.parametrize("write", [to_brat, to_conll, lambda text, entities: to_spacy(NLP(text), entities)])
 def test_entities_of_another_text_are_refused(write):
     given = (lambda text: text.split()) if write is to_conll else str
@@ -189,10 +203,10 @@ def test_labels_that_a_line_cannot_hold_are_refused(label):
 
 
 def test_extract_writes_the_formats(tmp_path, capsys):
-    """Scores are those of an untrained model: everything is found."""
+    """Scores are those of an untrained model: everything is found, each span with both labels."""
     toy_backbone(tmp_path / "bert")
     torch.manual_seed(0)
-    model = SenerModel.from_backbone(str(tmp_path / "bert"), ["Method"], span_window=2, span_layers=1)
+    model = SenerModel.from_backbone(str(tmp_path / "bert"), ["Method", "Task"], span_window=2, span_layers=1)
     model.save_pretrained(tmp_path / "model")
     SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(tmp_path / "model")
     text = "Ada\nLovelace\r\nand ResNet-50 😀"
@@ -204,6 +218,6 @@ def test_extract_writes_the_formats(tmp_path, capsys):
         read[form] = capsys.readouterr().out
     entities = [(e["start"], e["end"], e["label"]) for e in json.loads(read["json"])]
     assert [entity[:3] for entity in read_brat(text, read["brat"])] == entities and ";" in read["brat"]
-    words, flat = read_conll(read["conll"])
+    words, tagged = read_conll(read["conll"])
     assert words == ["Ada", "Lovelace", "and", "ResNet", "-", "50", "😀"]
-    assert flat
+    assert len(tagged) == len(flat(json.loads(read["json"]))) > 0

@@ -313,6 +313,13 @@ def test_a_model_without_an_encoder_is_refused():
         SenerModel(SenerConfig(id2label={0: "a"}, label2id={"a": 0}))
 
 
+@pytest.mark.parametrize("kind", ["convbert", "mpnet", "big_bird", "roformer"])
+def test_an_encoder_that_computes_attention_itself_is_refused(kind):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with pytest.raises(ValueError, match=f"{kind}: transformers computes the attention of this encoder in its own"):
+        SenerModel(SenerConfig({"model_type": kind, "vocab_size": 50, **sizes}, id2label={0: "Task"}))
+
+
 @pytest.mark.parametrize("backbone", ["bert", "modernbert", *DEBERTAS])
 def test_from_backbone_takes_the_pretrained_encoder(backbone, tmp_path):
     source = randomize(own_encoder(tiny_model(backbone)), seed=5).half()

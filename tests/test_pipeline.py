@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -126,6 +127,17 @@ def test_options_of_a_call_and_of_the_pipeline(model, processor, extract, expect
     fixed = SenerPipeline(model=model, processor=processor, device="cpu", threshold=1.0, labels=["Task"])
     same(fixed(TEXTS, threshold=0.55), processor.post_process(outputs, inputs, threshold=0.55, labels=["Task"]))
     same(extract(TEXTS), expected)
+
+
+def test_labels_may_be_any_iterable(extract):
+    text, wanted = TEXTS[0], extract.model.config.labels[:1]
+    assert extract(text, labels=iter(wanted), threshold=0.0) == extract(text, labels=wanted, threshold=0.0) != []
+
+
+def test_what_is_not_given_is_taken_from_the_models_config(model, processor):
+    extract = SenerPipeline(model=copy.deepcopy(model), processor=copy.deepcopy(processor))
+    extract.model.config.threshold = 0.0
+    assert len(extract(TEXTS[0])) > len(extract(TEXTS[0], threshold=1.0)) == 0
 
 
 def test_wrong_input_is_named(extract):

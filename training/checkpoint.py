@@ -8,6 +8,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.cli import first_line
 from training.files import writing
 from training.lora import merged_state_dict
 
@@ -59,7 +60,7 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     try:
         fields, _ = SenerConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: not a SeNER checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{name}: not a SeNER checkpoint: {first_line(error)}") from error
     found = fields.get("model_type") if isinstance(fields, dict) else None
     if found != SenerConfig.model_type:
         raise CheckpointError(f"{name}: not a SeNER checkpoint: config.json: model_type: found {found!r}")
@@ -69,7 +70,7 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
         model = SenerModel.from_pretrained(name, dtype=torch.float32)
         processor = SenerProcessor.from_pretrained(name)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = _first_line(error).removeprefix(f"{name}: ")
+        reason = first_line(error).removeprefix(f"{name}: ")
         raise CheckpointError(f"{name}: not a complete SeNER checkpoint: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -78,7 +79,3 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
         raise CheckpointError(f"{name}: tokenizer.json has {pieces} pieces, the weights {known}: they do not belong "
                               "together")  # fmt: skip
     return model.eval(), processor
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
-from training.cli import run
+from training.cli import first_line, run
 
 
 LORA_ALPHA = 16  # the released recipe's; unlike the rank, it cannot be read from the tensors
@@ -124,7 +124,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # torch raises what the pickle machinery raises, and that can be anything
-        raise ConversionError(f"{path}: not a file of weights alone: {str(error).splitlines()[0]}") from error
+        raise ConversionError(f"{path}: not a file of weights alone: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ConversionError(f"{path}: expected a state dict of tensors")
     return state
@@ -136,7 +136,7 @@ def read_backbone(name: str) -> dict:
         try:
             return AutoConfig.from_pretrained(name).to_dict()
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ConversionError(f"{name}: no configuration of an encoder: {reason}") from error
     try:
         config = json.loads(Path(name).read_text(encoding="utf-8"))
@@ -155,7 +155,6 @@ def build_model(state: dict[str, Tensor], backbone: dict, labels: list[str], **w
         raise ConversionError(f"labels: {len(labels)} given, but the checkpoint has {outputs} outputs")
     config = SenerConfig(
         backbone_config=backbone, id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
         vertical_readout="mirrored", triangle_mean="probability", labels_per_span="best", **sizes, **windows,
     )  # fmt: skip
     model = SenerModel(config)

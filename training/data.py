@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from training.cli import first_line
+
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -125,7 +127,7 @@ def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
     try:
         rows = load_dataset(name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
     for number, row in enumerate(rows, start=1):
         # A column that a row lacks is None there.

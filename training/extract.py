@@ -21,7 +21,7 @@ from transformers.utils import logging
 from training.checkpoint import load_checkpoint
 from training.cli import run
 from training.inference import extract
-from training.interop import to_brat, to_conll
+from training.interop import flat, to_brat, to_conll
 from training.predict import read_text
 
 
@@ -86,7 +86,7 @@ def as_file(form: str, text: str, entities: list[dict], processor) -> str:
     if form == "brat":
         return to_brat(text, entities)
     if form == "conll":
-        return to_conll(text, entities, processor.split_words(text))
+        return to_conll(text, flat(entities), processor.split_words(text))
     return json.dumps(entities, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -95,8 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = read_text(options.file)
     logging.disable_progress_bar()  # of loading the weights
     model, processor = load_checkpoint(options.model)
-    allow_nested = False if options.format == "conll" else None
-    entities = extract(model, processor, [text], threshold=options.threshold, allow_nested=allow_nested)[0]
+    entities = extract(model, processor, [text], threshold=options.threshold)[0]
     if options.format != "table":
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         print(as_file(options.format, text, entities, processor), end="")

@@ -1,7 +1,7 @@
 """
 Entities in other people's formats: spaCy's `Doc.spans`, brat's standoff files, CoNLL columns with IOB tags.
 
-    from training.interop import to_brat, to_conll, to_spacy
+    from training.interop import flat, to_brat, to_conll, to_spacy
 
 An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. What a format
 cannot hold raises a `ValueError` that names the entity: nothing is left out, moved or merged silently.
@@ -69,6 +69,19 @@ def to_brat(text: str, entities: list[dict]) -> str:
     return "".join(lines)
 
 
+def flat(entities: list[dict]) -> list[dict]:
+    """Of entities that overlap, or are one span, the one with the highest score (then the first): in text order."""
+    kept: list[dict] = []  # sorted
+    for entity in sorted(entities, key=lambda entity: (-entity["score"], entity["start"], entity["end"])):
+        place = bisect_left(kept, entity["start"], key=lambda other: other["start"])
+        before, after = kept[max(place - 1, 0) : place], kept[place : place + 1]
+        if all(other["end"] <= entity["start"] for other in before) and all(
+            entity["end"] <= other["start"] for other in after
+        ):
+            kept.insert(place, entity)
+    return kept
+
+
 def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int, int]] | None = None) -> str:
     """
     A text with flat entities as CoNLL columns: a line for each word with its IOB2 tag after a tab, then an empty line.
@@ -105,7 +118,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
         for number in covered:
             if number in owner:
                 raise ValueError(f"{_name(owner[number])} and {_name(entity)} share the word {tokens[number]!r}: IOB "
-                                 "tags hold flat entities; extract with allow_nested=False, or keep one")  # fmt: skip
+                                 "tags hold flat entities; training.interop.flat keeps the best of them")  # fmt: skip
             owner[number] = entity
             tags[number] = f"{'B' if number == covered[0] else 'I'}-{label}"
     return "".join(f"{token}\t{tag}\n" for token, tag in zip(tokens, tags, strict=True)) + "\n"

@@ -8,6 +8,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.cli import first_line
 from training.data import DataError, Document, parse_record
 
 
@@ -49,7 +50,7 @@ def read_parquet(path: str) -> Iterator[Document]:
             try:
                 batch = next(rows, None)
             except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path}: cannot be read after row {number} ({_first_line(error)})") from error
+                raise DataError(f"{path}: cannot be read after row {number} ({first_line(error)})") from error
             if batch is None:
                 break
             for row in batch.to_pylist():
@@ -72,7 +73,7 @@ def _open(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        reason = os.strerror(error.errno) if getattr(error, "errno", None) else _first_line(error)
+        reason = os.strerror(error.errno) if getattr(error, "errno", None) else first_line(error)
         raise DataError(f"{path}: cannot be read ({reason})") from error
 
 
@@ -94,7 +95,3 @@ def _encodable(value):
     if isinstance(value, list):
         return [_encodable(item) for item in value]
     return {key: _encodable(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

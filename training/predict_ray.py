@@ -1,7 +1,7 @@
 """
 Extract the entities of many texts on a cluster of Ray, which shares out the work and does again what a lost node did.
 
-    pip install 'sener[train,cluster]'      # on every node
+    pip install -e '.[cluster]'             # on every node
     python training/predict_ray.py --model my-model --input part1.jsonl part2.jsonl --output entities.jsonl
 
 Input, output and `--resume` are those of training/predict.py. Run it on a node of the cluster (or as a job of it, or

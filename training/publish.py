@@ -29,7 +29,7 @@ from modeling_sener import SenerModel
 from training.card import build_card, read_scores
 from training.check_published import check
 from training.checkpoint import load_checkpoint
-from training.cli import run
+from training.cli import first_line, run
 
 
 OUTPUT = Path("published")
@@ -64,7 +64,7 @@ def check_arguments(options: argparse.Namespace) -> None:
             try:
                 validate_repo_id(name)
             except HFValidationError as error:
-                raise ValueError(f"--{option} {name!r}: {str(error).splitlines()[0]}") from error
+                raise ValueError(f"--{option} {name!r}: {first_line(error)}") from error
             if name.count("/") != 1:
                 raise ValueError(f"--{option} {name!r}: expected USER/NAME")
     if not Path(options.model).is_dir():
@@ -160,7 +160,7 @@ def upload(api: HfApi, folder: Path, repo: str, repo_type: str, variables: dict[
         commit = api.create_commit(repo, [*deletes, *adds], commit_message="Publish", repo_type=repo_type)
     except (HfHubHTTPError, httpx2.HTTPError, RuntimeError) as error:
         cause = error.__cause__ or error
-        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        first = first_line(cause)
         raise ValueError(f"{repo}: the upload to {api.endpoint} failed: {first}") from error
     return commit.oid
 
