@@ -77,11 +77,11 @@ class Run:
         worker, first = Worker(run), 0
         for job in self.timed(name, jobs, seconds):
             result = worker.do(job)
-            first = first or result.peak
-            if name != "long" and result.peak > first + BASE:
-                error = f"memory is not bounded: {first / 1e6:.0f} MB grew to {result.peak / 1e6:.0f} MB: {job}"
+            first = first or result.kept
+            if name != "long" and result.kept > first + BASE:
+                error = f"memory is not bounded: {first / 1e6:.0f} MB grew to {result.kept / 1e6:.0f} MB: {job}"
                 result.findings.append(Finding(name, error, [text for _, text in job.texts()]))
-                first = result.peak
+                first = result.kept
             for line in result.growth:
                 tqdm.write(line)
             self.add(name, result)

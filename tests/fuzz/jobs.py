@@ -32,6 +32,8 @@ def run(job: Job) -> Result:
     result = {"batches": run_batch, "hypothesis": run_hypothesis, "long": run_long}[job.part](job)
     result.seconds = time.process_time() - start
     result.peak = memory("VmHWM")
+    ctypes.CDLL(None).malloc_trim(0)  # what is left is in use
+    result.kept = memory("VmRSS")
     return result
 
 

@@ -52,12 +52,16 @@ class Finding:
 
 @dataclass
 class Result:
-    """What a job did: texts by category, entities, CPU seconds, the process's peak memory, and what failed."""
+    """
+    What a job did: texts by category, entities, CPU seconds, the most memory that the process ever had, the memory that
+    it keeps between jobs, and what failed.
+    """
 
     texts: Counter = field(default_factory=Counter)
     entities: int = 0
     seconds: float = 0.0
     peak: int = 0
+    kept: int = 0
     growth: list[str] = field(default_factory=list)  # of each long text, a line for people
     findings: list[Finding] = field(default_factory=list)
 
