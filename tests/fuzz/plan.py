@@ -53,8 +53,8 @@ class Finding:
 @dataclass
 class Result:
     """
-    What a job did: texts by category, entities, CPU seconds, the most memory that the process ever had, the memory that
-    it keeps between jobs, and what failed.
+    What a job did: texts by category, entities, CPU seconds, the most memory that the process ever had, the memory
+    that it keeps between jobs, and what failed.
     """
 
     texts: Counter = field(default_factory=Counter)
