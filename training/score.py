@@ -60,11 +60,13 @@ def check_arguments(options: argparse.Namespace) -> None:
     taken = {Path(source).resolve(): "data" for source in options.data}
     for name in ("output", "report"):
         path = getattr(options, name)
-        if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        if path is None:
+            continue
+        if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
             raise ValueError(f"--{name} {path}: expected a file in a folder that exists")
-        if path is not None and Path(path).resolve() in taken:
-            raise ValueError(f"--{name} {path} would overwrite --{taken[Path(path).resolve()]}: give another file")
-        taken |= {} if path is None else {Path(path).resolve(): name}
+        other = taken.setdefault(Path(path).resolve(), name)
+        if other != name:
+            raise ValueError(f"--{name} {path} would overwrite --{other}: give another file")
     if options.fit_thresholds and not (Path(options.model) / "config.json").is_file():
         raise ValueError(f"--fit_thresholds stores them in the model: {options.model} is not a local folder")
 
