@@ -30,7 +30,8 @@ KILLS = {
     "as the best weights take their place": ("os.rename", "saving/model.safetensors", 1, 0),
     "soon after a state": ("os.rename", "checkpoints/writing", 2, 0.01),
 }  # fmt: skip
-FIELDS = ["--num_epochs", "3", "--lora_rank", "4", "--save_steps", "3", "--mask_share", "0.15", "--report_to", "none"]
+FIELDS = ["--num_epochs", "3", "--lora_rank", "4", "--save_steps", "3", "--mask_share", "0.15", "--report_to", "none",
+          "--average_epochs", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize("steps", [4, 11])
 def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
-    fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none"]
+    fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none", "--average_epochs", "2"]
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
     step, done = torch.optim.AdamW.step, []
 
@@ -126,6 +127,29 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
         whole, broken = (load_file(tmp_path / run / name) for run in ("unbroken", "broken"))
         assert all(torch.equal(tensor, broken[key]) for key, tensor in whole.items())
     assert losses(tmp_path / "unbroken") == losses(tmp_path / "broken")
+
+
+def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_path, monkeypatch):
+    def stop(run):
+        if run.progress.epoch == 2:
+            raise Stopped
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+    given = training_arguments(toy, tmp_path, "--num_epochs", "2", "--average_epochs", "2", "--report_to", "none",
+                               "--save_steps", "3")  # fmt: skip
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda run: evaluate(run) and stop(run))
+    with pytest.raises(Stopped):
+        training.main(given)
+    monkeypatch.undo()
+    file = tmp_path / "checkpoints" / "weights_0001.safetensors"
+    whole = file.read_bytes()
+    for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):
+        damage()
+        with pytest.raises(ResumeError, match=r"weights_0001\.safetensors: the weights of an earlier epoch"):
+            training.main([*given, "--resume"])
+    file.write_bytes(whole)
+    training.main([*given, "--resume"])
 
 
 def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
 
+from training import baseline_tagger as tagger
 from training import train as training
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fields import FieldError, parse_fields
@@ -60,6 +61,32 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
     assert done.returncode == 0, done.stderr
     gold = [sorted([e["start"], e["end"], e["label"]] for e in as_raw(record)["entities"]) for record in toy_records()]
     assert json.loads(done.stdout.splitlines()[-1]) == gold
+
+
+@pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
+def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path, monkeypatch, command):
+    evaluate, ends, evaluated = command.evaluate, [], []
+
+    def spy(run, *arguments):
+        ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
+        result = evaluate(run, *arguments)
+        evaluated.append({name: tensor.clone() for name, tensor in run.published.state_dict().items()})
+        return {**result, "f1": len(ends) / 10}  # each is the best so far
+
+    monkeypatch.setattr(command, "evaluate", spy)
+    fields = ["--num_epochs", "4", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
+    command.main(training_arguments(toy, tmp_path, *fields))
+    stored, moved = load_file(tmp_path / "model.safetensors"), 0
+    for epoch, weights in enumerate(evaluated):
+        last = ends[max(0, epoch - 2) : epoch + 1]
+        for name, tensor in weights.items():
+            mean = sum(end[name] for end in last) / len(last)
+            torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6)
+            moved = max(moved, (mean - ends[epoch][name]).abs().max().item())
+    assert moved > 1e-3  # a mean, and not the last
+    assert all(torch.equal(stored[name], tensor) for name, tensor in evaluated[-1].items())
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").glob("weights_*"))
+    assert kept == [f"weights_{epoch:04d}.safetensors" for epoch in (2, 3, 4)]
 
 
 def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):

@@ -4,8 +4,8 @@ The plain baseline beside SeNER: transformers' own token classification on the s
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
-The fields are those of training/train.py: encoder, epochs, patience, batches, learning rates, masking, window and seed
-mean the same. Fields of SeNER's own model, `save_steps` and `save_dtype` change nothing. The whole encoder is trained
+The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, masking, window
+and seed mean the same. Fields of SeNER's own model, `save_steps` and `save_dtype` change nothing. The whole encoder is trained
 (`lora_rank` 0), and a run cannot be resumed. An encoder whose position table ends before `max_tokens` gets windows
 that fit the table.
 
@@ -18,6 +18,7 @@ and by label, without its other groups; `output_dir` gets it as `report.json`, b
 `AutoModelForTokenClassification` loads it.
 """
 
+import copy
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,11 +38,13 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
+from training.averaging import average_weights
 from training.batches import Masking, StepBatches
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus import check_data, write_windows
 from training.data import Document, stream_files
 from training.fields import FieldError, TrainingFields, parse_fields
+from training.lora import merged_state_dict
 from training.report import DataReport
 from training.scoring import Entity, score
 from training.state import Progress, only_run
@@ -55,11 +58,15 @@ PREDICTION_BATCH = 16  # windows
 
 @dataclass
 class Run:
-    """What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it."""
+    """
+    What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it, `published` what is evaluated and
+    saved: the mean of `average_epochs` epochs.
+    """
 
     accelerator: Accelerator
     fields: TrainingFields
     model: torch.nn.Module
+    published: PreTrainedModel
     processor: SenerProcessor
     labels: list[str]
     dev: list[Document]
@@ -240,6 +247,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed)
     processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
     model = build_tagger(fields.backbone, labels)
+    published = copy.deepcopy(model).to(accelerator.device)
     max_tokens = longest_input(model, fields.max_tokens)
     windows_file = Path(fields.output_dir) / "checkpoints" / "windows.arrow"
 
@@ -264,7 +272,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
     bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
-    return Run(accelerator, fields, model, processor, labels, dev, max_tokens, batches, optimizer, scheduler, bar)
+    return Run(accelerator, fields, model, published, processor, labels, dev, max_tokens, batches, optimizer, scheduler,
+               bar)  # fmt: skip
 
 
 def train(run: Run) -> dict:
@@ -272,7 +281,7 @@ def train(run: Run) -> dict:
     accelerator, fields, progress, best = run.accelerator, run.fields, Progress(), {}
     while not progress.is_over(fields.num_epochs, fields.patience):
         loss = train_epoch(run, progress.epoch)
-        result = evaluate(run)
+        result = evaluate(run, progress.epoch)
         accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")},
                         step=progress.epoch * run.batches.steps)  # fmt: skip
         result["epoch"] = progress.epoch
@@ -310,10 +319,14 @@ def train_epoch(run: Run, epoch: int) -> float:
     return mean
 
 
-def evaluate(run: Run) -> dict:
+def evaluate(run: Run, epoch: int) -> dict:
     """The scores on whole dev texts, over all entities and by label."""
-    model = run.accelerator.unwrap_model(run.model)
-    found = find_entities(model, run.processor, run.labels, run.dev, run.max_tokens)
+    accelerator, fields = run.accelerator, run.fields
+    weights = merged_state_dict(accelerator.unwrap_model(run.model))
+    run.published.load_state_dict(
+        average_weights(accelerator, Path(fields.output_dir) / "checkpoints", weights, epoch, fields.average_epochs)
+    )
+    found = find_entities(run.published, run.processor, run.labels, run.dev, run.max_tokens)
     return score([document.entities for document in run.dev], found) | {
         "model": run.fields.output_dir, "data": run.fields.dev_file, "texts": len(run.dev),
         "entities": sum(len(document.entities) for document in run.dev),
@@ -324,7 +337,7 @@ def save_tagger(run: Run, result: dict) -> None:
     """Model, tokenizer and `report.json`, as transformers and people read them."""
     if run.accelerator.is_main_process:
         folder = Path(run.fields.output_dir)
-        run.accelerator.unwrap_model(run.model).save_pretrained(folder)
+        run.published.save_pretrained(folder)
         run.processor.tokenizer.save_pretrained(folder)
         (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
 

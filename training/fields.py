@@ -27,6 +27,7 @@ class TrainingFields:
         output_dir: becomes a Hub folder; what only training needs lies below its `checkpoints/`.
         labels: the label set, in the order of the outputs; the train file's labels, sorted, where it is not given.
         num_epochs, patience: epochs at most; epochs without a better dev F1 after which training stops.
+        average_epochs: what is evaluated and published is the mean of the weights of so many last epochs.
         batch_size, gradient_accumulation_steps: windows of a batch and process; batches of a step.
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
@@ -48,6 +49,7 @@ class TrainingFields:
     labels: list | None = None
     num_epochs: int = 30
     patience: int = 10
+    average_epochs: int = 1
     batch_size: int = 1
     gradient_accumulation_steps: int = 16
     learning_rate: float = 3e-4
@@ -68,7 +70,8 @@ class TrainingFields:
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("num_epochs", "patience", "batch_size", "gradient_accumulation_steps", "save_steps"):
+        for name in ("num_epochs", "patience", "average_epochs", "batch_size", "gradient_accumulation_steps",
+                     "save_steps"):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm", "lora_alpha"):

@@ -29,6 +29,7 @@ from transformers import get_linear_schedule_with_warmup
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.averaging import average_weights
 from training.batches import Collator, Masking, StepBatches
 from training.checkpoint import save_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
@@ -56,7 +57,8 @@ class Run:
 
     Attributes:
         model: the model in training, as `Accelerator.prepare` wraps it.
-        published: the same model as users get it: whole, adapters merged, in float32.
+        published: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean of
+            `average_epochs` epochs, in float32.
         terms: what must be the same where the run is resumed.
     """
 
@@ -302,10 +304,13 @@ def end_step(run: Run, loss: float) -> None:
 
 def evaluate(run: Run) -> dict:
     """
-    Micro P/R/F1 on whole texts of the model as it would be published, by the path that users take; each process does
-    its share.
+    Micro P/R/F1 on whole texts of the model as it would be published at the end of this epoch, by the path that users
+    take; each process does its share.
     """
-    run.published.load_state_dict(merged_state_dict(run.accelerator.unwrap_model(run.model)))
+    weights = merged_state_dict(run.accelerator.unwrap_model(run.model))
+    run.published.load_state_dict(
+        average_weights(run.accelerator, run.checkpoints, weights, run.progress.epoch, run.fields.average_epochs)
+    )
     with naming(run.dev):
         found = extract_shared(run.published, run.processor, [document.text for document in run.dev], progress=True)
     return score([document.entities for document in run.dev], [as_spans(entities) for entities in found])
