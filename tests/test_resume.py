@@ -106,7 +106,8 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize("steps", [4, 11])
 def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
-    fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none", "--average_epochs", "2"]
+    fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
+              "--average_epochs", "2"]  # fmt: skip
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
     step, done = torch.optim.AdamW.step, []
 

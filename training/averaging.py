@@ -23,8 +23,8 @@ def average_weights(
     The mean of `weights`, a model's at the end of `epoch` (from 1), and those of the epochs before it, `count` in all
     or as many as there are. All processes have to call this at the end of each epoch.
 
-    They are kept in a file for each of these epochs below `checkpoints`. A run that is resumed in `epoch` finds those of
-    the epochs before it there, wherever it was killed, and writes its own again.
+    They are kept in a file for each of these epochs below `checkpoints`. A run that is resumed in `epoch` finds those
+    of the epochs before it there, wherever it was killed, and writes its own again.
 
     Raises:
         ResumeError: an earlier epoch's file is gone or damaged.
@@ -32,7 +32,8 @@ def average_weights(
     """
     if count == 1:
         return weights
-    files = [checkpoints / f"weights_{number:04d}.safetensors" for number in range(max(1, epoch - count + 1), epoch + 1)]
+    first = max(1, epoch - count + 1)
+    files = [checkpoints / f"weights_{number:04d}.safetensors" for number in range(first, epoch + 1)]
 
     def keep():
         for file in set(checkpoints.glob("weights_*")) - set(files):

@@ -4,10 +4,10 @@ The plain baseline beside SeNER: transformers' own token classification on the s
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
-The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, masking, window
-and seed mean the same. Fields of SeNER's own model, `save_steps` and `save_dtype` change nothing. The whole encoder is trained
-(`lora_rank` 0), and a run cannot be resumed. An encoder whose position table ends before `max_tokens` gets windows
-that fit the table.
+The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, masking,
+window and seed mean the same. Fields of SeNER's own model, `save_steps` and `save_dtype` change nothing. The whole
+encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder whose position table ends before
+`max_tokens` gets windows that fit the table.
 
 BIO tags on the first piece of each word make one flat row of spans. Of gold spans that overlap, the outermost is
 learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
@@ -272,8 +272,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
     bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
-    return Run(accelerator, fields, model, published, processor, labels, dev, max_tokens, batches, optimizer, scheduler,
-               bar)  # fmt: skip
+    return Run(accelerator, fields, model, published, processor, labels, dev, max_tokens, batches, optimizer,
+               scheduler, bar)  # fmt: skip
 
 
 def train(run: Run) -> dict:
