@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import platform
 import random
 import signal
 import time
@@ -42,6 +43,38 @@ def arguments(folder, *inputs, output, more=()):
 
 def run(folder, *inputs, output, more=()):
     predict.main(arguments(folder, *inputs, output=output, more=more))
+
+
+IN_USE = """
+import ctypes, gc, json, sys
+from training import predict
+
+class Heap(ctypes.Structure):  # mallinfo2(3)
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Heap
+in_use = []
+for corpus in sys.argv[2:]:
+    predict.main(["--model", sys.argv[1], "--input", corpus, "--output", corpus + ".out.jsonl",
+                  "--batch_size", "1"])
+    gc.collect()
+    in_use.append(libc.mallinfo2().uordblks)
+print(json.dumps(in_use))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is asked")
+def test_memory_does_not_grow_with_the_number_of_different_lengths(folder, tmp_path):
+    corpora = []
+    for first in range(20, 320, 75):  # no two texts are of one length
+        records = [{"id": n, "text": "word " * n} for n in range(first, first + 75)]
+        corpora.append(write_jsonl(tmp_path / f"{first}.jsonl", records))
+    done = python("-c", IN_USE, folder / "model", *corpora, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    in_use = json.loads(done.stdout.splitlines()[-1])
+    assert in_use[3] - in_use[1] < 4e6
 
 
 def test_all_formats_give_the_entities_of_the_pipeline_path(folder, tmp_path):

@@ -27,7 +27,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from training.checkpoint import load_checkpoint
-from training.cli import on_main_process, run, use_all_cores
+from training.cli import keep_few_kernels, on_main_process, run, use_all_cores
 from training.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
 from training.files import WriteError
 from training.inference import extract_shared, words_in
@@ -226,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     use_all_cores(state.device)
+    keep_few_kernels()
     job = Prediction(options.input, options.output, options.resume, state.num_processes)
     if on_main_process(state, job.start):
         model, processor = load(options, state)

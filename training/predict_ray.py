@@ -23,7 +23,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError
 
 from training.checkpoint import load_checkpoint
-from training.cli import run
+from training.cli import keep_few_kernels, run
 from training.data import DataError
 from training.inference import extract
 from training.predict import Prediction, argument_parser, stream_inputs
@@ -46,6 +46,7 @@ class Extractor:
 
     def __init__(self, model: str, threshold: float | None):
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        keep_few_kernels()
         self.model, self.processor = load_checkpoint(model)
         self.model.to(device)
         self.threshold = threshold
