@@ -1,13 +1,16 @@
-"""Small tokenizers of the kinds that encoders come with, made in a second and without a network."""
+"""
+Small tokenizers of the kinds that encoders come with. `python tests/tiny.py` trains them anew: not in the tests, as
+training breaks ties at random, and tests are to see the same token ids each time.
+"""
 
 import json
-from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 
+FOLDER = Path(__file__).parent / "data" / "tokenizers"
 CORPUS = (
     "We train ResNet-50 on ImageNet and report 93.5 % top-1 accuracy .",
     "Arrow attention scores the span tensor of long texts .",
@@ -35,19 +38,18 @@ ROBERTA_TOKENS = {
 
 def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """
-    A new tokenizer of about 300 pieces.
+    A tokenizer of 200 to 350 pieces, a new object each time.
 
     Args:
         kind: "wordpiece" (like BERT's, lower case, unknown characters are [UNK]), "bytelevel" (like RoBERTa's, without
             the prefix space) or "unigram" (like DeBERTa-v3's, NFKC, unknown characters are [UNK]).
     """
     tokens = ROBERTA_TOKENS if kind == "bytelevel" else BERT_TOKENS
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_trained(kind)), **tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(FOLDER / f"{kind}.json")), **tokens)
 
 
-@cache
-def _trained(kind: str) -> str:
-    tokenizer, trainer = {"wordpiece": _wordpiece, "bytelevel": _bytelevel, "unigram": _unigram}[kind]()
+def train(kind: str) -> Tokenizer:
+    tokenizer, trainer = MAKERS[kind]()
     tokenizer.train_from_iterator(CORPUS, trainer)
     first, last = ("<s>", "</s>") if kind == "bytelevel" else ("[CLS]", "[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -55,7 +57,7 @@ def _trained(kind: str) -> str:
         pair=f"{first} $A {last} $B {last}",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
     )
-    return tokenizer.to_str()
+    return tokenizer
 
 
 def sentencepiece_folder(folder: Path) -> Path:
@@ -109,3 +111,10 @@ def _unigram():
         vocab_size=300, special_tokens=list(BERT_TOKENS.values()), unk_token="[UNK]", show_progress=False
     )
     return tokenizer, trainer
+
+
+MAKERS = {"wordpiece": _wordpiece, "bytelevel": _bytelevel, "unigram": _unigram}
+
+if __name__ == "__main__":
+    for kind in MAKERS:
+        train(kind).save(str(FOLDER / f"{kind}.json"), pretty=False)
