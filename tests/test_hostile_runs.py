@@ -33,6 +33,16 @@ def toy(tmp_path_factory):
     return toy_folder(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """In this process as in `unbroken`'s: weights are compared to the bit."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # `use_all_cores` would take it for a launcher's
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def unbroken(toy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
