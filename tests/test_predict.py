@@ -46,7 +46,9 @@ def run(folder, *inputs, output, more=()):
 
 
 IN_USE = """
-import ctypes, gc, json, sys
+import ctypes, gc, json, os, sys
+for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.pop(name, None)  # what a prediction in the parent has set
 from training import predict
 
 class Heap(ctypes.Structure):  # mallinfo2(3)

@@ -131,24 +131,26 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
 
 
 def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_path, monkeypatch):
+    evaluate, seen = training.evaluate, []
+
     def stop(run):
         if run.progress.epoch == 2:
             raise Stopped
-        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+        return evaluate(run)
 
     given = training_arguments(toy, tmp_path, "--num_epochs", "2", "--average_epochs", "2", "--report_to", "none",
                                "--save_steps", "3")  # fmt: skip
-    evaluate = training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda run: evaluate(run) and stop(run))
+    monkeypatch.setattr(training, "evaluate", stop)
     with pytest.raises(Stopped):
         training.main(given)
-    monkeypatch.undo()
+    monkeypatch.setattr(training, "evaluate", lambda run: seen.append(run) or evaluate(run))
     file = tmp_path / "checkpoints" / "weights_0001.safetensors"
     whole = file.read_bytes()
     for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):
         damage()
         with pytest.raises(ResumeError, match=r"weights_0001\.safetensors: the weights of an earlier epoch"):
             training.main([*given, "--resume"])
+    assert seen == []  # it is said at once, not when the epoch is over
     file.write_bytes(whole)
     training.main([*given, "--resume"])
 

@@ -8,12 +8,33 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from training.cli import on_main_process
 from training.files import writing
 from training.state import ResumeError
+
+
+def files_of(checkpoints: Path, epoch: int, count: int) -> list[Path]:
+    """The files of the weights at the ends of the last `count` epochs up to `epoch` (from 1), or of as many as are."""
+    first = max(1, epoch - count + 1)
+    return [checkpoints / f"weights_{number:04d}.safetensors" for number in range(first, epoch + 1)]
+
+
+def check_weights(checkpoints: Path, epoch: int, count: int) -> None:
+    """
+    Check, before a run goes on in `epoch`, that the weights of earlier epochs are there that its mean needs.
+
+    Raises:
+        ResumeError: a file is gone or damaged.
+    """
+    for file in files_of(checkpoints, epoch, count)[:-1]:
+        try:
+            safe_open(file, "pt")
+        except (OSError, SafetensorError) as error:
+            raise ResumeError(f"{file}: the weights of an earlier epoch, which the mean of {count} needs, cannot be "
+                              f"read ({error}); start the run again without --resume") from error  # fmt: skip
 
 
 def average_weights(
@@ -27,13 +48,11 @@ def average_weights(
     of the epochs before it there, wherever it was killed, and writes its own again.
 
     Raises:
-        ResumeError: an earlier epoch's file is gone or damaged.
         WriteError: the disk is full, for one.
     """
     if count == 1:
         return weights
-    first = max(1, epoch - count + 1)
-    files = [checkpoints / f"weights_{number:04d}.safetensors" for number in range(first, epoch + 1)]
+    files = files_of(checkpoints, epoch, count)
 
     def keep():
         for file in set(checkpoints.glob("weights_*")) - set(files):
@@ -44,13 +63,10 @@ def average_weights(
             os.replace(aside, files[-1])
 
     on_main_process(accelerator, keep)
-    mean = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in weights.items()}
+    mean = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in weights.items()
+            if tensor.is_floating_point()}  # fmt: skip
     for file in files:
-        try:
-            part = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise ResumeError(f"{file}: the weights of an earlier epoch, which the mean of {count} needs, cannot be "
-                              f"read ({error}); start the run again without --resume") from error  # fmt: skip
+        part = load_file(file)
         for name, total in mean.items():
-            total += part[name]
-    return {name: total / len(files) if total.is_floating_point() else weights[name] for name, total in mean.items()}
+            total += part[name] / len(files)
+    return weights | mean

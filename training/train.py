@@ -29,7 +29,7 @@ from transformers import get_linear_schedule_with_warmup
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
-from training.averaging import average_weights
+from training.averaging import average_weights, check_weights
 from training.batches import Collator, Masking, StepBatches
 from training.checkpoint import save_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
@@ -207,6 +207,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, terms)
+        check_weights(checkpoints, progress.epoch, fields.average_epochs)
         accelerator.print(f"resumed from {state}")
     bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip
