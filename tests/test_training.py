@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
 
+from modeling_sener import SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.fields import FieldError, parse_fields
 from training.inference import extract
 from training.lora import add_lora, merged_state_dict
@@ -61,6 +62,35 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
     assert done.returncode == 0, done.stderr
     gold = [sorted([e["start"], e["end"], e["label"]] for e in as_raw(record)["entities"]) for record in toy_records()]
     assert json.loads(done.stdout.splitlines()[-1]) == gold
+
+    # Trained further, with steps too small to change a thing: it goes on from what is known.
+    done = launch("train.py", *training_arguments(toy, tmp_path / "further", "--backbone", str(tmp_path / "out"),
+                                         "--num_epochs", "1", "--learning_rate", "1e-9",
+                                         "--head_learning_rate", "1e-9"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "best F1 on dev: 1.0000" in done.stdout
+
+
+def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path):
+    """Known labels keep their outputs in any order; the words stay the same words; no old threshold is kept."""
+    sizes = {"span_window": 8, "biaffine_size": 16, "span_channels": 8}
+    thresholds = {"Task": 0.2, "Odd": 0.3, "Material": 0.4}
+    trained = SenerModel.from_backbone(toy / "bert", ["Task", "Odd", "Material"], threshold=thresholds, **sizes)
+    tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
+    save_checkpoint(trained, SenerProcessor(tokenizer, trained.config, r"\S+"), tmp_path)
+
+    given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
+    model, processor = training.build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
+    assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
+    inputs = processor(["Ada Lovelace trains ResNet-50 ."])
+    with torch.no_grad():
+        now, before = model.eval()(**inputs).logits, trained.eval()(**inputs).logits
+    assert torch.equal(now[..., [LABELS.index("Task"), LABELS.index("Material")]], before[..., [0, 2]])
+    for new in (LABELS.index("Method"), LABELS.index("Person")):
+        assert not any(torch.equal(now[..., new], before[..., old]) for old in range(3))
+
+    with pytest.raises(CheckpointError, match="its weights are of other sizes than the fields .*span_channels"):
+        training.build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
 
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])

@@ -79,3 +79,42 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
         raise CheckpointError(f"{name}: tokenizer.json has {pieces} pieces, the weights {known}: they do not belong "
                               "together")  # fmt: skip
     return model.eval(), processor
+
+
+def is_checkpoint(name: str | Path) -> bool:
+    """Whether a folder or Hub repository is a SeNER checkpoint, by its `config.json`."""
+    try:
+        fields, _ = SenerConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("model_type") == SenerConfig.model_type
+
+
+def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
+    """
+    A checkpoint as the beginning of another training: its encoder, head and tokenizer, with outputs for `labels`.
+    Labels that it has been trained for keep their output, whatever their order; those of others are new. Thresholds,
+    fitted to the old weights, are not taken over.
+
+    Args:
+        config_fields: fields of `SenerConfig` that replace the checkpoint's own.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or a field asks for weights of other sizes than the checkpoint's.
+    """
+    trained, processor = load_checkpoint(name)
+    config = SenerConfig.from_dict({
+        **trained.config.to_dict(), "threshold": 0.5, **config_fields, "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    })  # fmt: skip
+    model, weights = SenerModel(config), trained.state_dict()
+    known = [label for label in labels if label in trained.config.labels]
+    to, of = ([every.index(label) for label in known] for every in (labels, trained.config.labels))
+    try:
+        for part, new in model.classifier.state_dict(prefix="classifier.").items():
+            weights[part] = new.index_copy(0, torch.tensor(to, dtype=torch.long), weights[part][of])
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{name}: its weights are of other sizes than the fields {', '.join(config_fields)} "
+                              "say: leave out those that differ from its config.json") from error  # fmt: skip
+    return model, SenerProcessor(processor.tokenizer, config, processor.word_pattern)

@@ -22,7 +22,7 @@ class TrainingFields:
     Every field of a run; the defaults are the published recipe.
 
     Attributes:
-        backbone: folder or Hub name of the encoder.
+        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint, which is then trained further.
         train_file, dev_file: JSON Lines files, or data sets (`NAME:SPLIT`), one or several; see `training.data`.
         output_dir: becomes a Hub folder; what only training needs lies below its `checkpoints/`.
         labels: the label set, in the order of the outputs; the train file's labels, sorted, where it is not given.

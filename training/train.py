@@ -31,7 +31,7 @@ from transformers.utils import logging
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.averaging import average_weights, check_weights
 from training.batches import Collator, Masking, StepBatches
-from training.checkpoint import save_checkpoint
+from training.checkpoint import is_checkpoint, load_for_labels, save_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus import check_data, store_windows
 from training.data import Document, read_documents
@@ -88,22 +88,25 @@ class Run:
 
 def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, SenerProcessor]:
     """
-    A new model on the pretrained encoder, in float32, and its processor.
+    A new model on the pretrained encoder, or the checkpoint to go on from, in float32, and its processor.
 
     Dropout of the attention weights is switched off: on the CPU it takes the slow path of
     `scaled_dot_product_attention`, and the hidden states have dropout of their own.
     """
-    model = SenerModel.from_backbone(fields.backbone, labels=labels, **fields.model)
+    if is_checkpoint(fields.backbone):
+        model, processor = load_for_labels(fields.backbone, labels, fields.model)
+    else:
+        model = SenerModel.from_backbone(fields.backbone, labels=labels, **fields.model)
+        processor = SenerProcessor.from_backbone(fields.backbone, model.config)
     config = SenerConfig.from_dict(model.config.to_dict())
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
         if hasattr(config.backbone_config, name):
             setattr(config.backbone_config, name, 0.0)
     quiet = SenerModel(config)
     quiet.load_state_dict(model.state_dict())
-    processor = SenerProcessor.from_backbone(fields.backbone, config)
     if fields.lora_rank:
         add_lora(quiet, fields.lora_rank, fields.lora_alpha)
-    return quiet, processor
+    return quiet, SenerProcessor(processor.tokenizer, config, processor.word_pattern)
 
 
 def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: TrainingFields) -> torch.optim.AdamW:
