@@ -28,7 +28,7 @@ class SenerPipeline(Pipeline):
     ```python
     >>> extract = pipeline("entity-extraction", model=PATH_OR_REPO, trust_remote_code=True)
     >>> extract("We train ResNet-50 on ImageNet for image classification and report top-1 accuracy.")
-    [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.97}, ...]
+    [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.96}, ...]
     ```
 
     A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
