@@ -204,6 +204,7 @@ def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):
 @pytest.mark.parametrize("more, message", [
     (["--lora_rank", "8"], "lora_rank is 8: the tagger trains its whole encoder; set it to 0"),
     (["--resume"], "resume is true: a run of the tagger starts anew; leave it out"),
+    (["--backbone", str(ROOT / "modeling_sener")], "a SeNER checkpoint: the tagger takes a plain encoder"),
 ])  # fmt: skip
 def test_what_the_tagger_does_not_do_is_refused(toy, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):

@@ -71,7 +71,7 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
     assert "best F1 on dev: 1.0000" in done.stdout
 
 
-def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path):
+def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys):
     """Known labels keep their outputs in any order; the words stay the same words; no old threshold is kept."""
     sizes = {"span_window": 8, "biaffine_size": 16, "span_channels": 8}
     thresholds = {"Task": 0.2, "Odd": 0.3, "Material": 0.4}
@@ -81,6 +81,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path):
 
     given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
     model, processor = training.build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
+    assert "outputs of Material, Task kept, of Method, Person new" in capsys.readouterr().out
     assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
     inputs = processor(["Ada Lovelace trains ResNet-50 ."])
     with torch.no_grad():

@@ -40,6 +40,7 @@ from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
 from training.averaging import average_weights
 from training.batches import Masking, StepBatches
+from training.checkpoint import is_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus import check_data, write_windows
 from training.data import Document, stream_files
@@ -239,6 +240,8 @@ def check_fields(fields: TrainingFields) -> None:
         raise FieldError(f"lora_rank is {fields.lora_rank}: the tagger trains its whole encoder; set it to 0")
     if fields.resume:
         raise FieldError("resume is true: a run of the tagger starts anew; leave it out")
+    if is_checkpoint(fields.backbone):
+        raise FieldError(f"backbone is {fields.backbone!r}, a SeNER checkpoint: the tagger takes a plain encoder")
 
 
 def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
@@ -94,7 +95,7 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
     """
     A checkpoint as the beginning of another training: its encoder, head and tokenizer, with outputs for `labels`.
     Labels that it has been trained for keep their output, whatever their order; those of others are new. Thresholds,
-    fitted to the old weights, are not taken over.
+    fitted to the old weights, are not taken over. Prints which labels are which.
 
     Args:
         config_fields: fields of `SenerConfig` that replace the checkpoint's own.
@@ -111,10 +112,13 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
     known = [label for label in labels if label in trained.config.labels]
     to, of = ([every.index(label) for label in known] for every in (labels, trained.config.labels))
     try:
-        for part, new in model.classifier.state_dict(prefix="classifier.").items():
-            weights[part] = new.index_copy(0, torch.tensor(to, dtype=torch.long), weights[part][of])
+        for part, outputs in model.classifier.state_dict(prefix="classifier.").items():
+            weights[part] = outputs.index_copy(0, torch.tensor(to, dtype=torch.long), weights[part][of])
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{name}: its weights are of other sizes than the fields {', '.join(config_fields)} "
                               "say: leave out those that differ from its config.json") from error  # fmt: skip
+    new = [label for label in labels if label not in known]
+    PartialState().print(f"{name} is trained further: outputs of {', '.join(known) or 'no label'} kept, of "
+                         f"{', '.join(new) or 'no label'} new")  # fmt: skip
     return model, SenerProcessor(processor.tokenizer, config, processor.word_pattern)
