@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from training.batches import Collator, Masking, StepBatches, epoch_order
+from training.masking import NOT_MASKED
 from training.windows import StoredWindows, Window
 
 
@@ -26,9 +27,10 @@ class Windows(list):
         return np.array([len(window.input_ids) for window in self])
 
 
-def batches(windows, mask_share=0.0, **settings):
+def batches(windows, mask_share=0.0, guessed=False, **settings):
     settings = {"seed": 3, "batch_size": 2, "accumulation": 1, **settings}
-    return StepBatches(windows, Masking(tiny_tokenizer("wordpiece"), mask_share), Collator(0, 2, 2), **settings)
+    masking = Masking(tiny_tokenizer("wordpiece"), mask_share, guessed)
+    return StepBatches(windows, masking, Collator(0, 2, 2), **settings)
 
 
 @pytest.mark.parametrize("span_window", [2, None])
@@ -98,6 +100,17 @@ def test_words_are_masked_anew_in_every_epoch():
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     tokenizer = tiny_tokenizer("wordpiece")
     assert all((ids == tokenizer.mask_token_id).any() for ids in seen)
+
+
+def test_the_masked_pieces_are_kept_where_something_guesses_them():
+    windows = Windows([window(3), window(30)])
+    batch, _ = next(iter(batches(windows, 0.3, guessed=True, batch_size=2).loader(epoch=1)))
+    same, _ = next(iter(batches(windows, 0.3, batch_size=2).loader(epoch=1)))
+    masked = batch["masked_ids"] != NOT_MASKED
+    assert torch.equal(batch["input_ids"], same["input_ids"]) and "masked_ids" not in same
+    plain, _ = next(iter(batches(windows, batch_size=2).loader(epoch=1)))
+    assert masked.any() and torch.equal(masked, batch["input_ids"] != plain["input_ids"])
+    assert torch.equal(batch["masked_ids"][masked], plain["input_ids"][masked])
 
 
 def test_masking_needs_a_mask_token():

@@ -31,7 +31,7 @@ KILLS = {
     "soon after a state": ("os.rename", "checkpoints/writing", 2, 0.01),
 }  # fmt: skip
 FIELDS = ["--num_epochs", "3", "--lora_rank", "4", "--save_steps", "3", "--mask_share", "0.15", "--report_to", "none",
-          "--average_epochs", "2"]  # fmt: skip
+          "--average_epochs", "2", "--masked_words_weight", "0.1"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ class Stopped(BaseException):
 @pytest.mark.parametrize("steps", [4, 11])
 def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
     fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
-              "--average_epochs", "2"]  # fmt: skip
+              "--average_epochs", "2", "--masked_words_weight", "0.1"]  # fmt: skip
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
     step, done = torch.optim.AdamW.step, []
 

@@ -197,6 +197,7 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--num_epochs", "1.5"], "num_epochs is 1.5: expected an integer"),
         (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16"),
         (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
+        (["--masked_words_weight", "0.1", "--mask_share", "0"], "masked_words_weight is 0.1: expected 0 where"),
         (["--backbone", ""], "no value for backbone"),
         (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
     ],

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from modeling_sener.band import band_labels
-from training.masking import mask_words
+from training.masking import NOT_MASKED, mask_words
 from training.windows import StoredWindows, Window
 
 
@@ -40,10 +40,15 @@ def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 class Masking:
-    """Whole-word masking of a window's pieces; the words depend on the generator's seed alone."""
+    """
+    Whole-word masking of a window's pieces; the words depend on the generator's seed alone.
 
-    def __init__(self, tokenizer, share: float):
-        self.share, self.mask_id = share, tokenizer.mask_token_id
+    Args:
+        guessed: whether the window keeps the pieces that were masked, as something has to guess them.
+    """
+
+    def __init__(self, tokenizer, share: float, guessed: bool = False):
+        self.share, self.mask_id, self.guessed = share, tokenizer.mask_token_id, guessed
         self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         if share > 0 and self.mask_id is None:
             raise ValueError(f"mask_share is {share}: this tokenizer has no mask token; set mask_share to 0")
@@ -53,13 +58,14 @@ class Masking:
             return window
         input_ids = mask_words(window.input_ids, window.word_index, self.share, np.random.default_rng(seed),
                                self.mask_id, self.ordinary_ids)  # fmt: skip
-        return Window(input_ids, window.word_index, window.spans)
+        masked_ids = np.where(input_ids == window.input_ids, NOT_MASKED, window.input_ids) if self.guessed else None
+        return Window(input_ids, window.word_index, window.spans, masked_ids=masked_ids)
 
 
 class Collator:
     """
     Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
-    W is N where the span window is `None`.
+    W is N where the span window is `None`. With `masked_ids` (B, T) where the windows have them.
     """
 
     def __init__(self, pad_id: int, span_window: int | None, num_labels: int):
@@ -75,11 +81,15 @@ class Collator:
             "word_index": torch.zeros(shape, dtype=torch.long),
             "labels": torch.zeros(len(windows), rows, columns, self.num_labels, dtype=torch.uint8),
         }
+        if windows[0].masked_ids is not None:
+            batch["masked_ids"] = torch.full(shape, NOT_MASKED)
         for b, window in enumerate(windows):
             length = len(window.input_ids)
             batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
             batch["attention_mask"][b, :length] = 1
             batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
+            if window.masked_ids is not None:
+                batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
             labels = band_labels(window.spans, window.rows, self.span_window, self.num_labels)
             batch["labels"][b, : labels.shape[0], : labels.shape[1]] = labels
         return batch

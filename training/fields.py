@@ -33,6 +33,7 @@ class TrainingFields:
         head_learning_rate: of everything else.
         max_tokens: pieces of a training window. Evaluation always sees whole texts.
         mask_share: share of the input pieces that is masked, in whole words; 0 for none.
+        masked_words_weight: of the loss of guessing the masked words, beside that of the spans; 0 does not guess them.
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
         mixed_precision: "no", "bf16" or "fp16"; the weights stay float32.
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
@@ -59,6 +60,7 @@ class TrainingFields:
     max_grad_norm: float = 1.0
     max_tokens: int = 5120
     mask_share: float = 0.15
+    masked_words_weight: float = 0.0
     lora_rank: int = 8
     lora_alpha: float = 16
     mixed_precision: str = "no"
@@ -76,10 +78,12 @@ class TrainingFields:
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm", "lora_alpha"):
             _require(self, name, getattr(self, name) > 0, "a number above 0")
-        for name in ("lora_rank", "weight_decay", "seed"):
+        for name in ("lora_rank", "weight_decay", "seed", "masked_words_weight"):
             _require(self, name, getattr(self, name) >= 0, "a number from 0")
         for name in ("warmup_share", "mask_share"):
             _require(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        _require(self, "masked_words_weight", self.masked_words_weight == 0 or self.mask_share > 0,
+                 "0 where mask_share is 0, as no word is masked")  # fmt: skip
         for name, choices in (("mixed_precision", ("no", "bf16", "fp16")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")

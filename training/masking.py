@@ -4,6 +4,7 @@ import numpy as np
 
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen words; the rest is kept as it is
+NOT_MASKED = -100  # in place of a piece that nothing has to guess: the index that `cross_entropy` leaves out
 
 
 def choose_words(word_index: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:

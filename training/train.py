@@ -39,6 +39,7 @@ from training.fields import FieldError, TrainingFields, parse_fields
 from training.files import write_text, writing
 from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
+from training.masked_words import MaskedWords
 from training.scoring import as_spans, score
 from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
 from training.windows import StoredWindows
@@ -56,7 +57,7 @@ class Run:
     What the steps of a run share.
 
     Attributes:
-        model: the model in training, as `Accelerator.prepare` wraps it.
+        model: the model in training, within `MaskedWords` where it guesses words, as `Accelerator.prepare` wraps it.
         published: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean of
             `average_epochs` epochs, in float32.
         terms: what must be the same where the run is resumed.
@@ -165,7 +166,7 @@ def build_batches(
     config = processor.config
     return StepBatches(
         windows,
-        Masking(processor.tokenizer, fields.mask_share),
+        Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0),
         Collator(processor.tokenizer.pad_token_id, config.span_window, config.num_labels),
         seed=fields.seed,
         batch_size=fields.batch_size,
@@ -197,7 +198,10 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
 
     batches = build_batches(accelerator, fields, processor, StoredWindows(windows_file))
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, model.backbone, fields))
+    backbone = model.backbone
+    if fields.masked_words_weight > 0:
+        model = MaskedWords(model, fields.masked_words_weight)
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, backbone, fields))
     total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
@@ -311,7 +315,8 @@ def evaluate(run: Run) -> dict:
     Micro P/R/F1 on whole texts of the model as it would be published at the end of this epoch, by the path that users
     take; each process does its share.
     """
-    weights = merged_state_dict(run.accelerator.unwrap_model(run.model))
+    model = run.accelerator.unwrap_model(run.model)
+    weights = merged_state_dict(model.model if isinstance(model, MaskedWords) else model)
     run.published.load_state_dict(
         average_weights(run.accelerator, run.checkpoints, weights, run.progress.epoch, run.fields.average_epochs)
     )

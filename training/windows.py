@@ -91,12 +91,15 @@ class Window:
         input_ids, word_index: *Shape:* (T,), special tokens included.
         spans: (first row, last row + 1, label number), rows of this window.
         document: the id of the document that it is of.
+        masked_ids: *Shape:* (T,), the text's own piece where masking has put another, `NOT_MASKED` elsewhere; `None`
+            where nothing has to guess them.
     """
 
     input_ids: np.ndarray
     word_index: np.ndarray
     spans: list[tuple[int, int, int]]
     document: str = ""
+    masked_ids: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
