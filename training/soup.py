@@ -1,0 +1,66 @@
+"""
+The mean of the weights of several checkpoints, one model of their size that is often better than each of them
+(Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+increasing inference time").
+
+    python training/soup.py --models my-first-model my-second-model --output_dir my-model
+
+The checkpoints must come from runs that began alike: same encoder, fields of the model and seed, so that their heads
+began with the same weights. What the runs may differ in is learning rates, masking, epochs and the like.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.cli import run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", required=True, help="checkpoints, two or more")
+    parser.add_argument("--output_dir", required=True, help="becomes a Hub folder")
+    parser.add_argument("--save_dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    options = parser.parse_args(arguments)
+    if len(options.models) < 2:
+        parser.error("--models: expected two checkpoints or more")
+    if Path(options.output_dir).resolve() in [Path(model).resolve() for model in options.models]:
+        parser.error(f"--output_dir is {options.output_dir}, one of the --models: it would be replaced")
+    average(options.models, options.output_dir, options.save_dtype)
+    print(f"the mean of {len(options.models)} checkpoints, saved in {options.output_dir}; its thresholds are 0.5")
+
+
+@torch.no_grad()
+def average(models: list[str], output_dir: str, save_dtype: str) -> None:
+    """
+    Save the mean of `models`, added up in float64. Thresholds are 0.5 again: fitted ones are of other scores.
+
+    Raises:
+        CheckpointError: two of them differ in more than their thresholds, so that their weights mean different things.
+    """
+    mean, processor = load_checkpoint(models[0])
+    config = fields_of(mean)
+    total = {name: tensor.double() for name, tensor in mean.state_dict().items()}
+    for folder in models[1:]:
+        model, _ = load_checkpoint(folder)
+        for name, value in fields_of(model).items():
+            if value != config.get(name):
+                raise CheckpointError(f"{folder}: {name} is {value!r}, in {models[0]} {config.get(name)!r}: only "
+                                      "checkpoints of the same model have a mean")  # fmt: skip
+        for name, tensor in model.state_dict().items():
+            total[name] += tensor.double()
+    mean.load_state_dict({name: tensor / len(models) for name, tensor in total.items()})
+    mean.config.threshold = processor.config.threshold = 0.5
+    save_checkpoint(mean, processor, output_dir, save_dtype)
+
+
+def fields_of(model: torch.nn.Module) -> dict:
+    """The fields of a model's config that its weights depend on."""
+    return {name: value for name, value in model.config.to_dict().items()
+            if name not in ("threshold", "dtype", "transformers_version", "_name_or_path")}  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)
