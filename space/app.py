@@ -68,7 +68,7 @@ from gradio_client import Client
 client = Client("URL_OF_THIS_PAGE")
 client.predict("We train ResNet-50 on ImageNet for image classification.", 0.5, api_name="/extract")
 # [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.95},
-#  {"start": 22, "end": 30, "text": "ImageNet", "label": "Material", "score": 0.81},
+#  {"start": 22, "end": 30, "text": "ImageNet", "label": "Material", "score": 0.85},
 #  {"start": 35, "end": 55, "text": "image classification", "label": "Task", "score": 0.88}]
 ```
 
