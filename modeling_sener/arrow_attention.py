@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from .band import in_one_part, overlapping
+from .band import must_run_whole, overlapping
 from .dropout import dropout
 
 
@@ -103,7 +103,7 @@ class Arrow:
 
     def parts(self, length: int, least: int = 1) -> list[slice]:
         """The rows in parts of `least` rows or more."""
-        if self.part_size is None or in_one_part():
+        if self.part_size is None or must_run_whole():
             return [slice(0, length)]
         size = max(least, self.part_size // self.mask.shape[0])
         return [slice(first, min(first + size, length)) for first in range(0, length, max(size, 1))]

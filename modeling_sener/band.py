@@ -1,30 +1,85 @@
 """
 The band: the part of the square of word pairs that SeNER keeps, as pure functions.
 
-B batch, N words, w window, W = 2w + 1 columns, C channels, R labels, n rows of a part, a first row of a part.
-Cell (i, k) of the band is the pair (i, j = i + k - w): column w is the diagonal, columns above it the upper triangle
-(start i, end j), columns below it the lower one (start j, end i).
+B batch, N words, w window, W columns, C channels, R labels, n rows of a chunk, a first row of a chunk.
+
+Cell (i, k) of the band is the pair (i, j = i + k - b). With `triangles="both"`, b = w and W = 2w + 1: column w is the
+diagonal, columns above it are the upper triangle (start i, end j), columns below it the lower one (start j, end i). With
+`triangles="upper"`, b = 0 and W = w + 1: the lower triangle, a copy of the upper one, is left out.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def band_mask(lengths: Tensor, rows: slice, window: int) -> Tensor:
-    """Which cells are pairs of words of the text: (B, n, W) bool. `rows` may reach past either end of the text."""
-    i = torch.arange(rows.start, rows.stop, device=lengths.device)[:, None]
-    j = i + torch.arange(-window, window + 1, device=lengths.device)
-    lengths = lengths[:, None, None]
-    return (i >= 0) & (i < lengths) & (j >= 0) & (j < lengths)
-
-
-def in_one_part() -> bool:
+@dataclass(frozen=True)
+class Band:
     """
-    Whether a text is computed in one part: for gradients, as parts overwrite what they were made from; and in an
-    exported program (`torch.export`), which cannot have a loop as long as the text.
+    The band of a batch of texts.
+
+    Args:
+        window: w, the words that a pair may be apart.
+        triangles: `"both"` or `"upper"`.
+        lengths: words of each text, *Shape:* (B,).
+        shortest: words of the shortest text, or 0 where it is not known. Read from `lengths` once, by `Band.of`: a
+            question to an accelerator, which no loop over chunks should ask.
+    """
+
+    window: int
+    triangles: str
+    lengths: Tensor
+    shortest: int = 0
+
+    @classmethod
+    def of(cls, lengths: Tensor, window: int, triangles: str) -> "Band":
+        """The band of texts of `lengths` words, *Shape:* (B,)."""
+        shortest = 0 if torch.compiler.is_exporting() or not len(lengths) else int(lengths.min())
+        return cls(window, triangles, lengths, shortest)
+
+    @property
+    def before(self) -> int:
+        """b, the columns before the diagonal."""
+        return columns_before(self.window, self.triangles)
+
+    @property
+    def width(self) -> int:
+        """W, the columns."""
+        return self.before + self.window + 1
+
+    def mask(self, rows: slice, of_columns: bool = False) -> Tensor:
+        """
+        Which cells are pairs of words of the text: (B, n, W) bool. `rows` may reach past either end of the text.
+
+        Args:
+            of_columns: of `transpose`'s rows, each a column of the square: cell (j, m) is the pair (j + m - w, j).
+        """
+        before, after = (self.window, self.before) if of_columns else (self.before, self.window)
+        word = torch.arange(rows.start, rows.stop, device=self.lengths.device)[:, None]
+        other = word + torch.arange(-before, after + 1, device=self.lengths.device)
+        lengths = self.lengths[:, None, None]
+        return (word >= 0) & (word < lengths) & (other >= 0) & (other < lengths)
+
+    def edge_mask(self, rows: slice, of_columns: bool = False) -> Tensor | None:
+        """`mask`, or `None` deep inside every text, where every cell is valid and none has to be masked."""
+        before, after = (self.window, self.before) if of_columns else (self.before, self.window)
+        if rows.start >= before and rows.stop + after <= self.shortest:
+            return None
+        return self.mask(rows, of_columns)
+
+
+def columns_before(window: int, triangles: str) -> int:
+    """b, the columns of the band before the diagonal."""
+    return window if triangles == "both" else 0
+
+
+def must_run_whole() -> bool:
+    """
+    Whether a text is computed whole: for gradients, as chunks overwrite what they were made from; and in an exported
+    program (`torch.export`), which cannot have a loop as long as the text.
     """
     return torch.is_grad_enabled() or torch.compiler.is_exporting()
 
@@ -83,23 +138,26 @@ def overlapping(states: Tensor, step: int, size: int) -> Tensor:
     return _Overlapping.apply(states, step, size)
 
 
-def transpose(band: Tensor, window: int) -> Tensor:
+def transpose(band: Tensor) -> Tensor:
     """
-    T(Z)[i, k] = Z[i + k - w, 2w - k]: row j of T(Z) holds column j of the square.
+    The band by columns of the square, T(Z)[j, m] = Z[j + m - w, W - 1 - m], or back from there to rows.
+
+    Row j of T(Z) holds column j of the square, from the pair (j - w, j) on. T needs w rows before a chunk and b after
+    it; its inverse, which is the same view, b before and w after. With both triangles T is its own inverse.
 
     Args:
-        band: *Shape:* (B, n + 2w, W, C), rows [a - w, a + n + w).
+        band: *Shape:* (B, n + W - 1, W, C), the rows with their halo.
 
     Returns:
-        *Shape:* (B, n, W, C), rows [a, a + n): a view, nothing is copied. Its own inverse.
+        *Shape:* (B, n, W, C): a view, nothing is copied.
     """
     batch, rows, width, channels = band.shape
-    # From (i, k) to (i, k + 1) the source goes one row down and one column back: W - 1 cells.
+    # From (j, m) to (j, m + 1) the source goes one row down and one column back: W - 1 cells.
     return _strided(
         band.contiguous(),
-        (batch, rows - 2 * window, width, channels),
+        (batch, rows - width + 1, width, channels),
         (rows * width * channels, width * channels, (width - 1) * channels, 1),
-        2 * window * channels,
+        (width - 1) * channels,
     )
 
 
@@ -148,46 +206,30 @@ def pad_rows(band: Tensor, before: int, after: int) -> Tensor:
     return F.pad(band, (0, 0) * (band.dim() - 2) + (before, after))
 
 
-def square_to_band(square: Tensor, window: int) -> Tensor:
-    """(B, N, N, R) -> (B, N, W, R); cells outside the square are 0."""
-    rows = square.shape[1]
-    i = torch.arange(rows, device=square.device)[:, None]
-    j = i + torch.arange(-window, window + 1, device=square.device)
-    inside = (j >= 0) & (j < rows)
-    return square[:, i, j.clamp(0, max(rows - 1, 0))] * inside[None, :, :, None].to(square.dtype)
-
-
-def band_to_square(band: Tensor, window: int) -> Tensor:
-    """(B, N, W, R) -> (B, N, N, R); pairs further apart than w are 0."""
-    batch, rows, width, channels = band.shape
-    padded = band.new_zeros(batch, rows, rows + 2 * window, channels)
-    skew = padded.as_strided(band.shape, (padded.stride(0), padded.stride(1) + channels, channels, 1))
-    skew.copy_(band)
-    return padded[:, :, window : window + rows]
-
-
 def fits(start: int, end: int, window: int | None) -> bool:
     """Whether the band holds the span of words [start, end)."""
     return window is None or end - 1 - start <= window
 
 
-def band_labels(spans: Iterable[tuple[int, int, int]], num_words: int, window: int | None, num_labels: int) -> Tensor:
+def band_labels(
+    spans: Iterable[tuple[int, int, int]], num_words: int, window: int, triangles: str, num_labels: int
+) -> Tensor:
     """
-    Training targets of one text, in both triangles.
+    Training targets of one text, in every triangle of the band.
 
     Args:
         spans: (start, end, label number) with `end` exclusive. One that is wider than the window raises `ValueError`.
-        window: w, or `None` for the whole square.
 
     Returns:
-        *Shape:* (N, W, R), or (N, N, R) for the whole square; uint8.
+        *Shape:* (N, W, R), uint8.
     """
-    columns = num_words if window is None else 2 * window + 1
-    labels = torch.zeros(num_words, columns, num_labels, dtype=torch.uint8)
+    before = columns_before(window, triangles)
+    labels = torch.zeros(num_words, before + window + 1, num_labels, dtype=torch.uint8)
     for start, end, label in spans:
         first, last = start, end - 1
         if not 0 <= first <= last < num_words or not fits(start, end, window):
             raise ValueError(f"span [{start}, {end}) does not fit {num_words} words with window {window}")
-        for i, j in ((first, last), (last, first)):
-            labels[i, j if window is None else j - i + window, label] = 1
+        labels[first, last - first + before, label] = 1
+        if triangles == "both":
+            labels[last, first - last + before, label] = 1
     return labels

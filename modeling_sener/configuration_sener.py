@@ -17,6 +17,7 @@ require_version("transformers>=5.0.0", "SeNER needs the attention interface of v
 CHOICES = {
     "attention": ("arrow", "sliding_window", "full"),
     "span_interaction": ("bispa", "cnn", "none"),
+    "triangles": ("both", "upper"),
     "vertical_readout": ("mirrored", "transposed"),
     "triangle_mean": ("logit", "probability"),
     "labels_per_span": ("all", "best"),
@@ -74,17 +75,21 @@ class SenerConfig(PretrainedConfig):
         log_n_scaling (`bool`):
             Multiply [CLS]'s scores by log(L) / log(512), L the number of pieces of the text.
         span_window (`int` or `None`):
-            w: pairs of words up to w apart are scored, so that an entity has at most w + 1 words. `None` scores the
-            whole square of pairs: the quadratic baseline.
+            w: pairs of words up to w apart are scored, so that an entity has at most w + 1 words. `None` scores all
+            pairs of a text: the quadratic baseline.
+        triangles (`"both"` or `"upper"`):
+            The paper's band, which holds each pair as (i, j) and as (j, i), or only the cells with start <= end: half
+            the work. It decides what the weights mean: a checkpoint keeps its own.
         biaffine_size (`int`): p, the size of the start and end vectors.
         span_channels (`int`): C, the channels of a cell of the span tensor; even.
         span_layers (`int`): the number of span interaction blocks.
         span_interaction (`"bispa"`, `"cnn"` or `"none"`):
             Plus-shaped attention and convolutions; convolutions alone; no interaction between cells.
         vertical_readout (`"mirrored"` or `"transposed"`):
-            Cell (i, j) joins row i with column i (the released code), or with column j (the paper).
+            Cell (i, j) joins row i with column i (the released code), or with column j (the paper). `None`: mirrored
+            with both triangles, transposed with the upper one.
         triangle_mean (`"logit"` or `"probability"`):
-            What is averaged over the cells (i, j) and (j, i) of a span.
+            What is averaged over the cells (i, j) and (j, i) of a span; has no say with the upper triangle.
         labels_per_span (`"all"` or `"best"`):
             Every label above its threshold, or only the best of them.
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
@@ -103,11 +108,12 @@ class SenerConfig(PretrainedConfig):
         attention_window=128,
         log_n_scaling=True,
         span_window=128,
+        triangles="both",
         biaffine_size=100,
         span_channels=32,
         span_layers=2,
         span_interaction="bispa",
-        vertical_readout="mirrored",
+        vertical_readout=None,
         triangle_mean="logit",
         labels_per_span="all",
         biaffine_dropout=0.4,
@@ -122,11 +128,12 @@ class SenerConfig(PretrainedConfig):
         self.attention_window = attention_window
         self.log_n_scaling = log_n_scaling
         self.span_window = span_window
+        self.triangles = triangles
         self.biaffine_size = biaffine_size
         self.span_channels = span_channels
         self.span_layers = span_layers
         self.span_interaction = span_interaction
-        self.vertical_readout = vertical_readout
+        self.vertical_readout = vertical_readout or ("mirrored" if triangles == "both" else "transposed")
         self.triangle_mean = triangle_mean
         self.labels_per_span = labels_per_span
         self.biaffine_dropout = biaffine_dropout

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .band import square_to_band
-
 
 STRETCH = 2048  # rows decoded at a time: bounds the memory, changes no result
 
@@ -43,17 +41,24 @@ class Candidates(NamedTuple):
         return Candidates(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
-def span_probabilities(logits: Tensor, triangle_mean: str) -> Tensor:
+def span_probabilities(logits: Tensor, triangles: str, triangle_mean: str) -> Tensor:
     """
-    P(i, i + k) of the n rows that have all of the w following rows, the mean of the cells (i, i + k) and (i + k, i).
+    P(i, i + k), the mean of the cells (i, i + k) and (i + k, i) where the band has both triangles.
 
     Args:
-        logits: *Shape:* (B, n + w, W, R), rows [a, a + n + w); where the text ends, the caller pads rows of zeros.
+        logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w); where the text ends, the caller pads
+            rows of zeros. With the upper one (B, n, W, R).
         triangle_mean: "logit" (sigmoid of the mean logit) or "probability" (mean of the two sigmoids).
 
     Returns:
         *Shape:* (B, n, w + 1, R), float32 (float64 for float64 logits); NaN where a logit is NaN or infinite.
     """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    # The vectorised sigmoid and the one for the last few elements differ in the last digit; rounded from double
+    # precision they agree, so that equal logits tie wherever they stand.
+    if triangles == "upper":
+        return torch.where(logits.isfinite(), logits.double().sigmoid().to(logits.dtype), torch.nan)
     batch, rows, width, labels = logits.shape
     window = width // 2
     upper = logits[:, : rows - window, window:]
@@ -64,11 +69,7 @@ def span_probabilities(logits: Tensor, triangle_mean: str) -> Tensor:
         (to_batch, to_row, to_row - to_column, to_label),
         logits.storage_offset() + window * to_column,
     )
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        upper, lower = upper.float(), lower.float()
     mean = (upper + lower) / 2
-    # The vectorised sigmoid and the one for the last few elements differ in the last digit; rounded from double
-    # precision they agree, so that equal logits tie wherever they stand.
     if triangle_mean == "logit":
         probabilities = mean.double().sigmoid()
     else:
@@ -96,17 +97,19 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
     thresholds = thresholds.to(device, torch.float64)
     last = first_row + torch.arange(rows, device=device)[:, None] + torch.arange(width, device=device)
     valid = last < lengths.to(device)[:, None, None]
-    if (probabilities.isnan() & valid[..., None]).any():
-        raise FloatingPointError(
-            "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"
-        )
-    hits = (probabilities >= thresholds.to(probabilities.dtype)) & valid[..., None]
+    # One question to the device for each chunk: NaN passes as a hit, and is looked for among the few that did.
+    hits = ~(probabilities < thresholds.to(probabilities.dtype)) & valid[..., None]
     text, row, span, label = hits.nonzero(as_tuple=True)
     score = probabilities[text, row, span, label]
     # 0.9 rounds down in single precision: the caller's number decides, not its rounding.
+    reached = ~(score < thresholds[label])
     found = (text, row + first_row, row + span + first_row + 1, label, score)
-    reached = score >= thresholds[label]
-    return Candidates(*(field[reached].detach().cpu().numpy() for field in found))
+    found = Candidates(*(field[reached].detach().cpu().numpy() for field in found))
+    if np.isnan(found.score).any():
+        raise FloatingPointError(
+            "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"
+        )
+    return found
 
 
 def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> Candidates:
@@ -174,7 +177,7 @@ def decode(
     logits: Tensor,
     lengths: Tensor,
     thresholds: Tensor,
-    window: int | None,
+    triangles: str,
     triangle_mean: str,
     labels_per_span: str,
     allow_nested: bool,
@@ -184,7 +187,7 @@ def decode(
     The accepted spans of each text of a batch, from the logits of the whole texts.
 
     Args:
-        logits: *Shape:* (B, N, W, R), or (B, N, N, R) with `window` `None`.
+        logits: *Shape:* (B, N, W, R), W = 2w + 1 with both triangles, w + 1 with the upper one.
         lengths: *Shape:* (B,), words of each text, at most N.
         thresholds: *Shape:* (R,); infinity switches a label off, before conflicts are looked at.
         stretch: rows at a time; the result does not depend on it.
@@ -195,16 +198,15 @@ def decode(
     Raises:
         FloatingPointError: a pair of words has a score that is not finite.
     """
-    batch, rows = logits.shape[:2]
-    if window is None:
-        window = max(rows - 1, 0)
-        logits = square_to_band(logits, window)
+    batch, rows, width = logits.shape[:3]
+    halo = width // 2 if triangles == "both" else 0
     parts = []
     for first in range(0, rows, stretch):
         own = min(stretch, rows - first)
-        part = logits[:, first : first + own + window]
-        part = F.pad(part, (0, 0, 0, 0, 0, own + window - part.shape[1])).cpu()
-        parts.append(find_candidates(span_probabilities(part, triangle_mean), thresholds, lengths.cpu(), first))
+        part = logits[:, first : first + own + halo]
+        part = F.pad(part, (0, 0, 0, 0, 0, own + halo - part.shape[1])).cpu()
+        probabilities = span_probabilities(part, triangles, triangle_mean)
+        parts.append(find_candidates(probabilities, thresholds, lengths.cpu(), first))
     return select_all(Candidates.join(parts), batch, labels_per_span, allow_nested)
 
 

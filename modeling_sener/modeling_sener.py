@@ -1,7 +1,7 @@
 """
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
 
-B batch, T pieces, N words, d hidden size, w window, W = 2w + 1 band columns, C channels, R labels.
+B batch, T pieces, N words, d hidden size, w window, W band columns, b columns before the diagonal, C channels, R labels.
 """
 
 import math
@@ -20,8 +20,8 @@ from transformers.utils import ModelOutput
 # Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
 # that only those import), and saving a model writes all that was fetched.
 from .arrow_attention import NAME, Arrow
-from .band import band_mask, in_one_part, square_to_band
-from .bispa import BiaffineBand, Bilinear, Rows, SpanBlock, join_rows, square_mask, stream
+from .band import Band, must_run_whole
+from .bispa import BiaffineBand, BilinearWeight, BiSPABlock
 from .checks import check_weights, explain, is_finite
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
@@ -31,7 +31,7 @@ from .encoder_parts import compute_layers_in_parts
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .processing_sener import SenerProcessor  # noqa: F401
-from .row_checkpoint import by_rows  # noqa: F401
+from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 
 
 PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
@@ -45,8 +45,9 @@ class SenerOutput(ModelOutput):
     """
     Args:
         loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
-        logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - w). Cells that are no pair of
-            words of the text hold no meaning. With `span_window=None` (B, N, N, R). In an exported program N is T.
+        logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - b), with both triangles b = w and
+            W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are no pair of words of the text hold no
+            meaning. With `span_window=None`, w is N - 1. In an exported program N is T.
     """
 
     loss: Tensor | None = None
@@ -72,18 +73,18 @@ class SenerModel(PreTrainedModel):
         size = config.backbone_config.hidden_size
         self.biaffine = BiaffineBand(size, config.biaffine_size, config.span_channels, config.biaffine_dropout)
         self.blocks = nn.ModuleList(
-            SpanBlock(
+            BiSPABlock(
                 config.span_channels,
-                config.span_window,
                 config.span_dropout,
                 plus_shaped=config.span_interaction == "bispa",
                 mirrored=config.vertical_readout == "mirrored",
+                both_triangles=config.triangles == "both",
             )
             for _ in range(0 if config.span_interaction == "none" else config.span_layers)
         )
         self.classifier = nn.Linear(config.span_channels, config.num_labels)
         self.gradient_checkpointing = False  # `activation_checkpointing_enable` sets it
-        self._no_split_modules = [*(self.backbone._no_split_modules or []), *(["SpanBlock"] if self.blocks else [])]
+        self._no_split_modules = [*(self.backbone._no_split_modules or []), *(["BiSPABlock"] if self.blocks else [])]
         self.post_init()
 
     @classmethod
@@ -142,7 +143,7 @@ class SenerModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, Bilinear):
+        elif isinstance(module, BilinearWeight):
             init.normal_(module.weight, std=1 / module.weight.shape[-1])
         else:
             super()._init_weights(module)
@@ -165,20 +166,21 @@ class SenerModel(PreTrainedModel):
             input_ids: *Shape:* (B, T), the first piece [CLS], padded on the right.
             attention_mask: *Shape:* (B, T), 1 for real pieces.
             word_index: *Shape:* (B, T), the 1-based word of each piece, 0 for special pieces and padding.
-            labels: *Shape:* (B, N, W, R), 0 or 1, both triangles filled.
+            labels: *Shape:* (B, N, W, R), 0 or 1, of `band_labels`.
 
         Raises:
             FloatingPointError: the loss, or without labels a logit, is NaN or infinite; names the weight or module
                 that it comes from.
         """
         words, lengths = self.encode(input_ids, attention_mask, word_index)
-        num_words, parts = words.shape[1], self.logit_parts(words, lengths)
+        band, num_words = self.band(words, lengths), words.shape[1]
+        chunks = self.logit_chunks(words, band)
         del words  # the generator lets go of them too, once it has their projections
-        logits = join_rows((part for (part,) in parts), num_words)
-        loss = None if labels is None else self.loss(logits, labels, lengths)
+        logits = join_rows(chunks, num_words)
+        loss = None if labels is None else self.loss(logits, labels, band)
         # A compiled program has no branch on a value.
         if not torch.compiler.is_compiling() and not is_finite(logits if loss is None else loss):
-            if loss is not None or not logits[self.pairs(lengths, num_words)].isfinite().all():
+            if loss is not None or not logits[band.mask(slice(0, num_words))].isfinite().all():
                 raise self.not_finite("logits" if loss is None else "loss", input_ids, attention_mask, word_index)
         return SenerOutput(loss=loss, logits=logits)
 
@@ -186,7 +188,8 @@ class SenerModel(PreTrainedModel):
         """The error of a result that is not finite, naming the weight or module that it comes from."""
 
         def compute():
-            for _ in self.logit_parts(*self.encode(*inputs)):
+            words, lengths = self.encode(*inputs)
+            for _ in self.logit_chunks(words, self.band(words, lengths)):
                 pass
 
         return FloatingPointError(f"the {what} is not finite (NaN or infinity): {explain(self, compute)}")
@@ -205,7 +208,7 @@ class SenerModel(PreTrainedModel):
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
-        if in_one_part():
+        if must_run_whole():
             return pool_words(output.last_hidden_state, word_index), lengths
         return self.pool_in_place(output.last_hidden_state, word_index), lengths
 
@@ -226,45 +229,45 @@ class SenerModel(PreTrainedModel):
         """Pieces that inference computes at a time: the config's, or what suits the device."""
         return self.config.part_size or (PART_SIZE_ON_CPU if self.device.type == "cpu" else PART_SIZE)
 
-    def logit_parts(self, words: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor]]:
-        """
-        Logits of all rows in order: tuples of one tensor (B, n, W, R).
+    def band(self, words: Tensor, lengths: Tensor) -> Band:
+        """The band of texts with the word states (B, N, d); without a span window it holds every pair of words."""
+        window = self.config.span_window
+        return Band.of(lengths, max(words.shape[1] - 1, 0) if window is None else window, self.config.triangles)
 
-        One part for gradients (the blocks are checkpointed whole), for an export, and on the whole square.
-        """
-        config = self.config
-        num_words, window = words.shape[1], config.span_window
+    def logit_chunks(self, words: Tensor, band: Band) -> Iterator[Tensor]:
+        """Logits of all rows in order, in chunks (B, n, W, R); in one for gradients and for an export."""
+        num_words = words.shape[1]
         if num_words == 0:
-            columns = 0 if window is None else 2 * window + 1
-            yield (words.new_zeros(words.shape[0], 0, columns, config.num_labels),)
+            yield words.new_zeros(words.shape[0], 0, band.width, self.config.num_labels)
             return
         starts, ends = self.biaffine(words)
-        if window is None:
-            scores = self.biaffine.square(starts, ends, lengths)
-            yield (self.classifier(self.interact(scores, lengths) + scores),)
-        elif in_one_part():
-            reached = F.pad(ends, (0, 0, window, window))
-            scores = self.biaffine.rows(starts, reached, lengths, slice(0, num_words), window)
-            yield (self.classifier(self.interact(scores, lengths) + scores),)
+        del words  # their projections are all that the chunks need, and the text may be long
+        size = max(1, self.part_size * CELLS_PER_PIECE // (starts.shape[0] * band.width))
+        if must_run_whole():
+            scores = next(self.score_chunks(starts, ends, band, num_words))
+            yield self.classify(scores, band, WholeText(size))
         else:
-            size = max(1, self.part_size * CELLS_PER_PIECE // (words.shape[0] * (2 * window + 1)))
-            del words  # their projections are all that the parts need, and the text may be long
-            aside = Rows()
-            parts = aside.note(self.band_parts(starts, ends, lengths, size))
-            for block in self.blocks:
-                parts = block.stream(parts, lengths, num_words)
-            for (cells,) in parts:
-                yield (self.classifier(cells + aside.take(cells.shape[1])),)
+            yield from self.classify(self.score_chunks(starts, ends, band, size), band, ChunkByChunk(num_words))
 
-    def interact(self, cells: Tensor, lengths: Tensor) -> Tensor:
-        """All blocks over the whole text: (B, N, W, C) -> (B, N, W, C), or (B, N, N, C)."""
+    def score_chunks(self, starts: Tensor, ends: Tensor, band: Band, size: int) -> Iterator[Tensor]:
+        """The biaffine scores in chunks of `size` rows: (B, n, W, C)."""
+        num_words = starts.shape[1]
+        padded = F.pad(ends, (0, 0, band.before, band.window))
+        for first in range(0, num_words, size):
+            rows = slice(first, min(first + size, num_words))
+            reached = padded[:, rows.start : rows.stop + band.width - 1]
+            yield self.biaffine.rows(starts[:, rows], reached, rows, band)
+
+    def classify(self, scores, band: Band, run: WholeText | ChunkByChunk):
+        """Y = Linear(Z + S), Z the scores S after all blocks: (B, N, W, C) -> (B, N, W, R), whole or in chunks."""
+        cells, skip = run.tee(scores)
         for block in self.blocks:
             # Backward begins with the last block: what it would compute again is needed at once, nothing is saved.
             if self.gradient_checkpointing and self.training and block is not self.blocks[-1]:
-                cells = self._gradient_checkpointing_func(block, cells, lengths)
+                cells = self._gradient_checkpointing_func(block, cells, band, run)
             else:
-                cells = block(cells, lengths)
-        return cells
+                cells = block(cells, band, run)
+        return run.map(lambda cells, scores, rows: self.classifier(cells + scores), cells, skip, owner=self.classifier)
 
     @torch.no_grad()
     def find_candidates(
@@ -291,51 +294,30 @@ class SenerModel(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor, thresholds: Tensor
     ) -> Candidates:
         words, lengths = self.encode(input_ids, attention_mask, word_index)
-        window, num_words = self.config.span_window, words.shape[1]
-        parts = self.logit_parts(words, lengths)
+        band, num_words = self.band(words, lengths), words.shape[1]
+        chunks = self.logit_chunks(words, band)
         del words  # the generator lets go of them too, once it has their projections
-        if window is None:
-            window = max(num_words - 1, 0)
-            parts = ((square_to_band(square, window),) for (square,) in parts)
-
-        def step(logits: Tensor, rows: slice) -> Candidates:
-            if logits.device.type in ("mps", "xpu"):
-                logits = logits.cpu()  # scores are rounded from double precision, which these devices may lack
-            probabilities = span_probabilities(logits[:, window:], self.config.triangle_mean)
-            return find_candidates(probabilities, thresholds, lengths, rows.start)
-
+        halo = (0, band.window if self.config.triangles == "both" else 0)  # cell (j, i) lies in a row of its own
         found = Candidates.join([])
-        # Joined as they come: small arrays of every part, kept between the large ones that come and go, would fragment
+        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would fragment
         # the heap until it grows by more than the text.
         try:
-            for part in stream(parts, window, step, num_words) if num_words else ():
-                found = Candidates.join([found, part])
+            for logits, rows in with_halo(chunks, halo, num_words):
+                if logits.device.type in ("mps", "xpu"):
+                    logits = logits.cpu()  # scores are rounded from double precision, which these devices may lack
+                probabilities = span_probabilities(logits, self.config.triangles, self.config.triangle_mean)
+                found = Candidates.join([found, find_candidates(probabilities, thresholds, lengths, rows.start)])
         except FloatingPointError as error:
             raise self.not_finite("score", input_ids, attention_mask, word_index) from error
         return found
 
-    def band_parts(self, starts: Tensor, ends: Tensor, lengths: Tensor, size: int) -> Iterator[tuple[Tensor]]:
-        """The biaffine band in parts of `size` rows: tuples of one tensor (B, n, W, C)."""
-        window, num_words = self.config.span_window, starts.shape[1]
-        padded = F.pad(ends, (0, 0, window, window))
-        for first in range(0, num_words, size):
-            rows = slice(first, min(first + size, num_words))
-            reached = padded[:, rows.start : rows.stop + 2 * window]
-            yield (self.biaffine.rows(starts[:, rows.start : rows.stop], reached, lengths, rows, window),)
-
-    def loss(self, logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, band: Band) -> Tensor:
         """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}")
-        weight = self.pairs(lengths, logits.shape[1])[..., None].to(torch.float32)
+        weight = band.mask(slice(0, logits.shape[1]))[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
-
-    def pairs(self, lengths: Tensor, num_words: int) -> Tensor:
-        """Which cells are pairs of words: (B, N, W) bool, or (B, N, N)."""
-        if self.config.span_window is None:
-            return square_mask(lengths, num_words)
-        return band_mask(lengths, slice(0, num_words), self.config.span_window)
 
 
 def build_backbone(config) -> PreTrainedModel:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import DebertaV2Converter
 from transformers.utils import cached_file
 
-from .band import square_to_band  # noqa: F401 (as in modeling_sener.py)
+from .band import Band  # noqa: F401 (as in modeling_sener.py)
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
 
@@ -239,7 +239,7 @@ class SenerProcessor(ProcessorMixin):
             logits,
             torch.tensor([len(offsets) for offsets in word_offsets]),
             self.thresholds(threshold, labels),
-            window=self.config.span_window,
+            triangles=self.config.triangles,
             triangle_mean=self.config.triangle_mean,
             labels_per_span=self.config.labels_per_span,
             allow_nested=self.config.allow_nested if allow_nested is None else allow_nested,

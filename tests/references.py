@@ -1,7 +1,9 @@
 """Dense oracles: everything SeNER computes, written with T x T and N x N tensors and no thought of cost.
 
-Legend: B batch, T pieces, N words, d hidden size, H heads, D head size, w window (one-sided), W = 2w+1 band columns,
-C span channels, R labels, p biaffine size, P rows of the relative position table.
+Legend: B batch, T pieces, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b columns
+before the diagonal, C span channels, R labels, p biaffine size, P rows of the relative position table.
+
+With `triangles="both"` (the paper's model) b = w and W = 2w+1, with "upper" b = 0 and W = w+1.
 
 Weights come as state dicts: Hugging Face names for encoders, this project's names for the head. Every function is
 plain torch, differentiable, and computes in the dtype it is given, float64 included. The head works on one text at a
@@ -178,57 +180,64 @@ def deberta_encoder(state, config, input_ids, attention_mask, kind="arrow", wind
 # ----------------------------------------------------------------------------------------------------- band and square
 
 
-def valid_square(N, w):
-    """(N, N) bool: the pairs |i - j| <= w that the band holds; all of them where w is None."""
-    return distances(N).abs() <= (N if w is None else w)
+def before(w, triangles):
+    """b, the columns before the diagonal."""
+    return w if triangles == "both" else 0
 
 
-def square_to_band(square, w):
-    """(N, N, ...) -> (N, 2w+1, ...), cell by cell: (i, k) is the pair (i, i + k - w); 0 where there is none."""
-    N = square.shape[0]
+def valid_square(N, w, triangles="both"):
+    """(N, N) bool: the pairs that the band holds, -b <= j - i <= w."""
+    return (distances(N) <= before(w, triangles)) & (-distances(N) <= w)
+
+
+def square_to_band(square, w, triangles="both"):
+    """(N, N, ...) -> (N, W, ...), cell by cell: (i, k) is the pair (i, i + k - b); 0 where there is none."""
+    N, b = square.shape[0], before(w, triangles)
     zero = torch.zeros_like(square[0, 0])
     rows = [
-        torch.stack([square[i, i + k - w] if 0 <= i + k - w < N else zero for k in range(2 * w + 1)]) for i in range(N)
+        torch.stack([square[i, i + k - b] if 0 <= i + k - b < N else zero for k in range(b + w + 1)]) for i in range(N)
     ]
     return torch.stack(rows)
 
 
-def band_to_square(band):
+def band_to_square(band, w, triangles="both"):
     """(N, W, ...) -> (N, N, ...), cell by cell; 0 outside the band."""
-    N, w = band.shape[0], band.shape[1] // 2
+    N, b = band.shape[0], before(w, triangles)
     zero = torch.zeros_like(band[0, 0])
-    rows = [torch.stack([band[i, j - i + w] if abs(i - j) <= w else zero for j in range(N)]) for i in range(N)]
+    rows = [torch.stack([band[i, j - i + b] if -b <= j - i <= w else zero for j in range(N)]) for i in range(N)]
     return torch.stack(rows)
 
 
-def transpose_band(band):
-    """T(Z)[i, k] = Z[i + k - w, 2w - k], 0 where that row does not exist."""
+def transpose_band(band, w):
+    """T(Z)[j, m] = Z[j + m - w, W - 1 - m], 0 where that row does not exist."""
     N, W = band.shape[:2]
-    w = W // 2
     zero = torch.zeros_like(band[0, 0])
     rows = [
-        torch.stack([band[i + k - w, 2 * w - k] if 0 <= i + k - w < N else zero for k in range(W)]) for i in range(N)
+        torch.stack([band[j + m - w, W - 1 - m] if 0 <= j + m - w < N else zero for m in range(W)]) for j in range(N)
     ]
     return torch.stack(rows)
 
 
-def valid_band(word_counts, N, w):
+def valid_band(word_counts, N, w, triangles="both"):
     """(B, N, W) bool: cells whose two words are both words of the text."""
-    cells = torch.zeros(len(word_counts), N, 2 * w + 1, dtype=torch.bool)
-    for b, count in enumerate(word_counts):
+    b = before(w, triangles)
+    cells = torch.zeros(len(word_counts), N, b + w + 1, dtype=torch.bool)
+    for text, count in enumerate(word_counts):
         for i in range(int(count)):
-            for k in range(2 * w + 1):
-                cells[b, i, k] = 0 <= i + k - w < int(count)
+            for k in range(b + w + 1):
+                cells[text, i, k] = 0 <= i + k - b < int(count)
     return cells
 
 
-def band_labels(spans, N, w, R):
-    """(N, W, R) uint8; a span (start, end exclusive, label) fills the cells (i, j) and (j, i) of its end words."""
-    labels = torch.zeros(N, 2 * w + 1, R, dtype=torch.uint8)
+def band_labels(spans, N, w, R, triangles="both"):
+    """(N, W, R) uint8; a span (start, end exclusive, label) fills the cell (i, j) of its end words, and (j, i)."""
+    b = before(w, triangles)
+    labels = torch.zeros(N, b + w + 1, R, dtype=torch.uint8)
     for start, end, label in spans:
         i, j = start, end - 1
-        labels[i, j - i + w, label] = 1
-        labels[j, i - j + w, label] = 1
+        labels[i, j - i + b, label] = 1
+        if triangles == "both":
+            labels[j, i - j + b, label] = 1
     return labels
 
 
@@ -262,26 +271,23 @@ def rotate(x, position):
     return torch.stack(turned, -1).flatten(-2)
 
 
-def attend_rows(state, name, Z, w):
-    """Every row i of the square attends over its cells |i - j| <= w, one head. Z (N, N, C) -> (N, N, C)."""
+def attend_rows(state, name, Z, valid_NN):
+    """Every row i of the square attends over its valid cells, one head. Z (N, N, C) -> (N, N, C)."""
     N, _, C = Z.shape
-    column = torch.arange(N).expand(N, N) if w is None else w - distances(N)  # k = j - i + w
+    column = -distances(N)  # rotary positions count from anywhere: only differences matter
     q, k, v = linear(state, name, Z).chunk(3, -1)
     scores = torch.einsum("ijc,ilc->ijl", rotate(q, column), rotate(k, column)) / math.sqrt(C)
-    scores = scores.masked_fill(~valid_square(N, w)[:, None, :], -torch.inf)
+    scores = scores.masked_fill(~valid_NN[:, None, :], -torch.inf)
     return torch.einsum("ijl,ilc->ijc", scores.softmax(-1), v)
 
 
-def band_convolution(weight, Z, w):
+def band_convolution(weight, Z, valid_NN):
     """3 x 3 convolution over the (i, k) grid of the band, written on the square. Z (N, N, C) -> (N, N, C).
 
     The neighbour (i + di, k + dk) of a cell is the pair (i + di, j + di + dk); outside the band or the square it is 0.
-    On the whole square (w is None) the grid is (i, j).
     """
     N = len(Z)
-    if w is None:
-        return F.conv2d(Z.permute(2, 0, 1), weight, padding=1).permute(1, 2, 0)
-    Z = Z * valid_square(N, w)[..., None]
+    Z = Z * valid_NN[..., None]
     out = torch.zeros_like(Z)
     padded = F.pad(Z, (0, 0, 2, 2, 1, 1))
     for di in (-1, 0, 1):
@@ -291,56 +297,60 @@ def band_convolution(weight, Z, w):
     return out
 
 
-def convolution_block(state, block, Z1, w):
+def convolution_block(state, block, Z1, w, triangles="both"):
     """Step 5: LN2(Z1 + Conv(GELU(Conv(Z1))))."""
-    inner = F.gelu(band_convolution(state[f"{block}.conv1.weight"], Z1, w))
-    inner = band_convolution(state[f"{block}.conv2.weight"], inner, w)
+    valid = valid_square(len(Z1), w, triangles)
+    inner = F.gelu(band_convolution(state[f"{block}.conv1.weight"], Z1, valid))
+    inner = band_convolution(state[f"{block}.conv2.weight"], inner, valid)
     return layer_norm(state, f"{block}.conv_norm", Z1 + inner, 1e-5)
 
 
-def bispa_block(state, block, Z, w, vertical_readout):
+def bispa_block(state, block, Z, w, vertical_readout, triangles="both"):
     """One BiSPA block on the square, (N, N, C) -> (N, N, C). Cells outside the band hold anything."""
-    upper = (distances(len(Z)) <= 0).long()  # i <= j, that is k >= w
-    Z = Z + state[f"{block}.triangle.weight"][upper]
-    Zh = attend_rows(state, f"{block}.horizontal", Z, w)
-    Zv = attend_rows(state, f"{block}.vertical", Z.transpose(0, 1), w)
+    valid = valid_square(len(Z), w, triangles)
+    if triangles == "both":
+        upper = (distances(len(Z)) <= 0).long()  # i <= j, that is k >= w
+        Z = Z + state[f"{block}.triangle.weight"][upper]
+    Zh = attend_rows(state, f"{block}.horizontal", Z, valid)
+    Zv = attend_rows(state, f"{block}.vertical", Z.transpose(0, 1), valid.T)
     if vertical_readout == "transposed":
         Zv = Zv.transpose(0, 1)
     Z1 = layer_norm(state, f"{block}.norm", Z + linear(state, f"{block}.dense", torch.cat([Zh, Zv], -1)), 1e-5)
-    return convolution_block(state, block, Z1, w)
+    return convolution_block(state, block, Z1, w, triangles)
 
 
-def logits_square(state, x_Nd, w, interaction="bispa", vertical_readout="transposed"):
+def logits_square(state, x_Nd, w, interaction="bispa", vertical_readout="transposed", triangles="both"):
     """Logits (N, N, R) of one text from its word states (N, d). `interaction` is "bispa", "cnn" or "none"."""
     S = Z = biaffine_square(state, x_Nd)
     blocks = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
     for number in sorted(blocks) if interaction != "none" else ():
         if interaction == "cnn":
-            Z = convolution_block(state, f"blocks.{number}", Z, w)
+            Z = convolution_block(state, f"blocks.{number}", Z, w, triangles)
         else:
-            Z = bispa_block(state, f"blocks.{number}", Z, w, vertical_readout)
+            Z = bispa_block(state, f"blocks.{number}", Z, w, vertical_readout, triangles)
     return linear(state, "classifier", Z + S)
 
 
-def head_logits(state, hidden_states, word_index, w, interaction="bispa", vertical_readout="transposed"):
+def head_logits(
+    state, hidden_states, word_index, w, interaction="bispa", vertical_readout="transposed", triangles="both"
+):
     """Everything after the encoder: (B, T, d), (B, T) -> band logits (B, N, W, R); invalid cells are 0.
 
-    With w None, logits of the whole square (B, N, N, R).
+    With w None, w = N - 1.
     """
     N = int(word_index.max())
+    w = N - 1 if w is None else w
     bands = []
     for states_Td, index_T in zip(hidden_states, word_index, strict=True):
-        square = logits_square(state, pool_words(states_Td, index_T), w, interaction, vertical_readout)
-        band = square if w is None else square_to_band(square, w)
-        columns = N if w is None else 2 * w + 1
-        bands.append(F.pad(band, (0, 0, 0, columns - band.shape[1], 0, N - len(band))))
+        square = logits_square(state, pool_words(states_Td, index_T), w, interaction, vertical_readout, triangles)
+        band = square_to_band(square, w, triangles)
+        bands.append(F.pad(band, (0, 0, 0, 0, 0, N - len(band))))
     return torch.stack(bands)
 
 
-def span_loss(logits, labels, word_counts):
+def span_loss(logits, labels, word_counts, w, triangles="both"):
     """Binary cross-entropy from its definition, summed over valid cells and labels, averaged over the batch."""
-    B, N, W, _ = logits.shape
-    valid = valid_band(word_counts, N, W // 2)[..., None]
+    valid = valid_band(word_counts, logits.shape[1], w, triangles)[..., None]
     y = labels.to(logits.dtype)
     cells = -(y * F.logsigmoid(logits) + (1 - y) * F.logsigmoid(-logits))
-    return (cells * valid).sum() / B
+    return (cells * valid).sum() / len(logits)

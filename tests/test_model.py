@@ -23,7 +23,11 @@ from modeling_sener.modeling_sener import pool_words
 
 w_a, w = HEAD["attention_window"], HEAD["span_window"]
 R = len(LABELS)
-READOUTS = ["transposed", "mirrored"]
+BANDS = [
+    {"vertical_readout": "transposed"},
+    {"vertical_readout": "mirrored"},
+    {"triangles": "upper"},
+]
 ABLATIONS = [
     {"attention": "sliding_window"},
     {"attention": "full"},
@@ -40,6 +44,12 @@ ABLATIONS = [
     {"span_window": None},
     {"span_window": None, "span_interaction": "cnn"},
     {"span_window": None, "vertical_readout": "transposed"},
+    {"triangles": "upper"},
+    {"triangles": "upper", "span_interaction": "cnn"},
+    {"triangles": "upper", "span_interaction": "none"},
+    {"triangles": "upper", "span_window": 60},
+    {"triangles": "upper", "span_window": 1},
+    {"triangles": "upper", "span_window": None},
 ]
 
 
@@ -59,16 +69,14 @@ def dense_how(config):
 def dense_logits(model, inputs):
     config, state = model.config, dict(model.named_parameters())
     states = dense_states(model, inputs["input_ids"], inputs["attention_mask"], **dense_how(config))
-    how = (config.span_window, config.span_interaction, config.vertical_readout)
+    how = (config.span_window, config.span_interaction, config.vertical_readout, config.triangles)
     return references.head_logits(state, states, inputs["word_index"], *how)
 
 
-def valid_cells(inputs, window):
+def valid_cells(inputs, config):
     counts, N = inputs["word_index"].max(1).values, int(inputs["word_index"].max())
-    if window is None:
-        words = torch.arange(N) < counts[:, None]
-        return words[:, :, None] & words[:, None, :]
-    return references.valid_band(counts, N, window)
+    window = max(N - 1, 0) if config.span_window is None else config.span_window
+    return references.valid_band(counts, N, window, config.triangles)
 
 
 @pytest.mark.parametrize("lengths", [[1], [2], [w_a + 1], [w_a + 1, 3, 6]], ids=str)
@@ -114,18 +122,18 @@ def test_positions_start_again_where_the_table_ends(backbone):
     assert (states[:63] - states[1:64]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("backbone", ["deberta-v3", "deberta-own-keys", "bert", "roberta", "modernbert"])
-def test_logits_loss_and_every_gradient_equal_dense(backbone, readout):
-    model = tiny_model(backbone, vertical_readout=readout).double()
+def test_logits_loss_and_every_gradient_equal_dense(backbone, fields):
+    model = tiny_model(backbone, **fields).double()
     assert_equals_dense(model, batch([40, 3, 17]))
 
 
-@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("length", [3, w + 2, w + 3, 2 * w + 1, 2 * w + 2, 2 * w + 3])
-def test_every_length_equals_dense(length, readout):
+def test_every_length_equals_dense(length, fields):
     """One-piece words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
-    model = tiny_model("deberta-v3", vertical_readout=readout).double()
+    model = tiny_model("deberta-v3", **fields).double()
     assert_equals_dense(model, batch([length], pieces_per_word=1))
 
 
@@ -135,7 +143,7 @@ def test_ablations_equal_dense(fields):
 
 
 def assert_equals_dense(model, inputs):
-    valid = valid_cells(inputs, model.config.span_window)
+    valid = valid_cells(inputs, model.config)
     generator = torch.Generator().manual_seed(2)
     labels = (torch.rand(*valid.shape, R, generator=generator) < 0.3).to(torch.uint8)
     output = model(**inputs, labels=labels)
@@ -147,7 +155,8 @@ def assert_equals_dense(model, inputs):
     cells = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     loss = cells[valid].sum() / len(valid)
     if model.config.span_window is not None:
-        torch.testing.assert_close(references.span_loss(logits, labels, inputs["word_index"].max(1).values), loss)
+        how = inputs["word_index"].max(1).values, model.config.span_window, model.config.triangles
+        torch.testing.assert_close(references.span_loss(logits, labels, *how), loss)
     torch.testing.assert_close(output.loss.double(), loss, atol=0, rtol=1e-6)
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -170,7 +179,7 @@ def test_a_text_alone_and_in_a_padded_batch(backbone, part_size):
         for b in range(4):
             single = alone(inputs, b)
             logits = model(**single).logits[0]
-            valid = valid_cells(single, w)[0]
+            valid = valid_cells(single, model.config)[0]
             torch.testing.assert_close(together[b, : len(logits)][valid], logits[valid], atol=1e-6, rtol=0)
 
 
@@ -183,8 +192,11 @@ def test_ablations_are_padding_invariant(fields):
         for b in range(3):
             single = alone(inputs, b)
             logits = model(**single).logits[0]
-            valid = valid_cells(single, model.config.span_window)[0]
-            there = together[b, : logits.shape[0], : logits.shape[1]]
+            valid = valid_cells(single, model.config)[0]
+            columns = logits.shape[1]
+            # With no span window a batch has the window of its longest text; the diagonal of both triangles is central.
+            first = 0 if model.config.triangles == "upper" else (together.shape[2] - columns) // 2
+            there = together[b, : len(logits), first : first + columns]
             torch.testing.assert_close(there[valid], logits[valid], atol=1e-6, rtol=0)
 
 
@@ -204,7 +216,7 @@ def assert_parts_do_not_change_the_result(backbone, fields, part_size):
     inputs = batch([90, 41], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0))
     whole = tiny_model(backbone, **fields, part_size=100_000).double()
     parts = tiny_model(backbone, **fields, part_size=part_size).double()
-    valid = valid_cells(inputs, whole.config.span_window)
+    valid = valid_cells(inputs, whole.config)
     with torch.no_grad():
         torch.testing.assert_close(parts(**inputs).logits[valid], whole(**inputs).logits[valid], atol=1e-6, rtol=0)
 
@@ -217,7 +229,7 @@ def test_texts_without_words(fields):
     assert output.logits.shape[:2] == (2, 0) and output.logits.shape[-1] == R
     assert output.loss == 0
     inputs = batch([20, 2])
-    valid = valid_cells(inputs, model.config.span_window)
+    valid = valid_cells(inputs, model.config)
     logits = model(**inputs).logits
     assert logits[valid].isfinite().all() and not valid[1].any()
     output = model(**inputs, labels=torch.ones_like(logits))
@@ -227,7 +239,7 @@ def test_texts_without_words(fields):
 
 def test_labels_in_invalid_cells_count_for_nothing():
     model, inputs = tiny_model("bert"), batch([30, 12])
-    valid = valid_cells(inputs, w)[..., None]
+    valid = valid_cells(inputs, model.config)[..., None]
     labels = torch.ones(*valid.shape[:3], R)
     with torch.no_grad():
         assert model(**inputs, labels=labels).loss == model(**inputs, labels=labels * valid).loss
@@ -280,7 +292,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(backbone):
         kept.append(0)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             logits = model(**inputs).logits
-        logits[valid_cells(inputs, w)].square().sum().backward()
+        logits[valid_cells(inputs, model.config)].square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert kept[1] < kept[0] / 2
     assert gradients[0].keys() == gradients[1].keys()

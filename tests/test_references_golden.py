@@ -56,7 +56,7 @@ def test_whole_model_with_loss_and_gradients(path):
     counts = word_index.max(1).values
     valid = valid_band(counts, logits.shape[1], w)
     torch.testing.assert_close(logits[valid], golden.outputs["scores"][valid], atol=2e-5, rtol=0)
-    loss = span_loss(logits, golden.inputs["labels"], counts)
+    loss = span_loss(logits, golden.inputs["labels"], counts, w)
     torch.testing.assert_close(loss, golden.outputs["loss"].squeeze(), atol=0, rtol=1e-5)
     loss.backward()
     for key, expected in golden.grads.items():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_sener.band import band_labels
+from modeling_sener.band import band_labels, columns_before
 from training.masking import NOT_MASKED, mask_words
 from training.windows import StoredWindows, Window
 
@@ -65,16 +65,18 @@ class Masking:
 class Collator:
     """
     Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
-    W is N where the span window is `None`. With `masked_ids` (B, T) where the windows have them.
+    where the span window is `None`, it is N - 1. With `masked_ids` (B, T) where the windows have them.
     """
 
-    def __init__(self, pad_id: int, span_window: int | None, num_labels: int):
-        self.pad_id, self.span_window, self.num_labels = pad_id, span_window, num_labels
+    def __init__(self, pad_id: int, span_window: int | None, triangles: str, num_labels: int):
+        self.pad_id, self.span_window, self.triangles, self.num_labels = pad_id, span_window, triangles, num_labels
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
         shape = len(windows), max(len(window.input_ids) for window in windows)
         rows = max(window.rows for window in windows)
-        columns = rows if self.span_window is None else 2 * self.span_window + 1
+        # Without a span window every window of the batch has the band of the longest.
+        span_window = max(rows - 1, 0) if self.span_window is None else self.span_window
+        columns = columns_before(span_window, self.triangles) + span_window + 1
         batch = {
             "input_ids": torch.full(shape, self.pad_id),
             "attention_mask": torch.zeros(shape, dtype=torch.long),
@@ -90,8 +92,8 @@ class Collator:
             batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
             if window.masked_ids is not None:
                 batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
-            labels = band_labels(window.spans, window.rows, self.span_window, self.num_labels)
-            batch["labels"][b, : labels.shape[0], : labels.shape[1]] = labels
+            labels = band_labels(window.spans, window.rows, span_window, self.triangles, self.num_labels)
+            batch["labels"][b, : window.rows] = labels
         return batch
 
 

@@ -167,7 +167,7 @@ def build_batches(
     return StepBatches(
         windows,
         Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0),
-        Collator(processor.tokenizer.pad_token_id, config.span_window, config.num_labels),
+        Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels),
         seed=fields.seed,
         batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps,
