@@ -133,7 +133,9 @@ class SenerConfig(PretrainedConfig):
         self.span_channels = span_channels
         self.span_layers = span_layers
         self.span_interaction = span_interaction
-        self.vertical_readout = vertical_readout or ("mirrored" if triangles == "both" else "transposed")
+        if vertical_readout is None:
+            vertical_readout = "mirrored" if triangles == "both" else "transposed"
+        self.vertical_readout = vertical_readout
         self.triangle_mean = triangle_mean
         self.labels_per_span = labels_per_span
         self.biaffine_dropout = biaffine_dropout

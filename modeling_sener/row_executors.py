@@ -14,7 +14,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from .band import pad_rows
@@ -102,8 +101,9 @@ class _Checkpointed(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
+        if torch.is_grad_enabled():  # only with create_graph: what is computed again below leaves no graph
+            raise RuntimeError("SeNER computes no gradients of gradients: leave out create_graph=True")
         saved = ctx.saved_tensors  # to be asked for once: checkpointing of whole blocks computes them again
         inputs, weights = saved[: ctx.num_inputs], saved[ctx.num_inputs :]
         first, *others = inputs
@@ -113,7 +113,9 @@ class _Checkpointed(torch.autograd.Function):
         with _replayed(ctx.random), torch.enable_grad(), torch.autocast(first.device.type, **ctx.precision):
             for rows, reach, pad in _chunks(first.shape[1], ctx.chunk_rows, ctx.halo):
                 places = [reach, *[rows] * len(others)]
-                own = [tensor[:, place].detach().requires_grad_() for tensor, place in zip(inputs, places, strict=True)]
+                own = [
+                    tensor[:, place].detach().requires_grad_() for tensor, place in zip(inputs, places, strict=True)
+                ]
                 made = functional_call(ctx.call, named, (pad_rows(own[0], *pad), *own[1:]), {"rows": rows})
                 torch.autograd.backward(made, grad[:, rows])
                 for total, tensor, place in zip(grads, own, places, strict=True):

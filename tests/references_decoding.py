@@ -7,7 +7,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def decode(logits, length, thresholds, window, triangle_mean, labels_per_span, allow_nested):
+def decode(logits, length, thresholds, window, triangles, triangle_mean, labels_per_span, allow_nested):
     """
     One text: `logits[i][k][r]` of the band (nested lists), a threshold or `None` (not wanted) per label.
 
@@ -19,7 +19,10 @@ def decode(logits, length, thresholds, window, triangle_mean, labels_per_span, a
         for j in range(i, min(length, i + window + 1)):
             above = []
             for label, threshold in enumerate(thresholds):
-                one, other = logits[i][j - i + window][label], logits[j][i - j + window][label]
+                if triangles == "upper":
+                    one = other = logits[i][j - i][label]
+                else:
+                    one, other = logits[i][j - i + window][label], logits[j][i - j + window][label]
                 if triangle_mean == "logit":
                     score = sigmoid((one + other) / 2)
                 else:

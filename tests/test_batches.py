@@ -30,18 +30,25 @@ class Windows(list):
 def batches(windows, mask_share=0.0, guessed=False, **settings):
     settings = {"seed": 3, "batch_size": 2, "accumulation": 1, **settings}
     masking = Masking(tiny_tokenizer("wordpiece"), mask_share, guessed)
-    return StepBatches(windows, masking, Collator(0, 2, 2), **settings)
+    return StepBatches(windows, masking, Collator(0, 2, "both", 2), **settings)
 
 
-@pytest.mark.parametrize("span_window", [2, None])
-def test_batches_are_padded_and_labelled_in_both_triangles(span_window):
+@pytest.mark.parametrize(
+    "span_window, triangles, columns, cells",
+    [
+        (2, "both", 5, [(0, 3), (1, 1)]),
+        (2, "upper", 3, [(0, 1)]),
+        (None, "both", 9, [(0, 5), (1, 3)]),
+        (None, "upper", 5, [(0, 1)]),
+    ],
+)
+def test_batches_are_padded_and_labelled_in_every_triangle(span_window, triangles, columns, cells):
     windows = [window(n, spans=[(0, 2, 1)]) for n in (3, 5)]
-    batch = Collator(pad_id=7, span_window=span_window, num_labels=2)(windows)
+    batch = Collator(pad_id=7, span_window=span_window, triangles=triangles, num_labels=2)(windows)
     assert batch["input_ids"].tolist()[0] == [1, 10, 11, 12, 2, 7, 7]
     assert batch["attention_mask"].sum(1).tolist() == [5, 7]
     assert batch["word_index"].tolist()[0] == [0, 1, 2, 3, 0, 0, 0]
-    assert batch["labels"].shape == (2, 5, 5, 2)
-    cells = [(0, 3), (1, 1)] if span_window else [(0, 1), (1, 0)]
+    assert batch["labels"].shape == (2, 5, columns, 2)
     assert batch["labels"].nonzero().tolist() == [[b, *cell, 1] for b in (0, 1) for cell in cells]
 
 

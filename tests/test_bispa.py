@@ -6,40 +6,55 @@ import torch
 from tiny_models import randomize
 
 from modeling_sener.arrow_attention import BLOCK
-from modeling_sener.bispa import BiaffineBand, SpanBlock, rotate, stream
+from modeling_sener.band import Band
+from modeling_sener.bispa import BiaffineBand, BiSPABlock, apply_rotary
+from modeling_sener.row_executors import ChunkByChunk, WholeText, with_halo
 
 
 w, C, p, d = 4, 6, 5, 7
 W = 2 * w + 1
 TEXTS = [[1], [w], [w + 1], [2 * w - 1], [2 * w], [2 * w + 1], [23], [2 * w + 3, 1, w + 1], [19, 19], [5, 30, 2 * w]]
 LONG = [[BLOCK - 1], [BLOCK + 1], [2 * BLOCK + w, 3]]
-BLOCKS = ["mirrored", "transposed", "cnn"]
+BLOCKS = [
+    ("bispa", "mirrored", "both"), ("bispa", "transposed", "both"), ("bispa", "transposed", "upper"),
+    ("cnn", "mirrored", "both"), ("cnn", "mirrored", "upper"),
+]  # fmt: skip
+TRIANGLES = ["both", "upper"]
 
 
 def random(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def block(kind, window=w):
-    plus_shaped = kind != "cnn"
-    return randomize(SpanBlock(C, window, 0.0, plus_shaped, kind == "mirrored").double())
+def block(kind):
+    interaction, readout, triangles = kind
+    module = BiSPABlock(C, 0.0, interaction == "bispa", readout == "mirrored", triangles == "both")
+    return randomize(module.double())
 
 
-def dense_block(kind, state, square, window):
+def dense_block(kind, state, square):
+    interaction, readout, triangles = kind
     state = {f"blocks.0.{name}": tensor for name, tensor in state.items()}
-    if kind == "cnn":
-        return references.convolution_block(state, "blocks.0", square, window)
-    return references.bispa_block(state, "blocks.0", square, window, kind)
+    if interaction == "cnn":
+        return references.convolution_block(state, "blocks.0", square, w, triangles)
+    return references.bispa_block(state, "blocks.0", square, w, readout, triangles)
 
 
 def dense_band(kind, state, cells, lengths):
     """The block text by text on the square, back in the band and padded."""
-    bands = []
+    bands, triangles = [], kind[-1]
     for text, length in zip(cells, lengths, strict=True):
-        square = dense_block(kind, state, references.band_to_square(text[:length]), w)
-        band = references.square_to_band(square, w)
+        square = dense_block(kind, state, references.band_to_square(text[:length], w, triangles))
+        band = references.square_to_band(square, w, triangles)
         bands.append(torch.nn.functional.pad(band, (0, 0, 0, 0, 0, cells.shape[1] - length)))
     return torch.stack(bands)
+
+
+def case(kind, lengths):
+    """A block, the band of texts, which of its cells are valid (B, N, W, 1), and the shape of cells."""
+    band = Band.of(torch.tensor(lengths), w, kind[-1])
+    valid = references.valid_band(lengths, max(lengths), w, kind[-1])[..., None]
+    return block(kind), band, valid, (len(lengths), max(lengths), band.width, C)
 
 
 def parameters(module):
@@ -54,15 +69,13 @@ def assert_same_gradients(module, state):
 
 
 @pytest.mark.parametrize("lengths", TEXTS, ids=str)
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
 def test_block_equals_dense(kind, lengths):
-    N, counts = max(lengths), torch.tensor(lengths)
-    module = block(kind)
+    module, band, valid, shape = case(kind, lengths)
     state = parameters(module)
-    valid = references.valid_band(lengths, N, w)[..., None]
-    cells, weight = random(len(lengths), N, W, C) * valid, random(len(lengths), N, W, C, seed=1) * valid
+    cells, weight = random(*shape) * valid, random(*shape, seed=1) * valid
     inputs = [cells.clone().requires_grad_() for _ in range(2)]
-    ours, expected = module(inputs[0], counts), dense_band(kind, state, inputs[1], lengths)
+    ours, expected = module(inputs[0], band, WholeText(7)), dense_band(kind, state, inputs[1], lengths)
     torch.testing.assert_close(ours * valid, expected * valid, atol=1e-6, rtol=0)
     (ours * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -70,55 +83,26 @@ def test_block_equals_dense(kind, lengths):
     assert_same_gradients(module, state)
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
 def test_what_an_invalid_cell_holds_never_reaches_a_valid_one(kind):
-    lengths = [2 * w + 3, 1, w + 1]
-    N, counts = max(lengths), torch.tensor(lengths)
-    module = block(kind)
-    valid = references.valid_band(lengths, N, w)[..., None]
-    cells = random(len(lengths), N, W, C)
+    module, band, valid, shape = case(kind, [2 * w + 3, 1, w + 1])
+    cells, run = random(*shape), WholeText(5)
     clean = (cells * valid).requires_grad_()
     dirty = torch.where(valid, cells, 30.0).requires_grad_()
-    torch.testing.assert_close(module(clean, counts) * valid, module(dirty, counts) * valid, atol=1e-12, rtol=0)
-    (module(dirty, counts) * valid).sum().backward()
+    torch.testing.assert_close(module(clean, band, run) * valid, module(dirty, band, run) * valid, atol=1e-12, rtol=0)
+    (module(dirty, band, run) * valid).sum().backward()
     assert not (dirty.grad * ~valid).any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, w, 11, 40])
-@pytest.mark.parametrize("kind", BLOCKS)
-def test_block_in_parts_equals_the_whole(kind, size):
-    lengths = [30, 17]
-    N, counts = max(lengths), torch.tensor(lengths)
-    module = block(kind)
-    valid = references.valid_band(lengths, N, w)[..., None]
-    cells = random(len(lengths), N, W, C)
-    made = list(module.stream([(part,) for part in cells.split(size, dim=1)], counts, N))
-    assert all(len(part) == 1 for part in made)
-    joined = torch.cat([part for (part,) in made], dim=1)
-    torch.testing.assert_close(joined * valid, module(cells, counts) * valid, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("lengths", [[1], [6], [9, 4]], ids=str)
-@pytest.mark.parametrize("kind", BLOCKS)
-def test_block_on_the_whole_square(kind, lengths):
-    """With no window rows and columns are whole, and the convolutions go over the grid (i, j)."""
-    N, counts = max(lengths), torch.tensor(lengths)
-    module = block(kind, window=None)
-    state = parameters(module)
-    words = torch.arange(N) < counts[:, None]
-    valid = (words[:, :, None] & words[:, None, :])[..., None]
-    squares, weight = random(len(lengths), N, N, C), random(len(lengths), N, N, C, seed=1) * valid
-    inputs = [squares.clone().requires_grad_() for _ in range(2)]
-    expected = torch.stack([
-        torch.nn.functional.pad(dense_block(kind, state, text[:n, :n], None), (0, 0, 0, N - n, 0, N - n))
-        for text, n in zip(inputs[1], lengths, strict=True)
-    ])  # fmt: skip
-    ours = module(inputs[0], counts)
-    torch.testing.assert_close(ours * valid, expected * valid, atol=1e-6, rtol=0)
-    (ours * weight).sum().backward()
-    (expected * weight).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-5)
-    assert_same_gradients(module, state)
+@pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
+def test_block_chunk_by_chunk_equals_the_whole(kind, size):
+    module, band, valid, shape = case(kind, [30, 17])
+    cells = random(*shape)
+    with torch.no_grad():
+        whole = module(cells.clone(), band, WholeText(40))
+        joined = torch.cat(list(module(iter(cells.split(size, dim=1)), band, ChunkByChunk(30))), dim=1)
+    torch.testing.assert_close(joined * valid, whole * valid, atol=1e-12, rtol=0)
 
 
 def biaffine_case(lengths):
@@ -129,22 +113,23 @@ def biaffine_case(lengths):
     return module, state, [words.clone().requires_grad_() for _ in range(2)]
 
 
-def rows_of(module, words, lengths, rows):
+def rows_of(module, words, lengths, rows, triangles="both"):
     starts, ends = module(words)
+    band = Band.of(torch.tensor(lengths), w, triangles)
     real = (torch.arange(words.shape[1]) < torch.tensor(lengths)[:, None])[..., None]
-    ends = torch.nn.functional.pad(ends * real, (0, 0, w, w))
-    return module.rows(
-        starts[:, rows.start : rows.stop], ends[:, rows.start : rows.stop + 2 * w], torch.tensor(lengths), rows, w
-    )
+    ends = torch.nn.functional.pad(ends * real, (0, 0, band.before, w))
+    reached = ends[:, rows.start : rows.stop + band.width - 1]
+    return module.rows(starts[:, rows.start : rows.stop], reached, rows, band)
 
 
+@pytest.mark.parametrize("triangles", TRIANGLES)
 @pytest.mark.parametrize("lengths", TEXTS + LONG, ids=str)
-def test_biaffine_band_equals_dense(lengths):
+def test_biaffine_band_equals_dense(lengths, triangles):
     module, state, (ours_in, dense_in) = biaffine_case(lengths)
     N = max(lengths)
-    ours = rows_of(module, ours_in, lengths, range(N))
+    ours = rows_of(module, ours_in, lengths, range(N), triangles)
     bands = [
-        references.square_to_band(references.biaffine_square(state, words[:n]), w)
+        references.square_to_band(references.biaffine_square(state, words[:n]), w, triangles)
         for words, n in zip(dense_in, lengths, strict=True)
     ]
     expected = torch.stack([torch.nn.functional.pad(x, (0, 0, 0, 0, 0, N - len(x))) for x in bands])
@@ -163,34 +148,22 @@ def test_biaffine_rows_of_a_part():
     torch.testing.assert_close(rows_of(module, words, lengths, range(13, 81)), whole[:, 13:81], atol=1e-12, rtol=0)
 
 
-def test_biaffine_square():
-    lengths = [9, 4]
-    module, state, (words, _) = biaffine_case(lengths)
-    square = module.square(*module(words), torch.tensor(lengths))
-    for text, n, ours in zip(words, lengths, square, strict=True):
-        torch.testing.assert_close(ours[:n, :n], references.biaffine_square(state, text[:n]), atol=1e-10, rtol=0)
-        assert not ours[n:].any() and not ours[:, n:].any()
-
-
 def test_rotation_of_queries_and_keys():
     q, k, v = random(3, 2, 3, W, C)
     positions = torch.arange(W)
     turned = [references.rotate(x, positions.expand(2, 3, W)) for x in (q, k)]
-    ours = rotate(torch.cat([q, k, v], -1), positions)
+    ours = apply_rotary(torch.cat([q, k, v], -1), positions)
     torch.testing.assert_close(ours, torch.cat([*turned, v], -1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("halo", [0, 1, 3])
+@pytest.mark.parametrize("halo", [(0, 0), (1, 1), (3, 0), (0, 2), (2, 5)], ids=str)
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [5, 7], [2, 9, 1], [11, 1]], ids=str)
-def test_stream_gives_each_step_its_halo(sizes, halo):
-    rows = random(2, 12, 3)
-    padded = torch.nn.functional.pad(rows, (0, 0, halo, halo))
-    seen = []
-
-    def step(held, rows):
-        assert torch.equal(held, padded[:, rows.start : rows.stop + 2 * halo])
-        seen.extend(range(rows.start, rows.stop))
-        return (held,)
-
-    list(stream([(part,) for part in rows.split(sizes, dim=1)], halo, step, 12))
+def test_chunks_get_their_halo(sizes, halo):
+    rows, seen = random(2, 12, 3), []
+    before, after = halo
+    padded = torch.nn.functional.pad(rows, (0, 0, before, after))
+    for held, place in with_halo(rows.split(sizes, dim=1), halo, 12):
+        assert torch.equal(held, padded[:, place.start : place.stop + before + after])
+        assert place.stop - place.start <= max(sizes)
+        seen.extend(range(place.start, place.stop))
     assert seen == list(range(12))

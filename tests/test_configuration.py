@@ -28,7 +28,8 @@ WRONG = {
     "span_channels": [*NOT_AN_INTEGER, 7],
     "span_layers": [value for value in NOT_AN_INTEGER if value != 0],
     "span_interaction": NOT_A_CHOICE,
-    "vertical_readout": NOT_A_CHOICE,
+    "triangles": NOT_A_CHOICE,
+    "vertical_readout": [value for value in NOT_A_CHOICE if value is not None],
     "triangle_mean": NOT_A_CHOICE,
     "labels_per_span": NOT_A_CHOICE,
     "biaffine_dropout": NOT_A_DROPOUT,
@@ -91,7 +92,7 @@ def test_round_trip(backbone, tmp_path):
     changed = {
         "attention": "sliding_window", "attention_window": 9, "log_n_scaling": False, "span_window": 7,
         "biaffine_size": 11, "span_channels": 4, "span_layers": 3, "span_interaction": "cnn",
-        "vertical_readout": "mirrored", "triangle_mean": "probability", "labels_per_span": "best",
+        "triangles": "upper", "vertical_readout": "transposed", "triangle_mean": "probability", "labels_per_span": "best",
         "biaffine_dropout": 0.1, "span_dropout": 0.3, "threshold": {"Method": 0.1, "Task": 0, "Material": 1},
         "allow_nested": False, "part_size": 64,
     }  # fmt: skip
@@ -108,7 +109,7 @@ def test_round_trip(backbone, tmp_path):
     assert again.to_dict() == {**config.to_dict(), "dtype": "float32"}
 
 
-def test_the_whole_square_is_no_window(tmp_path):
+def test_all_pairs_are_no_window(tmp_path):
     config = tiny_config(span_window=None)
     config.save_pretrained(tmp_path)
     assert SenerConfig.from_pretrained(tmp_path).span_window is None

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_sener.band import band_to_square
 from modeling_sener.decoding import Candidates, decode, find_candidates, select, span_probabilities
 
 
@@ -15,10 +14,11 @@ LEVELS = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])
 
 @st.composite
 def problems(draw):
+    triangles = draw(st.sampled_from(["both", "upper"]))
     batch, labels, window = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
     lengths = draw(st.lists(st.integers(0, 9), min_size=batch, max_size=batch))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    shape = (batch, max(lengths), 2 * window + 1, labels)
+    shape = (batch, max(lengths), (2 * window if triangles == "both" else window) + 1, labels)
     logits = LEVELS[torch.randint(len(LEVELS), shape, generator=generator)]
     threshold = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.4, 0.55, 0.6, 0.85, 1.0]))
     return {
@@ -26,6 +26,7 @@ def problems(draw):
         "lengths": lengths,
         "thresholds": draw(st.lists(threshold, min_size=labels, max_size=labels)),
         "window": window,
+        "triangles": triangles,
         "triangle_mean": draw(st.sampled_from(["logit", "probability"])),
         "labels_per_span": draw(st.sampled_from(["all", "best"])),
         "allow_nested": draw(st.booleans()),
@@ -35,7 +36,7 @@ def problems(draw):
 def as_tensors(problem):
     thresholds = [float("inf") if t is None else t for t in problem["thresholds"]]
     return {
-        **problem,
+        **{name: value for name, value in problem.items() if name != "window"},
         "lengths": torch.tensor(problem["lengths"]),
         "thresholds": torch.tensor(thresholds, dtype=torch.float64),
     }
@@ -58,41 +59,38 @@ def test_decoding_equals_brute_force_whole_and_in_stretches(problem, stretch):
     check(decode(**as_tensors(problem), stretch=stretch), problem)
 
 
-@settings(max_examples=50, deadline=None)
-@given(problems())
-def test_the_whole_square_decodes_like_a_band_that_holds_it(problem):
-    words = problem["logits"].shape[1]
-    problem["logits"] = problem["logits"].repeat(1, 1, 6, 1)[:, :, : max(2 * words - 1, 1)]
-    problem["window"] = max(words - 1, 0)
-    square = band_to_square(problem["logits"], problem["window"])
-    check(decode(**{**as_tensors(problem), "logits": square, "window": None}), problem)
-
-
 @pytest.mark.parametrize("triangle_mean", ["logit", "probability"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_probabilities_are_at_least_single_precision(dtype, triangle_mean):
     logits = torch.randn(2, 9, 7, 3, dtype=torch.float64).to(dtype)
-    found = span_probabilities(logits, triangle_mean)
+    found = span_probabilities(logits, "both", triangle_mean)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    exact = span_probabilities(logits.double(), triangle_mean)
+    exact = span_probabilities(logits.double(), "both", triangle_mean)
     assert found.shape == (2, 6, 4, 3)
     torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
+    upper = span_probabilities(logits, "upper", triangle_mean)
+    assert upper.dtype == found.dtype and upper.shape == logits.shape
+    torch.testing.assert_close(upper.double(), logits.double().sigmoid(), atol=1e-6, rtol=0)
 
 
 def test_probabilities_of_a_strided_view_are_those_of_its_copy():
     logits = torch.randn(9, 2, 3, 7).permute(1, 0, 3, 2)[:, 1:]
     torch.testing.assert_close(
-        span_probabilities(logits, "logit"), span_probabilities(logits.contiguous(), "logit"), atol=0, rtol=0
+        span_probabilities(logits, "both", "logit"),
+        span_probabilities(logits.contiguous(), "both", "logit"),
+        atol=0,
+        rtol=0,
     )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("triangle_mean", ["logit", "probability"])
-def test_scores_that_are_not_finite_raise(value, triangle_mean):
-    logits = torch.zeros(1, 4, 5, 2)
+@pytest.mark.parametrize("triangles, triangle_mean", [("both", "logit"), ("both", "probability"), ("upper", "logit")])
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_scores_that_are_not_finite_raise(value, triangles, triangle_mean, threshold):
+    logits = torch.zeros(1, 4, 5 if triangles == "both" else 3, 2)
     logits[0, 2, 1, 1] = value
     with pytest.raises(FloatingPointError, match="not finite"):
-        decode(logits, torch.tensor([4]), torch.full((2,), 0.5), 2, triangle_mean, "all", True)
+        decode(logits, torch.tensor([4]), torch.full((2,), threshold), triangles, triangle_mean, "all", True)
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.1, 0.3, 0.7])
@@ -111,7 +109,7 @@ def test_what_is_no_pair_of_words_may_be_anything():
     logits = torch.full((2, 4, 5, 1), float("nan"))
     logits[0] = 3.0
     logits[1, :2, 1:4] = 3.0
-    found = decode(logits, torch.tensor([4, 2]), torch.tensor([0.5]), 2, "logit", "all", True)
+    found = decode(logits, torch.tensor([4, 2]), torch.tensor([0.5]), "both", "logit", "all", True)
     assert [len(each.start) for each in found] == [6, 3]
 
 

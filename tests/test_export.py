@@ -9,7 +9,7 @@ from tiny import CORPUS, tiny_tokenizer
 from tiny_models import BACKBONES, batch, tiny_model
 
 from modeling_sener import SenerPipeline, SenerProcessor
-from modeling_sener.band import band_mask
+from modeling_sener.band import Band
 from training.cli import run
 from training.export import export, main
 
@@ -24,7 +24,8 @@ BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # i
         ("bert", {}),
         ("deberta-v3", {}),
         ("deberta-v3", {"vertical_readout": "transposed", "attention": "sliding_window"}),
-        ("modernbert", {"attention": "full", "span_window": None}),
+        ("modernbert", {"attention": "full", "span_window": 100}),
+        ("electra", {"triangles": "upper"}),
         ("roberta", {"span_interaction": "none"}),
     ],
 )
@@ -38,11 +39,8 @@ def test_program_equals_model(backbone, fields):
             expected, found = model(**inputs).logits, program(**inputs)
         words, counts = expected.shape[1], inputs["word_index"].amax(dim=1)
         assert found.shape[:2] == inputs["input_ids"].shape
-        if model.config.span_window is None:
-            one = torch.arange(words) < counts[:, None]
-            valid, found = one[:, :, None] & one[:, None], found[:, :words, :words]
-        else:
-            valid, found = band_mask(counts, slice(0, words), model.config.span_window), found[:, :words]
+        valid = Band.of(counts, model.config.span_window, model.config.triangles).mask(slice(0, words))
+        found = found[:, :words]
         torch.testing.assert_close(found[valid], expected[valid], atol=1e-5, rtol=1e-5)
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tiny_models import BACKBONES, LABELS, batch, tiny_model
 from torch import nn
 
-from modeling_sener.band import band_mask
 from modeling_sener.decoding import find_candidates, span_probabilities
 from modeling_sener.encoder_parts import LEAST_WINDOWS, compute_layers_in_parts
 
@@ -40,35 +39,41 @@ def test_encoder(backbone, lengths, window, part_size, kind):
 @SETTINGS
 @given(
     lengths=lengths, window=windows, part_size=part_sizes, interaction=st.sampled_from(["bispa", "cnn", "none"]),
-    readout=st.sampled_from(["transposed", "mirrored"]), layers=st.integers(0, 3),
+    how=st.sampled_from([("both", "transposed"), ("both", "mirrored"), ("upper", "transposed")]),
+    layers=st.integers(0, 3),
 )  # fmt: skip
-def test_head(lengths, window, part_size, interaction, readout, layers):
-    fields = {"span_interaction": interaction, "vertical_readout": readout, "span_layers": layers}
+def test_head(lengths, window, part_size, interaction, how, layers):
+    triangles, readout = how
+    fields = {"triangles": triangles, "vertical_readout": readout, "span_interaction": interaction,
+              "span_layers": layers}  # fmt: skip
     model = tiny_model("bert", span_window=window, **fields).double()
     counts = torch.tensor(lengths)
     generator = torch.Generator().manual_seed(0)
     words = torch.randn(len(lengths), max(lengths), 16, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         whole, parts = (
-            torch.cat([part for (part,) in at_size(model, size).logit_parts(words, counts)], dim=1)
+            torch.cat(list(at_size(model, size).logit_chunks(words, model.band(words, counts))), dim=1)
             for size in (10**6, part_size)
         )
-    valid = band_mask(counts, range(max(lengths)), window)
+    valid = model.band(words, counts).mask(range(max(lengths)))
     torch.testing.assert_close(parts[valid], whole[valid], atol=1e-9, rtol=0)
 
 
 @SETTINGS
-@given(lengths=lengths, window=windows, part_size=part_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]))
-def test_candidates(lengths, window, part_size, threshold):
+@given(
+    lengths=lengths, window=windows, part_size=part_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    triangles=st.sampled_from(["both", "upper"]),
+)  # fmt: skip
+def test_candidates(lengths, window, part_size, threshold, triangles):
     """Those of the stream, which keeps no logits, against those of the logits of the whole text."""
-    model = tiny_model("bert", span_window=window).double()
+    model = tiny_model("bert", span_window=window, triangles=triangles).double()
     inputs = batch(lengths)
     thresholds = torch.full((len(LABELS),), threshold)
     found = at_size(model, part_size).find_candidates(**inputs, thresholds=thresholds)
     with torch.no_grad():
         logits = at_size(model, 10**6)(**inputs).logits
-    padded = nn.functional.pad(logits, (0, 0, 0, 0, 0, window))
-    probabilities = span_probabilities(padded, model.config.triangle_mean)
+    padded = nn.functional.pad(logits, (0, 0, 0, 0, 0, window if triangles == "both" else 0))
+    probabilities = span_probabilities(padded, triangles, model.config.triangle_mean)
     expected = find_candidates(probabilities, thresholds, inputs["word_index"].amax(1))
 
     def by_span(candidates):

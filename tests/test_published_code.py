@@ -8,7 +8,7 @@ from toy import ROOT
 
 FILES = sorted((ROOT / "modeling_sener").glob("*.py"))
 # numpy, tokenizers and safetensors are what torch and transformers bring.
-IMPORTED = {"collections", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers", "numpy",
+IMPORTED = {"collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers", "numpy",
             "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
             "typing"}  # fmt: skip
 CALLED_AT_IMPORT = {"AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile",

@@ -7,13 +7,15 @@ blocks' sizes in place of the windows' these formulas give its number (tests/tes
 """
 
 from modeling_sener import SenerConfig
+from modeling_sener.band import columns_before
 
 
 def needed(config: SenerConfig, pieces: int) -> int:
     """Of one text of `pieces` pieces, one of them a word but for the first and the last."""
     words = pieces - 2
     attended = pieces if config.attention == "full" else 2 * config.attention_window + 2
-    columns = words if config.span_window is None else 2 * config.span_window + 1
+    window = words - 1 if config.span_window is None else config.span_window
+    columns = columns_before(window, config.triangles) + window + 1
     return encoder(config.backbone_config, pieces, attended, attended) + head(config, words, columns, columns)
 
 

@@ -50,18 +50,20 @@ def decoder(data: bytes):
     lengths = [size % 9 for size in head[3 : 3 + batch]]
     thresholds = [THRESHOLDS[b % len(THRESHOLDS)] for b in head[6 : 6 + labels]]
     how = {
+        "triangles": ("both", "upper")[head[9] >> 3 & 1],
         "triangle_mean": ("logit", "probability")[head[9] & 1],
         "labels_per_span": ("all", "best")[head[9] >> 1 & 1],
         "allow_nested": bool(head[9] >> 2 & 1),
     }
-    shape = (batch, max(lengths), 2 * window + 1, labels)
+    before = window if how["triangles"] == "both" else 0
+    shape = (batch, max(lengths), before + window + 1, labels)
     values = np.concatenate([np.resize(LEVELS, 253), NOT_FINITE])
     logits = np.resize(values[np.frombuffer(body, dtype=np.uint8)], shape)
-    rows, columns = np.arange(shape[1])[:, None], np.arange(shape[2]) - window
+    rows, columns = np.arange(shape[1])[:, None], np.arange(shape[2]) - before
     others = rows + columns
     valid = np.stack([(rows < length) & (others >= 0) & (others < length) for length in lengths])
     wanted = torch.tensor([float("inf") if t is None else t for t in thresholds], dtype=torch.float64)
-    arguments = (torch.from_numpy(logits).float(), torch.tensor(lengths), wanted, window)
+    arguments = (torch.from_numpy(logits).float(), torch.tensor(lengths), wanted)
     if not np.isfinite(logits[valid]).all():
         try:
             decode(*arguments, **how, stretch=1 + head[10] % 10)
