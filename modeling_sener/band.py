@@ -4,8 +4,8 @@ The band: the part of the square of word pairs that SeNER keeps, as pure functio
 B batch, N words, w window, W columns, C channels, R labels, n rows of a chunk, a first row of a chunk.
 
 Cell (i, k) of the band is the pair (i, j = i + k - b). With `triangles="both"`, b = w and W = 2w + 1: column w is the
-diagonal, columns above it are the upper triangle (start i, end j), columns below it the lower one (start j, end i). With
-`triangles="upper"`, b = 0 and W = w + 1: the lower triangle, a copy of the upper one, is left out.
+diagonal, columns above it are the upper triangle (start i, end j), columns below it the lower one (start j, end i).
+With `triangles="upper"`, b = 0 and W = w + 1: the lower triangle, a copy of the upper one, is left out.
 """
 
 from collections.abc import Iterable

@@ -161,7 +161,7 @@ def zero_invalid(cells: Tensor, mask: Tensor | None) -> Tensor:
 
 def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
     """
-    Steps 2 and 3: each row's cells attend to each other, one head, scale 1 / sqrt(C), rotary positions by column number.
+    Steps 2 and 3: each row's cells attend to each other; one head, scale 1 / sqrt(C), rotary positions by column.
 
     Args:
         qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten where no gradients are asked for.

@@ -46,8 +46,8 @@ def span_probabilities(logits: Tensor, triangles: str, triangle_mean: str) -> Te
     P(i, i + k), the mean of the cells (i, i + k) and (i + k, i) where the band has both triangles.
 
     Args:
-        logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w); where the text ends, the caller pads
-            rows of zeros. With the upper one (B, n, W, R).
+        logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w), where the text ends rows of zeros;
+            with the upper one (B, n, W, R).
         triangle_mean: "logit" (sigmoid of the mean logit) or "probability" (mean of the two sigmoids).
 
     Returns:

@@ -1,7 +1,7 @@
 """
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
 
-B batch, T pieces, N words, d hidden size, w window, W band columns, b columns before the diagonal, C channels, R labels.
+B batch, T pieces, N words, d hidden size, w window, W band columns, b of them before the diagonal, C channels, R labels.
 """
 
 import math
@@ -45,8 +45,8 @@ class SenerOutput(ModelOutput):
     """
     Args:
         loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
-        logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - b), with both triangles b = w and
-            W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are no pair of words of the text hold no
+        logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - b). With both triangles b = w
+            and W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are no pair of words of the text hold no
             meaning. With `span_window=None`, w is N - 1. In an exported program N is T.
     """
 
@@ -297,7 +297,7 @@ class SenerModel(PreTrainedModel):
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
         del words  # the generator lets go of them too, once it has their projections
-        halo = (0, band.window if self.config.triangles == "both" else 0)  # cell (j, i) lies in a row of its own
+        halo = (0, band.before)  # cell (j, i) lies in row j
         found = Candidates.join([])
         # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would fragment
         # the heap until it grows by more than the text.

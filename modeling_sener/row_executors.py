@@ -27,8 +27,8 @@ class WholeText:
     Computes all rows of a text and keeps the autograd graph small: of a step only its inputs and its result are kept,
     and backward computes the rest again, chunk by chunk.
 
-    What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once. A
-    chunk of it stays in the processor's caches, which pays for computing it twice.
+    What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once.
+    A chunk of it stays in the processor's caches, which pays for computing it twice.
 
     Args:
         chunk_rows: rows of a chunk.
@@ -160,8 +160,8 @@ def _replayed(state) -> Iterator[None]:
 
 class ChunkByChunk:
     """
-    Computes rows as they are asked for, a chunk at a time, so that a text of any length takes bounded memory: `tee` and
-    `map` take and give iterators over chunks (B, n, W, C) that cover the rows of the text in order.
+    Computes rows as they are asked for, a chunk at a time, so that a text of any length takes bounded memory: `tee`
+    and `map` take and give iterators over chunks (B, n, W, C) that cover the rows of the text in order.
 
     Args:
         num_rows: N.

@@ -92,7 +92,8 @@ def test_round_trip(backbone, tmp_path):
     changed = {
         "attention": "sliding_window", "attention_window": 9, "log_n_scaling": False, "span_window": 7,
         "biaffine_size": 11, "span_channels": 4, "span_layers": 3, "span_interaction": "cnn",
-        "triangles": "upper", "vertical_readout": "transposed", "triangle_mean": "probability", "labels_per_span": "best",
+        "triangles": "upper", "vertical_readout": "transposed", "triangle_mean": "probability",
+        "labels_per_span": "best",
         "biaffine_dropout": 0.1, "span_dropout": 0.3, "threshold": {"Method": 0.1, "Task": 0, "Material": 1},
         "allow_nested": False, "part_size": 64,
     }  # fmt: skip

@@ -194,7 +194,7 @@ def test_ablations_are_padding_invariant(fields):
             logits = model(**single).logits[0]
             valid = valid_cells(single, model.config)[0]
             columns = logits.shape[1]
-            # With no span window a batch has the window of its longest text; the diagonal of both triangles is central.
+            # With no span window a batch has that of its longest text; the diagonal of both triangles is central.
             first = 0 if model.config.triangles == "upper" else (together.shape[2] - columns) // 2
             there = together[b, : len(logits), first : first + columns]
             torch.testing.assert_close(there[valid], logits[valid], atol=1e-6, rtol=0)

@@ -101,7 +101,7 @@ PLACES = {  # what is too large, and where it shows
     "backbone.encoder.layer.1.attention.self.value.weight": "the output of backbone.encoder.layer.1.attention.self",
     "backbone.encoder.layer.1.output.dense.weight": "the output of backbone.encoder.layer.1.output.dense overflows",
     "biaffine.end.weight": "the output of biaffine.end overflows",
-    "blocks.0.conv2.weight": "what goes into blocks.0.dropout overflows",
+    "blocks.0.conv2.weight": "the output of blocks.0.conv2 overflows",
     "blocks.1.horizontal.weight": "the output of blocks.1.horizontal overflows",
     "classifier.weight": "the output of classifier overflows",
 }

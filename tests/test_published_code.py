@@ -8,8 +8,8 @@ from toy import ROOT
 
 FILES = sorted((ROOT / "modeling_sener").glob("*.py"))
 # numpy, tokenizers and safetensors are what torch and transformers bring.
-IMPORTED = {"collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers", "numpy",
-            "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
+IMPORTED = {"collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers",
+            "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
             "typing"}  # fmt: skip
 CALLED_AT_IMPORT = {"AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile",
                     "dataclass", "field", "torch.no_grad"}  # fmt: skip

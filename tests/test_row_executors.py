@@ -1,4 +1,4 @@
-"""All rows at once: the same output and gradients as without checkpointing, and nothing kept but what goes in and out."""
+"""All rows at once: output and gradients as without checkpointing, and nothing kept but what goes in and out."""
 
 import pytest
 import torch
