@@ -1,7 +1,7 @@
 """
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
 
-B batch, T pieces, N words, d hidden size, w window, W band columns, b of them before the diagonal, C channels, R labels.
+B batch, T pieces, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
 """
 
 import math
@@ -297,12 +297,11 @@ class SenerModel(PreTrainedModel):
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
         del words  # the generator lets go of them too, once it has their projections
-        halo = (0, band.before)  # cell (j, i) lies in row j
         found = Candidates.join([])
-        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would fragment
-        # the heap until it grows by more than the text.
+        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would
+        # fragment the heap until it grows by more than the text.
         try:
-            for logits, rows in with_halo(chunks, halo, num_words):
+            for logits, rows in with_halo(chunks, (0, band.before), num_words):  # cell (j, i) lies in row j
                 if logits.device.type in ("mps", "xpu"):
                     logits = logits.cpu()  # scores are rounded from double precision, which these devices may lack
                 probabilities = span_probabilities(logits, self.config.triangles, self.config.triangle_mean)
