@@ -30,7 +30,7 @@ from .dropout import Dropout  # noqa: F401
 from .encoder_parts import compute_layers_in_parts
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
-from .processing_sener import SenerProcessor  # noqa: F401
+from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 
 
@@ -94,9 +94,11 @@ class SenerModel(PreTrainedModel):
 
         Raises:
             ValueError: the files cannot be read, or lack weights, or hold others than the config says
-                (`ignore_mismatched_sizes` makes those of other sizes anew), or NaN or infinity.
+                (`ignore_mismatched_sizes` makes those of other sizes anew), or NaN or infinity; or `triangles` is
+                another one than the checkpoint's, whose weights would fit and mean something else.
         """
         name, remake = pretrained_model_name_or_path, kwargs.pop("ignore_mismatched_sizes", False)
+        check_triangles(name, kwargs)
         try:
             model, info = super().from_pretrained(
                 name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -108,13 +110,16 @@ class SenerModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def from_backbone(cls, backbone: str, labels: list[str], **config_fields) -> "SenerModel":
+    def from_backbone(
+        cls, backbone: str, labels: list[str], triangles: str = "upper", **config_fields
+    ) -> "SenerModel":
         """
         A new model, in float32: a pretrained encoder and a head to be trained.
 
         Args:
             backbone: an encoder's name on the Hub, or its folder.
             labels: label names, in the order of the outputs.
+            triangles: "upper", or "both" for the paper's band, at twice the cost.
             config_fields: any other field of `SenerConfig`.
         """
         encoder_config = AutoConfig.from_pretrained(backbone)
@@ -127,8 +132,9 @@ class SenerModel(PreTrainedModel):
         # The files may hold more than an encoder, but no less.
         check_weights(encoder, {"missing_keys": set(info["missing_keys"]) & set(encoder.state_dict())}, backbone)
         config = SenerConfig(
-            backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), **config_fields
-        )
+            backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), triangles=triangles,
+            **config_fields,
+        )  # fmt: skip
         model = cls(config)
         model.backbone.load_state_dict(encoder.state_dict())
         return model
@@ -317,6 +323,20 @@ class SenerModel(PreTrainedModel):
         weight = band.mask(slice(0, logits.shape[1]))[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
+
+
+def check_triangles(name, options: dict) -> None:
+    """Raise `ValueError` where `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
+    asked = getattr(options.get("config"), "triangles", options.get("triangles"))
+    if name is None or asked is None:
+        return
+    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
+    trained = SenerConfig.get_config_dict(name, **hub)[0].get("triangles", "both")  # older files do not have the field
+    if asked != trained:
+        raise ValueError(
+            f"{name}: SenerConfig.triangles is {asked!r}, this checkpoint was trained with {trained!r}: the weights "
+            "would mean something else; leave the field out"
+        )
 
 
 def build_backbone(config) -> PreTrainedModel:

@@ -104,6 +104,10 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
         CheckpointError: as `load_checkpoint`, or a field asks for weights of other sizes than the checkpoint's.
     """
     trained, processor = load_checkpoint(name)
+    triangles = config_fields.get("triangles", trained.config.triangles)
+    if triangles != trained.config.triangles:
+        raise CheckpointError(f"{name}: triangles is {triangles!r}, this checkpoint was trained with "
+                              f"{trained.config.triangles!r}: leave the field out")  # fmt: skip
     config = SenerConfig.from_dict({
         **trained.config.to_dict(), "threshold": 0.5, **config_fields, "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
