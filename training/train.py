@@ -41,6 +41,7 @@ from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.masked_words import MaskedWords
 from training.scoring import as_spans, score
+from training.starts import count_cells, set_starts
 from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
 from training.windows import StoredWindows
 
@@ -176,6 +177,16 @@ def build_batches(
     )
 
 
+def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
+    """Start a new model's labels at their shares of the training data, and print which have no example there."""
+    positive, valid = count_cells(windows, model.config)
+    if not is_checkpoint(fields.backbone):
+        set_starts(model, positive, valid)
+    absent = [label for label, count in zip(model.config.labels, positive, strict=True) if count == 0]
+    if absent:
+        accelerator.print(f"note: no training example of {', '.join(absent)}: remove such a label, or add examples")
+
+
 def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str], checkpoints: Path) -> Run:
     """Build the model, print what is in it and in the data, and take up the state that a run is resumed from."""
     set_seed(fields.seed)
@@ -193,11 +204,13 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
             return lines + store_windows(windows_file, fields, processor, model.config)
 
     accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
+    windows = StoredWindows(windows_file)
+    start_labels(accelerator, fields, model, windows)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
 
-    batches = build_batches(accelerator, fields, processor, StoredWindows(windows_file))
+    batches = build_batches(accelerator, fields, processor, windows)
     backbone = model.backbone
     if fields.masked_words_weight > 0:
         model = MaskedWords(model, fields.masked_words_weight)
