@@ -195,7 +195,7 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--learning_rate", "fast"], "learning_rate is 'fast': expected a number"),
         (["--num_epochs", "0"], "num_epochs is 0: expected an integer from 1"),
         (["--num_epochs", "1.5"], "num_epochs is 1.5: expected an integer"),
-        (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16"),
+        (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16, auto"),
         (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
         (["--masked_words_weight", "0.1", "--mask_share", "0"], "masked_words_weight is 0.1: expected 0 where"),
         (["--backbone", ""], "no value for backbone"),

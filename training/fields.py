@@ -35,7 +35,8 @@ class TrainingFields:
         mask_share: share of the input pieces that is masked, in whole words; 0 for none.
         masked_words_weight: of the loss of guessing the masked words, beside that of the spans; 0 does not guess them.
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
-        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32.
+        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32. "auto" takes bf16 where the device computes
+            it natively, else fp16 on an accelerator and "no" on the CPU.
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
         save_steps: steps after which the run's state is saved for `--resume`; it is at the end of an epoch as well.
         report_to: trackers of Accelerate ("tensorboard,wandb"), "none" for no tracker.
@@ -84,7 +85,7 @@ class TrainingFields:
             _require(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
         _require(self, "masked_words_weight", self.masked_words_weight == 0 or self.mask_share > 0,
                  "0 where mask_share is 0, as no word is masked")  # fmt: skip
-        for name, choices in (("mixed_precision", ("no", "bf16", "fp16")),
+        for name, choices in (("mixed_precision", ("no", "bf16", "fp16", "auto")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         for name in FILES:

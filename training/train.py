@@ -40,6 +40,7 @@ from training.files import write_text, writing
 from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.masked_words import MaskedWords
+from training.precision import choose_precision, training_device
 from training.scoring import as_spans, score
 from training.starts import count_cells, set_starts
 from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
@@ -131,21 +132,25 @@ def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: Tr
 
 def build_accelerator(fields: TrainingFields) -> Accelerator:
     """
-    Processes, precision, accumulation and trackers.
+    Processes, precision, accumulation and trackers. Prints which precision `auto` takes, and a warning where bf16 is
+    emulated.
 
     Raises:
         FieldError: a tracker that is not installed.
     """
     trackers = [] if fields.report_to == "none" else [name.strip() for name in fields.report_to.split(",")]
+    precision, line = choose_precision(fields.mixed_precision, training_device())
     accelerator = Accelerator(
         # Without this, several processes on a machine without accelerators do not know of each other.
         cpu=not torch.accelerator.is_available(),
-        mixed_precision=fields.mixed_precision,
+        mixed_precision=precision,
         log_with=trackers or None,
         project_dir=Path(fields.output_dir) / "checkpoints",
         # Reading a large corpus, or a long evaluation, is no fault of the processes that wait for it.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
+    if line is not None:
+        accelerator.print(line)
     for name in trackers:
         if name not in ("all", *map(str, accelerator.log_with)):
             raise FieldError(f"report_to is {fields.report_to!r}: {name} is not installed")
@@ -223,6 +228,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
         document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
     ]
     terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
+              "mixed_precision": accelerator.mixed_precision,  # what `auto` takes may differ on another machine
               "checksum of the data": checksum(windows_file, dev)}  # fmt: skip
     progress = Progress()
     if state is not None:
@@ -340,7 +346,7 @@ def evaluate(run: Run) -> dict:
 
 def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:
     """Trackers take numbers and strings."""
-    values = {**asdict(fields), **fields.model}
+    values = {**asdict(fields), **fields.model, "mixed_precision": accelerator.mixed_precision}
     del values["model"]
     simple = {name: value if isinstance(value, int | float | str) else json.dumps(value)
               for name, value in values.items()}  # fmt: skip
