@@ -36,17 +36,18 @@ def windows(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(windows())
-def test_cells_are_those_that_the_loss_is_a_sum_over(tmp_path_factory, drawn):
+@given(windows(), st.sampled_from([0.0, 0.3, 1.0]))
+def test_cells_are_those_that_the_loss_is_a_sum_over(tmp_path_factory, drawn, share):
     span_window, made = drawn
     path = tmp_path_factory.getbasetemp() / "windows.arrow"
     StoredWindows.write(path, iter(made))
-    positive, valid = count_cells(StoredWindows(path), tiny_config(span_window=span_window))
+    positive, valid = count_cells(StoredWindows(path), tiny_config(span_window=span_window), share)
     labels = [band_labels(own.spans, own.rows, span_window, 3) for own in made]
     assert positive.tolist() == sum(cells.sum(dim=(0, 1)) for cells in labels).tolist()
     squares = [torch.ones(1, own.rows, own.rows, 1) for own in made]
     pairs = squares if span_window is None else [square_to_band(square, span_window) for square in squares]
-    assert valid == sum(int(mask.sum()) for mask in pairs)
+    weights = [1 if own.spans else share for own in made]  # windows without an entity, as often as they are drawn
+    assert valid == pytest.approx(sum(weight * int(mask.sum()) for weight, mask in zip(weights, pairs, strict=True)))
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=9), st.integers(10**6, 10**12))

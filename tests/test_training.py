@@ -199,6 +199,10 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
         (["--masked_words_weight", "0.1", "--mask_share", "0"], "masked_words_weight is 0.1: expected 0 where"),
         (["--backbone", ""], "no value for backbone"),
+        (["--empty_window_share", "1.1"], "empty_window_share is 1.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "-0.1"], "empty_window_share is -0.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "nan"], "empty_window_share is nan: expected a number from 0 to 1"),
+        (["--empty_window_share", "half"], "empty_window_share is 'half': expected a number"),
         (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
     ],
 )

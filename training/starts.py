@@ -16,9 +16,12 @@ from training.windows import StoredWindows
 LOWEST, HIGHEST = 1e-6, 0.1  # probabilities; a start further out would take long to come back from
 
 
-def count_cells(windows: StoredWindows, config: SenerConfig) -> tuple[np.ndarray, float]:
+def count_cells(windows: StoredWindows, config: SenerConfig, empty_window_share: float) -> tuple[np.ndarray, float]:
     """
     Count the cells that an epoch's loss is a sum over.
+
+    Args:
+        empty_window_share: share of the windows without an entity that an epoch draws.
 
     Returns:
         positive: *Shape:* (R,), cells that are an entity of each label.
@@ -30,7 +33,7 @@ def count_cells(windows: StoredWindows, config: SenerConfig) -> tuple[np.ndarray
     # In both triangles: the span of one word has one cell, on the diagonal.
     cells_of_span = np.where(spans[:, 1] - spans[:, 0] == 1, 1, 2)
     positive = np.bincount(spans[:, 2], weights=cells_of_span, minlength=config.num_labels)
-    return positive, float(cells.sum())
+    return positive, float(cells @ np.where(windows.is_empty, empty_window_share, 1.0))
 
 
 def start_biases(positive: np.ndarray, valid: float) -> torch.Tensor:

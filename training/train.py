@@ -177,6 +177,7 @@ def build_batches(
         seed=fields.seed,
         batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps,
+        empty_window_share=fields.empty_window_share,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
@@ -184,7 +185,7 @@ def build_batches(
 
 def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
     """Start a new model's labels at their shares of the training data, and print which have no example there."""
-    positive, valid = count_cells(windows, model.config)
+    positive, valid = count_cells(windows, model.config, fields.empty_window_share)
     if not is_checkpoint(fields.backbone):
         set_starts(model, positive, valid)
     absent = [label for label, count in zip(model.config.labels, positive, strict=True) if count == 0]
@@ -248,7 +249,7 @@ def train(run: Run) -> Progress:
         train_epoch(run)
         begin = time.perf_counter()
         result = evaluate(run)
-        entry = {"epoch": progress.epoch, "loss": progress.loss_sum / len(run.batches.windows),
+        entry = {"epoch": progress.epoch, "loss": progress.loss_sum / run.batches.epoch_size,
                  **{name: result[name] for name in ("precision", "recall", "f1")},
                  "seconds": round(progress.seconds + time.perf_counter() - begin, 1)}  # fmt: skip
         is_best = progress.end_epoch(entry)
