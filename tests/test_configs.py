@@ -53,6 +53,7 @@ def test_the_small_ones_are_for_minilm(name):
     fields = fields_of(name)
     assert fields.backbone == "sentence-transformers/all-MiniLM-L6-v2"
     assert fields.lora_rank == 0 and fields.model["span_window"] <= 64
+    assert fields.mixed_precision == "auto"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from accelerate.utils.fsdp_utils import get_module_class_from_name
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, batch, tiny_model
@@ -28,14 +27,6 @@ def toy(tmp_path_factory):
     lines = (folder / "both.jsonl").read_text().splitlines(keepends=True)
     (folder / "both.jsonl").write_text("".join(lines[:15]))
     return folder
-
-
-@pytest.fixture
-def no_state():
-    """As in a new process: Accelerate keeps precision and devices for all that follows."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def logged_losses(output):

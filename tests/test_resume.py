@@ -105,9 +105,14 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("steps", [4, 11])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize("train_file, share", [("both.jsonl", "1"), ("sparse.jsonl", "0.5")])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(
+    toy, tmp_path, monkeypatch, train_file, share, steps
+):
+    """Eight steps an epoch: of 16 windows with entities, or of 12 and the 4 that are drawn of 8 without."""
     fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
-              "--average_epochs", "2", "--masked_words_weight", "0.1"]  # fmt: skip
+              "--average_epochs", "2", "--masked_words_weight", "0.1",
+              "--train_file", str(toy / train_file), "--empty_window_share", share]  # fmt: skip
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
     step, done = torch.optim.AdamW.step, []
 
@@ -160,6 +165,8 @@ def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
     training.main(training_arguments(toy, tmp_path, *fields))
     with pytest.raises(ResumeError, match="learning_rate was 0.002 in this run and is 0.001 now"):
         training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--learning_rate", "1e-3"))
+    with pytest.raises(ResumeError, match="empty_window_share was 1.0 in this run and is 0.5 now"):
+        training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--empty_window_share", "0.5"))
     training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--save_steps", "7"))
 
 

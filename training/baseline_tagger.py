@@ -4,10 +4,10 @@ The plain baseline beside SeNER: transformers' own token classification on the s
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
-The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, masking,
-window and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and `save_dtype` change
-nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder whose position table
-ends before `max_tokens` gets windows that fit the table.
+The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, precision,
+windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and
+`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder
+whose position table ends before `max_tokens` gets windows that fit the table.
 
 BIO tags on the first piece of each word make one flat row of spans. Of gold spans that overlap, the outermost is
 learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
@@ -265,6 +265,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
         seed=fields.seed,
         batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps,
+        empty_window_share=fields.empty_window_share,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

@@ -39,6 +39,28 @@ def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([*(groups[i] for i in generator.permutation(len(groups))), rest])
 
 
+def drawn_count(empty_windows: int, empty_window_share: float) -> int:
+    """How many of the windows without an entity an epoch draws: the same number in each."""
+    return round(empty_window_share * empty_windows)
+
+
+def draw_windows(is_empty: np.ndarray, empty_window_share: float, seed: int, epoch: int) -> np.ndarray:
+    """
+    The windows of an epoch: all with an entity, and a share of those without one, drawn anew in each epoch.
+
+    Args:
+        is_empty: *Shape:* (number of windows,), whether a window holds no entity.
+
+    Returns:
+        Numbers of windows, increasing.
+    """
+    empty = np.flatnonzero(is_empty)
+    # Apart from the numbers that shuffle, so that all windows come in the order in which they came without drawing.
+    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch]).spawn(1)[0])
+    drawn = generator.choice(empty, drawn_count(len(empty), empty_window_share), replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(~is_empty), drawn]))
+
+
 class Masking:
     """
     Whole-word masking of a window's pieces; the words depend on the generator's seed alone.
@@ -99,7 +121,8 @@ class Collator:
 
 class StepBatches:
     """
-    The batches of one process. A step has `step_size` windows (`batch_size` on each process, `accumulation` times; the
+    The batches of one process. An epoch has the windows with an entity, and of those without one `empty_window_share`,
+    drawn anew in each epoch. A step has `step_size` windows (`batch_size` on each process, `accumulation` times; the
     last step of an epoch may have fewer), and every process has `accumulation` batches in it.
 
     Each batch comes with the weight of its loss: the sum over all processes and batches of weight x mean loss of the
@@ -108,29 +131,39 @@ class StepBatches:
     """
 
     def __init__(self, windows: StoredWindows, masking: Masking, collator: Collator, *, seed: int, batch_size: int,
-                 accumulation: int, process: int = 0, processes: int = 1):  # fmt: skip
+                 accumulation: int, empty_window_share: float = 1.0, process: int = 0,
+                 processes: int = 1):  # fmt: skip
         self.windows, self.masking, self.collator, self.seed = windows, masking, collator, seed
+        self.empty_window_share = empty_window_share
         self.batch_size, self.accumulation = batch_size, accumulation
         self.process, self.processes = process, processes
         self.step_size = batch_size * accumulation * processes
 
     @property
+    def epoch_size(self) -> int:
+        """Windows of an epoch."""
+        empty = int(self.windows.is_empty.sum())
+        return len(self.windows) - empty + drawn_count(empty, self.empty_window_share)
+
+    @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return -(-len(self.windows) // self.step_size)
+        return -(-self.epoch_size // self.step_size)
 
     def windows_of_step(self, step: int) -> int:
         """How many windows a step has, over all processes."""
-        return min(self.step_size, len(self.windows) - step * self.step_size)
+        return min(self.step_size, self.epoch_size - step * self.step_size)
 
     def plan(self, epoch: int) -> list[tuple[list[int], float]]:
         """The epoch's batches of this process: indices of windows and the weight of the loss."""
-        order = epoch_order(self.windows.lengths, self.seed, epoch)
-        filler = [int(np.argmin(self.windows.lengths))]
+        drawn = draw_windows(self.windows.is_empty, self.empty_window_share, self.seed, epoch)
+        lengths = self.windows.lengths
+        order = drawn[epoch_order(lengths[drawn], self.seed, epoch)]
+        filler = [int(drawn[np.argmin(lengths[drawn])])]
         batches = []
         for step in range(self.steps):
             members = order[step * self.step_size : (step + 1) * self.step_size]
-            members = members[np.argsort(-self.windows.lengths[members], kind="stable")]
+            members = members[np.argsort(-lengths[members], kind="stable")]
             for turn in range(self.accumulation):
                 first = (turn * self.processes + self.process) * self.batch_size
                 batch = members[first : first + self.batch_size].tolist()

@@ -94,8 +94,9 @@ def is_checkpoint(name: str | Path) -> bool:
 def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
     """
     A checkpoint as the beginning of another training: its encoder, head and tokenizer, with outputs for `labels`.
-    Labels that it has been trained for keep their output, whatever their order; those of others are new. Thresholds,
-    fitted to the old weights, are not taken over. Prints which labels are which.
+    Labels that it has been trained for keep their output, whatever their order. Those of others start as the mean of
+    all trained outputs ("some entity"): a random output on trained states, which are large, begins with a loss that
+    destroys what was learnt. Thresholds, fitted to the old weights, are not taken over. Prints which labels are which.
 
     Args:
         config_fields: fields of `SenerConfig` that replace the checkpoint's own.
@@ -112,17 +113,17 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
         **trained.config.to_dict(), "threshold": 0.5, **config_fields, "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
     })  # fmt: skip
-    model, weights = SenerModel(config), trained.state_dict()
-    known = [label for label in labels if label in trained.config.labels]
-    to, of = ([every.index(label) for label in known] for every in (labels, trained.config.labels))
+    model, weights, known = SenerModel(config), trained.state_dict(), trained.config.label2id
+    for part in ("classifier.weight", "classifier.bias"):
+        outputs, mean = weights[part], weights[part].mean(dim=0)
+        weights[part] = torch.stack([outputs[known[label]] if label in known else mean for label in labels])
     try:
-        for part, outputs in model.classifier.state_dict(prefix="classifier.").items():
-            weights[part] = outputs.index_copy(0, torch.tensor(to, dtype=torch.long), weights[part][of])
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{name}: its weights are of other sizes than the fields {', '.join(config_fields)} "
                               "say: leave out those that differ from its config.json") from error  # fmt: skip
+    kept = [label for label in labels if label in known]
     new = [label for label in labels if label not in known]
-    PartialState().print(f"{name} is trained further: outputs of {', '.join(known) or 'no label'} kept, of "
+    PartialState().print(f"{name} is trained further: outputs of {', '.join(kept) or 'no label'} kept, of "
                          f"{', '.join(new) or 'no label'} new")  # fmt: skip
     return model, SenerProcessor(processor.tokenizer, config, processor.word_pattern)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_sener import SenerConfig, SenerProcessor
+from training.batches import drawn_count
 from training.data import DataError, stream_files
 from training.fields import TrainingFields
 from training.report import DataReport, read_and_report
@@ -61,6 +62,9 @@ def write_windows(
 
     Args:
         learnt: chooses, of a text's entities, those that are learnt; all by default.
+
+    Raises:
+        DataError: no text has a word, or no window holds an entity.
     """
     label2id = {label: i for i, label in enumerate(labels)}
 
@@ -75,8 +79,16 @@ def write_windows(
             for window in cut:
                 if window.rows:
                     report.windows += 1
+                    report.empty_windows += not window.spans
                     yield replace(window, document=document.id)
 
     StoredWindows.write(path, windows())
     if not report.windows:
         raise DataError(f"{' '.join(fields.train_file)}: text: no text has a single word")
+    if report.empty_windows == report.windows:
+        raise DataError(
+            f"{' '.join(fields.train_file)}: none of the {report.windows:,} training windows holds an "
+            f"entity, so that nothing can be learnt: add entities, or, if any of the "
+            f"{report.entities.total():,} in the texts is too wide, raise span_window or max_tokens"
+        )
+    report.drawn_windows = drawn_count(report.empty_windows, fields.empty_window_share)

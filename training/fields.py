@@ -32,10 +32,12 @@ class TrainingFields:
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
         max_tokens: pieces of a training window. Evaluation always sees whole texts.
+        empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
         mask_share: share of the input pieces that is masked, in whole words; 0 for none.
         masked_words_weight: of the loss of guessing the masked words, beside that of the spans; 0 does not guess them.
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
-        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32.
+        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32. "auto" takes bf16 where the device computes
+            it natively, else fp16 on an accelerator and "no" on the CPU.
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
         save_steps: steps after which the run's state is saved for `--resume`; it is at the end of an epoch as well.
         report_to: trackers of Accelerate ("tensorboard,wandb"), "none" for no tracker.
@@ -59,6 +61,7 @@ class TrainingFields:
     warmup_share: float = 0.1
     max_grad_norm: float = 1.0
     max_tokens: int = 5120
+    empty_window_share: float = 1.0
     mask_share: float = 0.15
     masked_words_weight: float = 0.0
     lora_rank: int = 8
@@ -82,9 +85,10 @@ class TrainingFields:
             _require(self, name, getattr(self, name) >= 0, "a number from 0")
         for name in ("warmup_share", "mask_share"):
             _require(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        _require(self, "empty_window_share", 0 <= self.empty_window_share <= 1, "a number from 0 to 1")
         _require(self, "masked_words_weight", self.masked_words_weight == 0 or self.mask_share > 0,
                  "0 where mask_share is 0, as no word is masked")  # fmt: skip
-        for name, choices in (("mixed_precision", ("no", "bf16", "fp16")),
+        for name, choices in (("mixed_precision", ("no", "bf16", "fp16", "auto")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         for name in FILES:

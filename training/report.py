@@ -29,6 +29,7 @@ class DataReport:
         nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
             another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
+        empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
         without_window: entities that fit the span window, but no training window of `max_tokens` pieces.
         cut_rows: words that are cut because they alone have more than `max_tokens` pieces.
     """
@@ -42,6 +43,8 @@ class DataReport:
     words: int = 0
     pieces: int = 0
     windows: int = 0
+    empty_windows: int = 0
+    drawn_windows: int = 0
     entities: Counter = field(default_factory=Counter)
     widths: Counter = field(default_factory=Counter)
     nested: int = 0
@@ -104,6 +107,7 @@ class DataReport:
         lines = [
             f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.pieces:,} pieces"
             + (f", {self.windows:,} windows" if self.windows else ""),
+            *self._lines_on_empty_windows(),
             f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
         ]
         if total:
@@ -114,6 +118,13 @@ class DataReport:
                 f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
             ]
         return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+
+    def _lines_on_empty_windows(self) -> list[str]:
+        if self.drawn_windows == self.empty_windows:
+            drawn = "an epoch reads all of them"
+        else:
+            drawn = f"an epoch draws {self.drawn_windows:,} of them"
+        return [f"  windows without an entity: {self.empty_windows:,}; {drawn}"] if self.empty_windows else []
 
     def _notes(self) -> list[tuple[int, str]]:
         return [

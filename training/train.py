@@ -40,7 +40,9 @@ from training.files import write_text, writing
 from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.masked_words import MaskedWords
+from training.precision import choose_precision, training_device
 from training.scoring import as_spans, score
+from training.starts import count_cells, set_starts
 from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
 from training.windows import StoredWindows
 
@@ -130,21 +132,25 @@ def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: Tr
 
 def build_accelerator(fields: TrainingFields) -> Accelerator:
     """
-    Processes, precision, accumulation and trackers.
+    Processes, precision, accumulation and trackers. Prints which precision `auto` takes, and a warning where bf16 is
+    emulated.
 
     Raises:
         FieldError: a tracker that is not installed.
     """
     trackers = [] if fields.report_to == "none" else [name.strip() for name in fields.report_to.split(",")]
+    precision, line = choose_precision(fields.mixed_precision, training_device())
     accelerator = Accelerator(
         # Without this, several processes on a machine without accelerators do not know of each other.
         cpu=not torch.accelerator.is_available(),
-        mixed_precision=fields.mixed_precision,
+        mixed_precision=precision,
         log_with=trackers or None,
         project_dir=Path(fields.output_dir) / "checkpoints",
         # Reading a large corpus, or a long evaluation, is no fault of the processes that wait for it.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
+    if line is not None:
+        accelerator.print(line)
     for name in trackers:
         if name not in ("all", *map(str, accelerator.log_with)):
             raise FieldError(f"report_to is {fields.report_to!r}: {name} is not installed")
@@ -171,9 +177,20 @@ def build_batches(
         seed=fields.seed,
         batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps,
+        empty_window_share=fields.empty_window_share,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+
+
+def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
+    """Start a new model's labels at their shares of the training data, and print which have no example there."""
+    positive, valid = count_cells(windows, model.config, fields.empty_window_share)
+    if not is_checkpoint(fields.backbone):
+        set_starts(model, positive, valid)
+    absent = [label for label, count in zip(model.config.labels, positive, strict=True) if count == 0]
+    if absent:
+        accelerator.print(f"note: no training example of {', '.join(absent)}: remove such a label, or add examples")
 
 
 def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str], checkpoints: Path) -> Run:
@@ -193,11 +210,13 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
             return lines + store_windows(windows_file, fields, processor, model.config)
 
     accelerator.print("\n".join(on_main_process(accelerator, prepare_folder) or []))
+    windows = StoredWindows(windows_file)
+    start_labels(accelerator, fields, model, windows)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
 
-    batches = build_batches(accelerator, fields, processor, StoredWindows(windows_file))
+    batches = build_batches(accelerator, fields, processor, windows)
     backbone = model.backbone
     if fields.masked_words_weight > 0:
         model = MaskedWords(model, fields.masked_words_weight)
@@ -210,6 +229,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
         document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
     ]
     terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
+              "mixed_precision": accelerator.mixed_precision,  # what `auto` takes may differ on another machine
               "checksum of the data": checksum(windows_file, dev)}  # fmt: skip
     progress = Progress()
     if state is not None:
@@ -229,7 +249,7 @@ def train(run: Run) -> Progress:
         train_epoch(run)
         begin = time.perf_counter()
         result = evaluate(run)
-        entry = {"epoch": progress.epoch, "loss": progress.loss_sum / len(run.batches.windows),
+        entry = {"epoch": progress.epoch, "loss": progress.loss_sum / run.batches.epoch_size,
                  **{name: result[name] for name in ("precision", "recall", "f1")},
                  "seconds": round(progress.seconds + time.perf_counter() - begin, 1)}  # fmt: skip
         is_best = progress.end_epoch(entry)
@@ -327,7 +347,7 @@ def evaluate(run: Run) -> dict:
 
 def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:
     """Trackers take numbers and strings."""
-    values = {**asdict(fields), **fields.model}
+    values = {**asdict(fields), **fields.model, "mixed_precision": accelerator.mixed_precision}
     del values["model"]
     simple = {name: value if isinstance(value, int | float | str) else json.dumps(value)
               for name, value in values.items()}  # fmt: skip

@@ -180,6 +180,8 @@ class StoredWindows:
 
     Attributes:
         lengths: *Shape:* (number of windows,), pieces of each, special tokens included.
+        num_words: *Shape:* (number of windows,), words of each.
+        is_empty: *Shape:* (number of windows,), bool, whether it holds no entity.
     """
 
     def __init__(self, path: Path):
@@ -188,6 +190,8 @@ class StoredWindows:
 
         self.rows = Dataset.from_file(str(path))
         self.lengths = self.rows.data.column("length").to_numpy()
+        self.num_words = self.rows.data.column("num_words").to_numpy()
+        self.is_empty = self._span_lists().value_lengths().to_numpy() == 0
 
     @staticmethod
     def write(path: Path, windows: Iterable[Window]) -> None:
@@ -196,13 +200,14 @@ class StoredWindows:
         from datasets.arrow_writer import ArrowWriter
 
         numbers = List(Value("int32"))
-        features = Features(length=Value("int32"), input_ids=numbers, word_index=numbers, spans=List(numbers),
-                            document=Value("string"))  # fmt: skip
+        features = Features(length=Value("int32"), num_words=Value("int32"), input_ids=numbers, word_index=numbers,
+                            spans=List(numbers), document=Value("string"))  # fmt: skip
         with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
             for window in windows:
                 writer.write({
-                    "length": len(window.input_ids), "input_ids": window.input_ids, "word_index": window.word_index,
-                    "spans": [list(span) for span in window.spans], "document": window.document,
+                    "length": len(window.input_ids), "num_words": window.rows, "input_ids": window.input_ids,
+                    "word_index": window.word_index, "spans": [list(span) for span in window.spans],
+                    "document": window.document,
                 })  # fmt: skip
             writer.finalize()
 
@@ -213,3 +218,10 @@ class StoredWindows:
         row = self.rows[int(index)]
         spans = [tuple(span) for span in row["spans"]]
         return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans, row["document"])
+
+    def spans(self) -> np.ndarray:
+        """The spans of all windows: first row, last row + 1, label number. *Shape:* (S, 3)."""
+        return self._span_lists().flatten().flatten().to_numpy().reshape(-1, 3)
+
+    def _span_lists(self):
+        return self.rows.data.column("spans").combine_chunks()
