@@ -11,7 +11,7 @@ from test_batches import window
 from tiny_models import tiny_config
 from toy import LABELS, toy_folder, toy_records, training_arguments, write_jsonl
 
-from modeling_sener.band import band_labels, fits, square_to_band
+from modeling_sener.band import Band, band_labels, fits
 from training import train as training
 from training.checkpoint import load_checkpoint, load_for_labels
 from training.starts import HIGHEST, LOWEST, count_cells, start_biases
@@ -32,22 +32,29 @@ def windows(draw):
         made.append(
             window(length, spans=[span for span in spans if span[0] < span[1] and fits(*span[:2], span_window)])
         )
-    return span_window, made
+    return span_window, draw(st.sampled_from(["both", "upper"])), made
+
+
+def cells_of(own, span_window, triangles, labels):
+    """A window's targets (N, W, R) and how many of its cells are pairs of words."""
+    width = own.rows - 1 if span_window is None else span_window
+    valid = Band.of(torch.tensor([own.rows]), width, triangles).mask(slice(0, own.rows))
+    return band_labels(own.spans, own.rows, width, triangles, labels), int(valid.sum())
 
 
 @settings(max_examples=60, deadline=None)
 @given(windows(), st.sampled_from([0.0, 0.3, 1.0]))
 def test_cells_are_those_that_the_loss_is_a_sum_over(tmp_path_factory, drawn, share):
-    span_window, made = drawn
+    span_window, triangles, made = drawn
     path = tmp_path_factory.getbasetemp() / "windows.arrow"
     StoredWindows.write(path, iter(made))
-    positive, valid = count_cells(StoredWindows(path), tiny_config(span_window=span_window), share)
-    labels = [band_labels(own.spans, own.rows, span_window, 3) for own in made]
-    assert positive.tolist() == sum(cells.sum(dim=(0, 1)) for cells in labels).tolist()
-    squares = [torch.ones(1, own.rows, own.rows, 1) for own in made]
-    pairs = squares if span_window is None else [square_to_band(square, span_window) for square in squares]
+    positive, valid = count_cells(
+        StoredWindows(path), tiny_config(span_window=span_window, triangles=triangles), share
+    )
+    expected = [cells_of(own, span_window, triangles, 3) for own in made]
+    assert positive.tolist() == sum(cells.sum(dim=(0, 1)) for cells, _ in expected).tolist()
     weights = [1 if own.spans else share for own in made]  # windows without an entity, as often as they are drawn
-    assert valid == pytest.approx(sum(weight * int(mask.sum()) for weight, mask in zip(weights, pairs, strict=True)))
+    assert valid == pytest.approx(sum(weight * count for weight, (_, count) in zip(weights, expected, strict=True)))
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=9), st.integers(10**6, 10**12))
@@ -68,10 +75,10 @@ def first_step(run_arguments, monkeypatch):
         cells, valid = 0, 0
         for indices, weight in run.batches.plan(1):
             for i in indices if weight else ():
-                own, span_window = run.batches.windows[i], run.published.config.span_window
-                cells += band_labels(own.spans, own.rows, span_window, run.published.config.num_labels).sum(dim=(0, 1))
-                square = torch.ones(1, own.rows, own.rows, 1)
-                valid += int(square_to_band(square, span_window).sum())
+                config = run.published.config
+                own = run.batches.windows[i]
+                positive, count = cells_of(own, config.span_window, config.triangles, config.num_labels)
+                cells, valid = cells + positive.sum(dim=(0, 1)), valid + count
         assert run.batches.steps == 1  # so that the step's windows are all there are
         shares = cells / valid
         seen["loss"] = loss

@@ -20,7 +20,7 @@ and by label, without its other groups; `output_dir` gets it as `report.json`, b
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from training.averaging import average_weights
 from training.batches import Masking, StepBatches
 from training.checkpoint import is_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.clipping import NormHistory, clip_gradients
 from training.corpus import check_data, write_windows
 from training.data import Document, stream_files
 from training.fields import FieldError, TrainingFields, parse_fields
@@ -76,6 +77,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     bar: tqdm
+    norms: NormHistory = field(default_factory=NormHistory)
 
 
 def outermost(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
@@ -309,7 +311,7 @@ def train_epoch(run: Run, epoch: int) -> float:
             loss = run.model(**send_to_device(batch, accelerator.device)).loss
             accelerator.backward(loss * weight)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+                clip_gradients(accelerator, run.model, run.norms, run.fields.max_norm_ratio)
             run.optimizer.step()
             run.optimizer.zero_grad()
         losses.append(loss.detach())

@@ -31,6 +31,7 @@ class TrainingFields:
         batch_size, gradient_accumulation_steps: windows of a batch and process; batches of a step.
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
+        max_norm_ratio: gradients are scaled down to this many times the norm that the run's gradients usually have.
         max_tokens: pieces of a training window. Evaluation always sees whole texts.
         empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
         mask_share: share of the input pieces that is masked, in whole words; 0 for none.
@@ -59,7 +60,7 @@ class TrainingFields:
     head_learning_rate: float = 7e-4
     weight_decay: float = 0.01
     warmup_share: float = 0.1
-    max_grad_norm: float = 1.0
+    max_norm_ratio: float = 4.0
     max_tokens: int = 5120
     empty_window_share: float = 1.0
     mask_share: float = 0.15
@@ -79,7 +80,7 @@ class TrainingFields:
                      "save_steps"):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
-        for name in ("learning_rate", "head_learning_rate", "max_grad_norm", "lora_alpha"):
+        for name in ("learning_rate", "head_learning_rate", "max_norm_ratio", "lora_alpha"):
             _require(self, name, getattr(self, name) > 0, "a number above 0")
         for name in ("lora_rank", "weight_decay", "seed", "masked_words_weight"):
             _require(self, name, getattr(self, name) >= 0, "a number from 0")

@@ -29,9 +29,11 @@ def count_cells(windows: StoredWindows, config: SenerConfig, empty_window_share:
     """
     words, spans = windows.num_words.astype(np.int64), windows.spans()
     reach = words - 1 if config.span_window is None else np.minimum(words - 1, config.span_window)
-    cells = words * (2 * reach + 1) - reach * (reach + 1)
-    # In both triangles: the span of one word has one cell, on the diagonal.
-    cells_of_span = np.where(spans[:, 1] - spans[:, 0] == 1, 1, 2)
+    cells = words * (reach + 1) - reach * (reach + 1) // 2  # of the upper triangle, the diagonal included
+    cells_of_span = np.ones(len(spans))
+    if config.triangles == "both":
+        cells = 2 * cells - words
+        cells_of_span += spans[:, 1] - spans[:, 0] > 1  # the span of one word has one cell, on the diagonal
     positive = np.bincount(spans[:, 2], weights=cells_of_span, minlength=config.num_labels)
     return positive, float(cells @ np.where(windows.is_empty, empty_window_share, 1.0))
 

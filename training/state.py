@@ -12,6 +12,7 @@ from typing import BinaryIO
 from accelerate import Accelerator
 
 from training.cli import on_main_process
+from training.clipping import NormHistory
 from training.data import Document
 from training.files import lock, writing
 
@@ -34,6 +35,7 @@ class Progress:
         step: steps of it that are done.
         loss_sum: sum of the loss of the windows seen in it.
         history: an entry for each epoch that has been evaluated.
+        norms: of the gradients so far.
     """
 
     epoch: int = 1
@@ -43,6 +45,7 @@ class Progress:
     best_f1: float = -1.0
     best_epoch: int = 0
     history: list[dict] = field(default_factory=list)
+    norms: NormHistory = field(default_factory=NormHistory)
 
     def is_over(self, num_epochs: int, patience: int) -> bool:
         done = self.epoch - 1
@@ -152,4 +155,4 @@ def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -
                               "same value to go on, or start another run in another output_dir")  # fmt: skip
     accelerator.load_state(str(folder))
     scheduler.load_state_dict(content["scheduler"])
-    return Progress(**content["progress"])
+    return Progress(**{**content["progress"], "norms": NormHistory(**content["progress"]["norms"])})

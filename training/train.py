@@ -33,6 +33,7 @@ from training.averaging import average_weights, check_weights
 from training.batches import Collator, Masking, StepBatches
 from training.checkpoint import is_checkpoint, load_for_labels, save_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.clipping import clip_gradients
 from training.corpus import check_data, store_windows
 from training.data import Document, read_documents
 from training.fields import FieldError, TrainingFields, parse_fields
@@ -160,7 +161,7 @@ def build_accelerator(fields: TrainingFields) -> Accelerator:
         accelerator.state.deepspeed_plugin.deepspeed_config.update(
             train_micro_batch_size_per_gpu=fields.batch_size,
             gradient_accumulation_steps=fields.gradient_accumulation_steps,
-            gradient_clipping=fields.max_grad_norm,
+            gradient_clipping=0.0,  # its engine knows fixed norms alone
         )
     return accelerator
 
@@ -272,7 +273,7 @@ def train_epoch(run: Run) -> None:
     run.model.train()
     total = torch.zeros((), device=accelerator.device)
     workers = 0 if accelerator.device.type == "cpu" else LOADER_WORKERS
-    norm = None
+    norm = 0.0
     for turn, (batch, weight) in enumerate(run.batches.loader(progress.epoch, progress.step, workers)):
         with accelerator.accumulate(run.model):
             try:
@@ -281,14 +282,14 @@ def train_epoch(run: Run) -> None:
                 raise diverged(run, str(error), turn % accelerator.gradient_accumulation_steps) from error
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+                norm = clip_gradients(accelerator, run.model, progress.norms, run.fields.max_norm_ratio)
             run.optimizer.step()
             run.optimizer.zero_grad()
         total += loss.detach()
         if accelerator.sync_gradients:
             # Before anything is saved. Gradients that overflow in float16 are scaled, and the step is left out.
-            if norm is not None and not math.isfinite(norm) and not accelerator.optimizer_step_was_skipped:
-                raise diverged(run, f"the norm of the gradients is {float(norm)}")
+            if not math.isfinite(norm) and not accelerator.optimizer_step_was_skipped:
+                raise diverged(run, f"the norm of the gradients is {norm}")
             end_step(run, accelerator.reduce(total, "mean").item() / accelerator.gradient_accumulation_steps)
             total.zero_()
             progress.seconds = time.perf_counter() - begin
