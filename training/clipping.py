@@ -2,9 +2,9 @@
 Gradient clipping at a scale that is measured.
 
 The loss is a sum over cells, so that a window full of entities has a gradient hundreds of times that of a window
-without one. Clipped at a fixed norm both would count the same, and a run on few documents would learn silence from the many
-that are empty. Clipped at a multiple of the norm that the run's gradients usually have, only outliers are scaled down
-(Seetharaman et al. 2020, "AutoClip: Adaptive Gradient Clipping").
+without one. Clipped at a fixed norm both would count the same, and a run on few documents would learn silence from the
+many that are empty. Clipped at a multiple of the norm that the run's gradients usually have, only outliers are scaled
+down (Seetharaman et al. 2020, "AutoClip: Adaptive Gradient Clipping").
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import nn
 
 
 DECAY = 0.98  # of the mean of the squared norms: about 50 steps count
+MOST = 10  # limits that a norm counts as at most: one outlier hardly moves the mean, several of a kind do at once
 
 
 @dataclass
@@ -23,7 +24,7 @@ class NormHistory:
     The norms of a run's gradients so far.
 
     Attributes:
-        mean_square: exponential mean of the squared norms, as they were after clipping.
+        mean_square: exponential mean of the squared norms.
         weight: what the norms so far weigh in it: 0 before the first step, then towards 1.
     """
 
@@ -36,7 +37,7 @@ class NormHistory:
 
     def add(self, norm: float, limit: float) -> None:
         """Note the norm of a step's gradient, which was clipped at `limit`."""
-        self.mean_square = DECAY * self.mean_square + (1 - DECAY) * min(norm, limit) ** 2
+        self.mean_square = DECAY * self.mean_square + (1 - DECAY) * min(norm, MOST * limit) ** 2
         self.weight = DECAY * self.weight + 1 - DECAY
 
 
