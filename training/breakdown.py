@@ -1,6 +1,6 @@
 """
-Where a model is right and where it is wrong: scores by length, nesting and position, confused labels, calibration, the
-worst documents.
+Where a model is right and where it is wrong: scores by length, nesting and position, by overlap, confused labels,
+calibration, the worst documents.
 
 Every entity, gold or predicted, is in one group of each breakdown, so that the groups of each add up to the total.
 K entities.
@@ -12,9 +12,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from modeling_sener import SenerConfig
-from training.candidates import ScoredSpans
+from training.candidates import CURVE_FLOOR, FLOOR, ScoredSpans
 from training.data import Document
-from training.scoring import FN, FP, LEVEL, RESAMPLES, SEED, TP, Grouping, Outcomes, match, ratios, summarise, tally
+from training.overlap import curve, match_overlap, touched_words
+from training.scoring import (
+    FN,
+    FP,
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    TP,
+    Entity,
+    Grouping,
+    Outcomes,
+    match,
+    ratios,
+    summarise,
+    tally,
+)
 
 
 LENGTHS = {"1-4": 4, "5-16": 16, "17-64": 64, "65-129": 129}  # words at most
@@ -36,37 +51,43 @@ def score_corpus(
 
     Returns:
         `scoring.summarise` with the groups `by_length` (words), `by_depth` (how many gold spans hold the entity) and
-        `by_position` (where in the document it starts); `thresholds`; `bootstrap`, how the intervals were made; and
-        `confusion`, `calibration` and `worst_documents` as the functions of this module give them.
+        `by_position` (where in the document it starts); `overlap`: `summarise` by the rule of `training.overlap`;
+        `thresholds`; `bootstrap`, how the intervals were made; and `overlap_curve`, `confusion`, `calibration` and
+        `worst_documents` as the functions of this module give them.
     """
     gold = [document.entities for document in documents]
     outcomes = match(gold, scored.entities(scored.choose(thresholds, config), config.labels))
-    first, length, total = places(outcomes, scored)
+    first, last = touched_words(outcomes, scored.words())
+    length, total = np.maximum(last - first, 1), np.diff(scored.first_row)[outcomes.document]
     groupings = {
         "by_length": by_length(length, config.span_window),
         "by_depth": by_depth(outcomes),
         "by_position": Grouping(np.minimum(10 * first // np.maximum(total, 1), 9), DECILES),
     }
-    right = np.isin(scored.keys(scored.candidates), scored.gold_keys(gold, config.labels))
+    candidates = scored.above(np.minimum(thresholds, FLOOR)).candidates
+    right = np.isin(scored.keys(candidates), scored.gold_keys(gold, config.labels))
     return {
         **summarise(outcomes, groupings),
+        "overlap": summarise(match_overlap(outcomes, first, last), {}),
+        "overlap_curve": overlap_curve(gold, scored, config),
         "thresholds": dict(zip(config.labels, thresholds.tolist(), strict=True)),
         "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "unit": "document"},
         "confusion": confusion(outcomes),
-        "calibration": calibration(scored.candidates.score, right),
+        "calibration": calibration(candidates.score, right),
         "worst_documents": worst_documents(outcomes, [document.id for document in documents],
                                            np.diff(scored.first_row)),
     }  # fmt: skip
 
 
-def places(outcomes: Outcomes, scored: ScoredSpans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First word of each entity, its length in words (1 where it touches none), and its document's: *Shape:* (K,)."""
-    first, last, total = (np.zeros_like(outcomes.start) for _ in range(3))
-    edges = np.searchsorted(outcomes.document, np.arange(outcomes.documents + 1))
-    for document, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
-        first[a:b], last[a:b] = scored.rows(document, outcomes.start[a:b], outcomes.end[a:b])
-        total[a:b] = scored.first_row[document + 1] - scored.first_row[document]
-    return first, np.maximum(last - first, 1), total
+def overlap_curve(gold: Sequence[Sequence[Entity]], scored: ScoredSpans, config: SenerConfig) -> dict:
+    """
+    `training.overlap.curve` of the spans that are accepted with one threshold for all labels, whatever the model's own
+    thresholds are; and `floor`, the lowest one: the curve knows nothing of spans that score less.
+    """
+    chosen = scored.choose(np.full(len(config.labels), CURVE_FLOOR), config)
+    score = iter(chosen.score.tolist())
+    predicted = [{entity: next(score) for entity in found} for found in scored.entities(chosen, config.labels)]
+    return {**curve(gold, predicted, scored.words()), "floor": CURVE_FLOOR}
 
 
 def by_length(length: np.ndarray, window: int | None) -> Grouping:

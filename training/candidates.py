@@ -6,7 +6,8 @@ D texts, N rows (words with pieces) of all texts one after the other, K candidat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from accelerate.utils import gather_object
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.decoding import Candidates, select
 from training.inference import encoded_batches, find_candidates
-from training.scoring import Entity
+from training.scoring import Entity, touched
 
 
-FLOOR = 0.05  # spans with a lower score are kept only where a lower threshold is in use
+FLOOR = 0.05  # fitted thresholds and calibration disregard spans below it, unless a lower threshold is in use
+# The precision-recall curve ends at this score, and so do the spans that are kept. Of a calibrated model's spans with
+# this score one in a hundred is right: lower ones are many, and add next to nothing to the area.
+CURVE_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,15 @@ class ScoredSpans:
         offsets = np.concatenate([offsets for _, offsets in texts] or [np.zeros((0, 2), dtype=np.int64)])
         return ScoredSpans(Candidates.join(parts), offsets, first_row)
 
-    def choose(self, thresholds: np.ndarray, config: SenerConfig) -> Candidates:
-        """The accepted spans, as the pipeline accepts them with these thresholds (R,)."""
+    def above(self, thresholds: np.ndarray) -> "ScoredSpans":
+        """Those candidates whose score reaches their label's threshold; `thresholds` is of *Shape:* (R,)."""
         # Scores are single precision, thresholds double: they are compared as doubles, as the model does.
         reached = self.candidates.score.astype(np.float64) >= thresholds[self.candidates.label]
-        return select(self.candidates.take(reached), config.labels_per_span, config.allow_nested)
+        return replace(self, candidates=self.candidates.take(reached))
+
+    def choose(self, thresholds: np.ndarray, config: SenerConfig) -> Candidates:
+        """The accepted spans, as the pipeline accepts them with these thresholds (R,)."""
+        return select(self.above(thresholds).candidates, config.labels_per_span, config.allow_nested)
 
     def entities(self, chosen: Candidates, labels: list[str]) -> list[list[Entity]]:
         """(start, end, label) of each text, in the text's units."""
@@ -62,10 +70,9 @@ class ScoredSpans:
             found[text].append((start, end, labels[label]))
         return found
 
-    def rows(self, text: int, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(first row, last row + 1), counted from the text's own first, of the rows that spans of one text touch."""
-        own = self.offsets[self.first_row[text] : self.first_row[text + 1]]
-        return np.searchsorted(own[:, 1], start, side="right"), np.searchsorted(own[:, 0], end, side="left")
+    def words(self) -> list[np.ndarray]:
+        """`offsets` of each text: *Shape:* (rows, 2)."""
+        return [self.offsets[first:last] for first, last in pairwise(self.first_row)]
 
     def keys(self, candidates: Candidates) -> np.ndarray:
         """A number for each span and label of the corpus: *Shape:* (K,)."""
@@ -75,10 +82,10 @@ class ScoredSpans:
         """`keys` of the gold entities of all texts that stand on the edges of rows: no other can be found."""
         number = {label: i for i, label in enumerate(labels)}
         keys = [np.zeros(0, dtype=np.int64)]
-        for text, entities in enumerate(gold):
+        for entities, first_row, words in zip(gold, self.first_row[:-1], self.words(), strict=True):
             known = [(start, end, number[label]) for start, end, label in entities if label in number]
             spans = np.array(known, dtype=np.int64).reshape(-1, 3)
-            first, last = (rows + self.first_row[text] for rows in self.rows(text, spans[:, 0], spans[:, 1]))
+            first, last = (rows + first_row for rows in touched(words, spans[:, 0], spans[:, 1]))
             spans, first, last = (column[first < last] for column in (spans, first, last))
             exact = (self.offsets[first, 0] == spans[:, 0]) & (self.offsets[last - 1, 1] == spans[:, 1])
             keys.append(self._keys(first, last, spans[:, 2])[exact])
@@ -98,8 +105,9 @@ def score_spans(
     progress: bool = False,
 ) -> ScoredSpans:
     """
-    The spans of all texts with a score from `FLOOR` on, or from their label's threshold if that is lower, by the path
-    of the pipeline. The texts are shared out over the processes of `accelerate launch`; each gets the whole answer.
+    The spans of all texts with a score from `CURVE_FLOOR` on, or from their label's threshold if that is lower, by the
+    path of the pipeline. The texts are shared out over the processes of `accelerate launch`; each gets the whole
+    answer.
 
     Args:
         texts: strings, lists of words, or a mixture.
@@ -108,7 +116,7 @@ def score_spans(
     Raises:
         TextTooLargeError: a text does not fit into memory, alone as it is; has its number.
     """
-    state, floor = PartialState(), thresholds.clamp(max=FLOOR)
+    state, floor = PartialState(), thresholds.clamp(max=CURVE_FLOOR)
     model.eval()
     with state.split_between_processes(list(range(len(texts)))) as share:
         own = [texts[i] for i in share]

@@ -5,9 +5,9 @@ Score a checkpoint on gold data: precision, recall and F1 by set of (document, s
     accelerate launch training/score.py --model my-model --data dev.jsonl --fit_thresholds
 
 Prints one JSON object last (fractions, not per cent): micro and macro averages with 95 % bootstrap intervals, scores
-per label, by length, nesting and position, and more; `--report` writes the same with plots as an HTML page. Progress
-and the data report go to standard error. Gold that the model cannot find (wider than its window, not on word
-boundaries) stays in the recall's denominator.
+per label, by length, nesting and position, by overlap (partial matches), and more; `--report` writes the same with
+plots as an HTML page. Progress and the data report go to standard error. Gold that the model cannot find (wider than
+its window, not on word boundaries) stays in the recall's denominator.
 
 `--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
 development data: a score on the data that they were fitted on is too good.

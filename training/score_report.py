@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMeth
 
 from training.candidates import FLOOR
 from training.files import write_text
+from training.overlap import RECALL
 
 
 FOLDER = Path(__file__).parent
@@ -54,6 +55,7 @@ def render(result: dict) -> str:
         "position": recall_plot(deciles, "position", "per cent of the document before the entity"),
         "length": recall_plot(lengths, "length", "words (gold entities)"),
         "calibration": calibration_plot(result["calibration"]),
+        "curve": curve_plot(result["overlap_curve"]["points"], result["overlap"]),
     }
     return environment.get_template("score_report.html").render(result=result, plots=plots, floor=FLOOR)
 
@@ -110,6 +112,23 @@ def calibration_plot(bins: list[dict]) -> Markup:
         counts.set_xlabel("score")
         counts.set_ylabel("spans")
         return as_svg(figure, "Calibration: share of right spans by score")
+
+
+def curve_plot(points: list[dict], chosen: dict) -> Markup:
+    """Precision against recall for all thresholds; the dot is what the model's own thresholds give."""
+    recall, precision = ([point[name] for point in points] for name in ("recall", "precision"))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        style(axes)
+        axes.axvline(RECALL, color=INK, linewidth=0.8, linestyle=":")
+        axes.step([0, *recall], [*precision[:1], *precision] or [0], where="pre", color=MAIN, linewidth=1.5)
+        axes.plot(chosen["recall"], chosen["precision"], "o", color=INK, markersize=5, clip_on=False)
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        return as_svg(figure, "Precision by recall, by overlap")
 
 
 def style(axes: Axes) -> None:

@@ -66,6 +66,16 @@ def match(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]
     return Outcomes(len(gold), labels, *(np.array(column, dtype=np.int64) for column in columns))
 
 
+def touched(words: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Number of the first word, and of the last one + 1, that spans touch; not in this order where they touch none.
+
+    Args:
+        words: *Shape:* (N, 2), start and end of each word of a text, increasing; spans are in the same units.
+    """
+    return np.searchsorted(words[:, 1], start, side="right"), np.searchsorted(words[:, 0], end, side="left")
+
+
 def ratios(counts: np.ndarray) -> np.ndarray:
     """Precision, recall and F1, *Shape:* (..., 3), of TP, FP and FN (..., 3); 0 where nothing is to divide by."""
     tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)

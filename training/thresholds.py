@@ -44,6 +44,7 @@ def fit_thresholds(
     Returns:
         *Shape:* (R,), within 0..1.
     """
+    scored = scored.above(np.minimum(start, FLOOR))
     gold = [document.entities for document in documents]
     total = sum(map(len, gold))
     gold_keys = scored.gold_keys(gold, config.labels)
