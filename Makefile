@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FORMAT ?= table
 
-.PHONY: install extract demo test test-slow versions style quality bench bench-gliner fuzz
+.PHONY: install extract demo test test-slow versions style quality bench bench-gliner bench-gliner2 gpu fuzz
 
 install: .venv/.installed
 
@@ -54,14 +54,27 @@ quality: install
 	$(BIN)/ruff format --check .
 
 # Less than an hour on two cores. `make bench ONLY=forward` for one part, QUICK=1 to see that all of it works.
-bench: install bench-gliner
+bench: install bench-gliner bench-gliner2
 	cd tests && ../$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 bench-gliner: .venv-gliner/.installed
+bench-gliner2: .venv-gliner2/.installed
 
-# An environment of its own: GLiNER asks for an older transformers.
+# Environments of their own: GLiNER asks for an older transformers.
 .venv-gliner/.installed:
 	$(PYTHON) -m venv .venv-gliner
 	.venv-gliner/bin/pip install --quiet --constraint constraints.txt torch
 	.venv-gliner/bin/pip install --quiet gliner==0.2.29 transformers==5.16.1
 	touch $@
+
+.venv-gliner2/.installed:
+	$(PYTHON) -m venv .venv-gliner2
+	.venv-gliner2/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-gliner2/bin/pip install --quiet --constraint constraints.txt 'gliner2[local]==2.1.0'
+	touch $@
+
+# What needs an accelerator, in less than ten minutes: the exactness tests on it, then time and memory.
+gpu: install
+	@$(BIN)/python -c "import torch; torch.cuda.is_available() or exit('make gpu: torch finds no CUDA device')"
+	$(BIN)/python -m pytest -m cuda
+	cd tests && ../$(BIN)/python -m benchmarks --only accelerator

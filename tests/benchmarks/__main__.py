@@ -5,8 +5,9 @@ Measure SeNER beside its peers and print what is reached: `make bench`, less tha
     make bench ONLY=forward       # one group again: the others stay as they are in results.json
     make bench QUICK=1            # short texts, once each: does it all work?
 
-`QUICK` writes to outputs/benchmarks/ instead, where every run keeps what it has so far.
-An accelerator is used where there is one. GLiNER is measured where its environment exists (`make bench-gliner`).
+`QUICK`, and the accelerator's group of `make gpu`, write to outputs/benchmarks/ instead, where every run keeps what it
+has so far. An accelerator is used where there is one. Peers are measured where their environments exist
+(`make bench-gliner bench-gliner2`).
 """
 
 import argparse
@@ -21,18 +22,21 @@ from tqdm import tqdm
 
 from .longest import TRIALS, extrapolated, longest
 from .machine import machine
-from .points import GROUPS, Point, plan
+from .points import ACCELERATOR, BOTH, GROUPS, PEERS, SQUARES, UPPER, Point, plan
 from .report import longest_table, machine_line, plot, points_table, targets_table
 from .targets import GB, TARGETS
 
 
 HERE = Path(__file__).parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
-GLINER_PYTHON = ROOT / ".venv-gliner" / "bin" / "python"
+ENVIRONMENTS = {  # of each peer: its folder, which is also its target of the Makefile, and the module that runs there
+    "GLiNER": (".venv-gliner", "gliner_peer"),
+    "GLiNER2": (".venv-gliner2", "gliner2_peer"),
+    "GLiNER2.5": (".venv-gliner2", "gliner2_peer"),
+}
 OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "MemoryError")
 LONGEST_CAP = 2**20  # words; what is extrapolated ends here
-GLINER_BATCHES = (1, 4, 8)
-SQUARES = ("square + plus-shaped attention", "square + convolutions")
+PEER_BATCHES = (1, 4, 8)
 
 
 class Bench:
@@ -78,8 +82,9 @@ class Bench:
         for group in groups:
             for point in plan(group, self.quick):
                 self.measure(self.calibrated(point) if point.what == "entities" else point)
-            if group == "gliner":
-                self.run_gliner()
+            if group == "peer":
+                for peer in PEERS:
+                    self.run_peer(peer)
             if group == "longest":
                 self.run_longest()
         self.bar.close()
@@ -91,24 +96,28 @@ class Bench:
             self.biases[point.model] = self.measure(Point("bias", length, point.model))["bias"]
         return Point(**{**asdict(point), "bias": self.biases[point.model]})
 
-    def run_gliner(self):
-        if not GLINER_PYTHON.exists():
-            self.bar.write("GLiNER is not measured: `make bench-gliner` makes its environment")
+    def run_peer(self, peer: str):
+        if not python_of(peer).exists():
+            self.bar.write(f"{peer} is not measured: `make bench-gliner bench-gliner2` makes its environment")
             return
-        short, long = (128, 256) if self.quick else (4096, 16384)
+        short, long = (384, 512) if self.quick else (4096, 16384)
         runs = 1 if self.quick else 3
-        tried = [Point("gliner", short, "GLiNER", runs=runs, batch_size=size) for size in GLINER_BATCHES]
+        tried = [Point("peer", short, peer, runs=runs, batch_size=size) for size in PEER_BATCHES]
         fastest = min(tried, key=lambda point: self.measure(point).get("seconds", float("inf")))
-        self.measure(Point("gliner", long, "GLiNER", runs=runs, batch_size=fastest.batch_size))
-        for model in ("SeNER", "SeNER w=16"):  # beside it, where `--only` left them out
-            for length in (short, long):
-                self.measure(self.calibrated(Point("entities", length, model, runs=runs)))
+        self.measure(Point("peer", long, peer, runs=1, batch_size=fastest.batch_size))
 
     def run_longest(self):
         limit = int((0.4 if self.quick else 8) * GB)
-        self.longest.append(self.longest_read(limit))
-        self.search(Point("training", 0, "SeNER", runs=1), "trains", limit)
-        self.search(Point("training", 0, "SeNER", checkpointing=True, runs=1), "trains, checkpointing", limit)
+        # SeNER's memory grows by the same amount with each word.
+        short, long = (128, 256) if self.quick else (4096, 8192)
+        self.extrapolate(Point("training", 0, UPPER, runs=1), "trains", (short, long), limit)
+        self.extrapolate(Point("training", 0, BOTH, runs=1), "trains", (short // 2, short), limit)
+        for model, longer in ((UPPER, 2 * long), (BOTH, long)):
+            point = Point("training", 0, model, checkpointing=True, runs=1)
+            self.extrapolate(point, "trains, checkpointing", (short, longer), limit)
+        reads = (512, 1024) if self.quick else (16384, 65536)
+        reader = self.calibrated(Point("entities", 0, UPPER, runs=1))
+        self.extrapolate(reader, "is read (text to entities)", reads, limit)
         for model in SQUARES:
             self.search(Point("training", 0, model, runs=1), "trains", limit)
             self.search(Point("forward", 0, model, runs=1), "is read (logits alone)", limit)
@@ -123,19 +132,19 @@ class Bench:
     def added(self, point: Point, length: int) -> int | None:
         return self.measure(Point(**{**asdict(point), "length": length})).get("added_bytes")
 
-    def longest_read(self, limit: int) -> dict:
-        """SeNER's memory is nearly flat: the slope between two lengths tells, no text of that length is read."""
-        lengths, runs = ((128, 256), 1) if self.quick else ((16384, 65536), 3)
-        trials = [
-            (length, self.measure(self.calibrated(Point("entities", length, runs=runs)))["added_bytes"])
-            for length in lengths
-        ]
-        words = extrapolated(*trials, limit, LONGEST_CAP)
-        note = f"extrapolated from {lengths[0]:,} and {lengths[1]:,} words"
-        if words == LONGEST_CAP:
-            note += f", ended at {LONGEST_CAP:,}"
-        return {"model": "SeNER", "mode": "is read (text to entities)", "words": words, "limit_bytes": limit,
-                "trials": trials, "note": note}  # fmt: skip
+    def extrapolate(self, point: Point, mode: str, lengths: tuple[int, int], limit: int):
+        """From the slope between two lengths: no text of the length that is found is computed."""
+        trials = [(length, self.added(point, length)) for length in lengths]
+        if any(added is None for _, added in trials):
+            words, note = 0, "not known: this machine's memory does not suffice to tell"
+        else:
+            words = extrapolated(*trials, limit, LONGEST_CAP)
+            note = f"extrapolated from {lengths[0]:,} and {lengths[1]:,} words"
+            if words == LONGEST_CAP:
+                note += f", ended at {LONGEST_CAP:,}"
+        found = {"words": words, "limit_bytes": limit, "trials": trials, "note": note}
+        self.longest.append({"model": point.model, "mode": mode, **found})
+        self.write(self.partial)
 
     def targets(self) -> list[dict]:
         return [target.row(self.results) for target in TARGETS]
@@ -151,12 +160,18 @@ class Bench:
         (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def python_of(peer: str) -> Path:
+    return ROOT / ENVIRONMENTS[peer][0] / "bin" / "python"
+
+
 def run_child(point: Point) -> dict:
     """
     Raises:
         RuntimeError: the process failed, and not for want of memory.
     """
-    python, module = (GLINER_PYTHON, "gliner_peer") if point.what == "gliner" else (sys.executable, "child")
+    python, module = sys.executable, "child"
+    if point.what == "peer":
+        python, module = python_of(point.model), ENVIRONMENTS[point.model][1]
     command = [str(python), "-m", f"benchmarks.{module}", json.dumps(asdict(point))]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nothing here is on the Hub
     if point.checkpointing:
@@ -174,11 +189,13 @@ def main():
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=GROUPS, metavar="NAME", help=f"one of {', '.join(GROUPS)}")
+    names = (*GROUPS, ACCELERATOR)
+    parser.add_argument("--only", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="short texts, once each")
     arguments = parser.parse_args()
+    apart = arguments.quick or arguments.only == ACCELERATOR
     bench = Bench(arguments.quick)
-    if arguments.only and not arguments.quick and (HERE / "results.json").exists():
+    if arguments.only and not apart and (HERE / "results.json").exists():
         bench.restore(HERE / "results.json", arguments.only)
     try:
         bench.run([arguments.only] if arguments.only else list(GROUPS))
@@ -186,7 +203,7 @@ def main():
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted; what was measured is in {bench.partial}")
-    folder = bench.partial if arguments.quick else HERE
+    folder = bench.partial if apart else HERE
     bench.write(folder)
     plot(bench.results, folder / "results.png")
     print(f"\n{points_table(bench.results)}\n")

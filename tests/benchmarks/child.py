@@ -20,10 +20,10 @@ from modeling_sener.decoding import span_probabilities
 from . import flops
 from .measure import PeakMemory, median_seconds, pick_device, product_rate
 from .points import MODELS, Point
-from .text import BACKBONE, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
+from .text import BACKBONES, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
 
 
-SHORT = 64  # pieces of the warm-up
+SHORT = 64  # tokens of the warm-up
 Prepare = Callable[[int], Callable[[], object]]  # length -> what is timed
 
 
@@ -62,7 +62,12 @@ def device_name(device: torch.device) -> str:
 
 
 def make_config(point: Point) -> SenerConfig:
-    return SenerConfig(dict(BACKBONE), id2label=dict(enumerate(LABELS)), **MODELS[point.model])
+    fields = dict(MODELS[point.model])
+    return SenerConfig(dict(BACKBONES[fields.pop("encoder")]), id2label=dict(enumerate(LABELS)), **fields)
+
+
+def span_window(config: SenerConfig, words: int) -> int:
+    return words - 1 if config.span_window is None else config.span_window
 
 
 def make_model(point: Point, device: torch.device) -> SenerModel:
@@ -71,10 +76,10 @@ def make_model(point: Point, device: torch.device) -> SenerModel:
     return model
 
 
-def make_inputs(model: SenerModel, pieces: int) -> dict[str, torch.Tensor]:
-    """[CLS], a piece a word, [SEP]: `pieces` in all."""
+def make_inputs(model: SenerModel, tokens: int) -> dict[str, torch.Tensor]:
+    """[CLS], a token a word, [SEP]: `tokens` in all."""
     processor = SenerProcessor(make_tokenizer(), model.config)
-    return dict(processor(" ".join(make_words(pieces - 2))).to(model.device))
+    return dict(processor(" ".join(make_words(tokens - 2))).to(model.device))
 
 
 def forward(point: Point, device: torch.device) -> Prepare:
@@ -95,8 +100,9 @@ def training(point: Point, device: torch.device) -> Prepare:
 
     def prepare(length: int):
         inputs, words = make_inputs(model, length), length - 2
+        window, triangles = span_window(model.config, words), model.config.triangles
         spans = [(start, start + 3, start % len(LABELS)) for start in range(0, words - 3, WORDS_PER_SPAN)]
-        labels = band_labels(spans, words, model.config.span_window, len(LABELS))[None].to(device)
+        labels = band_labels(spans, words, window, triangles, len(LABELS))[None].to(device)
 
         def step():
             model(**inputs, labels=labels).loss.backward()
@@ -130,11 +136,11 @@ def encoder(point: Point, device: torch.device) -> Prepare:
 
 
 def transformers_encoder(point: Point, device: torch.device) -> Prepare:
-    fields = dict(BACKBONE)
-    encoder = DebertaV2Model(AutoConfig.for_model(fields.pop("model_type"), **fields)).to(device).eval()
+    config = AutoConfig.for_model(**BACKBONES["DeBERTa"])
+    encoder = DebertaV2Model(config).to(device).eval()
 
     def prepare(length: int):
-        ids = torch.randint(BACKBONE["vocab_size"], (1, length), device=device)
+        ids = torch.randint(config.vocab_size, (1, length), device=device)
         return torch.no_grad()(lambda: encoder(ids, torch.ones_like(ids)))
 
     return prepare
@@ -151,7 +157,8 @@ def dense_reference(point: Point, device: torch.device) -> Prepare:
                 model.backbone.state_dict(), config.backbone_config, inputs["input_ids"], inputs["attention_mask"],
                 config.attention, config.attention_window, config.log_n_scaling,
             )  # fmt: skip
-            return references.logits_square(state, states[0, 1:-1], config.span_window)
+            how = config.span_interaction, config.vertical_readout, config.triangles
+            return references.logits_square(state, states[0, 1:-1], config.span_window, *how)
 
     def prepare(length: int):
         inputs = make_inputs(model, length)
@@ -178,9 +185,9 @@ def calibrated_bias(point: Point, device: torch.device) -> float:
     """
     torch.manual_seed(0)
     model = make_model(point, device)
-    logits = model(**make_inputs(model, point.length)).logits
-    best = span_probabilities(logits, model.config.triangle_mean).amax(dim=-1).flatten()
-    rows = logits.shape[1] - model.config.span_window
+    config, logits = model.config, model(**make_inputs(model, point.length)).logits
+    rows = logits.shape[1] - config.span_window  # of those every cell is a pair of words
+    best = span_probabilities(logits, config.triangles, config.triangle_mean)[:, :rows].amax(dim=-1).flatten()
     lowest = best.topk(max(1, rows // WORDS_PER_SPAN)).values[-1]
     return -float(torch.logit(lowest.double()))
 

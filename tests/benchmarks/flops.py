@@ -10,43 +10,53 @@ from modeling_sener import SenerConfig
 from modeling_sener.band import columns_before
 
 
-def needed(config: SenerConfig, pieces: int) -> int:
-    """Of one text of `pieces` pieces, one of them a word but for the first and the last."""
-    words = pieces - 2
-    attended = pieces if config.attention == "full" else 2 * config.attention_window + 2
+def needed(config: SenerConfig, tokens: int) -> int:
+    """Of one text of `tokens` tokens, one of them a word but for the first and the last."""
+    words = tokens - 2
+    attended = tokens if config.attention == "full" else 2 * config.attention_window + 2
+    columns = width(config, words)
+    return encoder(config.backbone_config, tokens, attended, attended) + head(config, words, words, columns)
+
+
+def width(config: SenerConfig, words: int) -> int:
+    """W, the columns of the band."""
     window = words - 1 if config.span_window is None else config.span_window
-    columns = columns_before(window, config.triangles) + window + 1
-    return encoder(config.backbone_config, pieces, attended, attended) + head(config, words, columns, columns)
+    return columns_before(window, config.triangles) + window + 1
 
 
-def encoder(backbone, pieces: int, attended: int, positions: int) -> int:
+def encoder(backbone, tokens: int, attended: int, positions: int) -> int:
     """
     Args:
-        backbone: a DeBERTa configuration with both position terms.
+        backbone: a DeBERTa configuration with both position terms, or a BERT.
         attended: keys that each query is scored with.
-        positions: rows of each table of relative positions that it is scored with.
+        positions: relative positions that it is scored with, at most the rows of their table; a BERT has none.
     """
     size = backbone.hidden_size
     linear = 4 * size * size + 2 * size * backbone.intermediate_size
     attention = 2 * attended * size
-    position_scores = 2 * positions * size
-    position_tables = 2 * 2 * backbone.position_buckets * size * size
-    return 2 * backbone.num_hidden_layers * (pieces * (linear + attention + position_scores) + position_tables)
+    position_scores = position_tables = 0
+    if getattr(backbone, "relative_attention", False):
+        rows = 2 * backbone.position_buckets
+        position_scores = 2 * min(positions, rows) * size
+        position_tables = 2 * rows * size * size
+    return 2 * backbone.num_hidden_layers * (tokens * (linear + attention + position_scores) + position_tables)
 
 
-def head(config: SenerConfig, words: int, scored: int, columns: int) -> int:
+def head(config: SenerConfig, words: int, ends: int, scored: int) -> int:
     """
     Args:
+        ends: end vectors that are multiplied with the biaffine weights.
         scored: words that each word is paired with in the biaffine scores.
-        columns: cells of a row of the span tensor.
     """
     size, p, channels = config.backbone_config.hidden_size, config.biaffine_size + 1, config.span_channels
+    columns = width(config, words)
     vectors = 2 * size * config.biaffine_size
-    biaffine = p * p * channels + 2 * p * channels + scored * p * channels
+    products = ends * (p * p * channels + p * channels)
+    linear = p * channels
     projections = columns * (2 * 3 * channels * channels + 2 * channels * channels)
     attention = 2 * 2 * columns * columns * channels
     convolutions = columns * 2 * 9 * channels * channels
     block = {"bispa": projections + attention + convolutions, "cnn": convolutions, "none": 0}
     blocks = config.span_layers * block[config.span_interaction]
     classifier = columns * channels * config.num_labels
-    return 2 * words * (vectors + biaffine + blocks + classifier)
+    return 2 * (products + words * (vectors + linear + scored * p * channels + blocks + classifier))

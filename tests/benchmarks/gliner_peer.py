@@ -16,7 +16,7 @@ from gliner import GLiNER
 from transformers import AutoConfig
 
 from .measure import PeakMemory, median_seconds, pick_device, product_rate
-from .text import BACKBONE, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
+from .text import BACKBONES, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
 
 
 WINDOW = 384
@@ -41,8 +41,7 @@ def main():
 def make_model(device: torch.device) -> GLiNER:
     """GLiNER's defaults, on a folder with the tokenizer and the encoder's configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        fields = {name: value for name, value in BACKBONE.items() if name != "model_type"}
-        AutoConfig.for_model(BACKBONE["model_type"], **fields).save_pretrained(folder)
+        AutoConfig.for_model(**BACKBONES["DeBERTa"]).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
         config = {"model_name": folder, "max_len": WINDOW, "max_width": WIDTH}
         return GLiNER.from_config(config, backbone_from_pretrained=False, map_location=str(device))

@@ -1,18 +1,32 @@
 """What is measured: each point in a process of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
-# Settings of `SenerConfig`. Both windows are 128 and C = 32, p = 100 by default.
+def model_name(triangles: str, window: int = 128, encoder: str = "DeBERTa") -> str:
+    return f"{encoder} {triangles} w={window}"
+
+
+UPPER, BOTH = model_name("upper"), model_name("both")
+SQUARES = ("square + plus-shaped attention", "square + convolutions")
+# An encoder of text.py and settings of `SenerConfig`: the windows of both encoders are 128, C = 32, p = 100. Each
+# `upper` stands beside its `both`, so that their ratio suffers little from a machine whose speed drifts.
 MODELS = {
-    "SeNER": {},
-    "SeNER w=16": {"span_window": 16},
-    # What UTC-IE and CNN-NER compute: the whole square of pairs in memory, and full attention.
-    "square + plus-shaped attention": {"attention": "full", "span_window": None, "span_interaction": "bispa"},
-    "square + convolutions": {"attention": "full", "span_window": None, "span_interaction": "cnn"},
+    model_name(triangles, window, encoder): {"encoder": encoder, "triangles": triangles, "span_window": window}
+    for encoder in ("DeBERTa", "MiniLM")
+    for window in (128, 16)
+    for triangles in ("upper", "both")
 }
-LENGTHS = (512, 2048, 4096, 16384, 65536)
-GROUPS = ("forward", "training", "entities", "encoder", "reference", "gliner", "longest")
+# UTC-IE and CNN-NER keep the square of pairs and attend to the whole text. Without a window the upper triangle takes
+# N rows of N cells, as many as their square has; both triangles would take N (2N - 1).
+MODELS |= {
+    name: {"encoder": "DeBERTa", "triangles": "upper", "span_window": None, "attention": "full",
+           "span_interaction": interaction}
+    for name, interaction in zip(SQUARES, ("bispa", "cnn"), strict=True)
+}  # fmt: skip
+PEERS = ("GLiNER", "GLiNER2", "GLiNER2.5")
+GROUPS = ("forward", "training", "entities", "encoder", "reference", "peer", "longest")
+ACCELERATOR = "accelerator"  # a group of its own: what `make gpu` measures
 
 
 @dataclass(frozen=True)
@@ -20,16 +34,18 @@ class Point:
     """
     Args:
         what: "forward" (`model(**inputs)`), "training" (with backward pass and AdamW step), "entities" (string to
-            entities), "encoder", "transformers encoder", "dense reference", "gliner", or "bias": no time, a setting.
-        length: pieces of the text; words of it for "entities" and "gliner".
+            entities), "peer" (likewise), "encoder", "transformers encoder", "dense reference", or "bias": no time, a
+            setting.
+        length: tokens of the text; words of it for "entities" and "peer".
+        model: of `MODELS` or `PEERS`.
         bias: what the classifier's bias is set to, so that few spans pass.
         runs: at most; the median counts.
-        batch_size: windows that run together, for "gliner".
+        batch_size: windows that run together, for "peer".
     """
 
     what: str
     length: int
-    model: str = "SeNER"
+    model: str = UPPER
     precision: str = "float32"
     checkpointing: bool = False
     bias: float = 0.0
@@ -39,32 +55,43 @@ class Point:
     def __str__(self):
         extras = [self.precision] * (self.precision != "float32") + ["checkpointing"] * self.checkpointing
         extras += [f"batches of {self.batch_size}"] * (self.batch_size > 1)
-        if self.what in ("forward", "training", "entities", "bias"):
+        if self.what in ("forward", "training", "entities", "peer", "bias"):
             extras.insert(0, self.model)
         return f"{self.what}, {self.length:,}" + "".join(f", {extra}" for extra in extras)
 
 
 def plan(group: str, quick: bool) -> list[Point]:
-    """The points of a group that are known beforehand: "gliner" and "longest" choose theirs as they go."""
-    lengths = (128, 256) if quick else LENGTHS
-    short = (256,) if quick else (512, 2048, 4096)
-    middle = 256 if quick else 2048
+    """The points of a group that are known beforehand: "peer" and "longest" choose theirs as they go."""
+    short, middle, long = (128, 256, 384) if quick else (512, 2048, 4096)
+    longer, longest = (512, 1024) if quick else (16384, 65536)
     runs = 1 if quick else 3
+    banded = [name for name in MODELS if name not in SQUARES]
+    main = (UPPER, BOTH)
     if group == "forward":
-        points = [Point("forward", length, runs=runs) for length in lengths]
-        return points + [Point("forward", length, precision="bfloat16", runs=runs) for length in short]
-    if group == "training":
-        settings = [(length, "float32") for length in short] + [(middle, "bfloat16")]
-        return [
-            Point("training", length, precision=precision, checkpointing=checkpointing, runs=runs)
-            for checkpointing in (False, True)
-            for length, precision in settings
+        points = [Point("forward", length, model) for length in (short, middle) for model in main]
+        points += [Point("forward", long, model) for model in banded]
+        points += [Point("forward", long, model, precision="bfloat16") for model in main]
+        points += [Point("forward", longer, model, runs=1) for model in main]
+    elif group == "training":
+        points = [Point("training", middle, model) for model in banded]
+        points += [Point("training", middle, model, checkpointing=True) for model in main]
+    elif group == "entities":
+        points = [Point("entities", long, model) for model in banded]
+        points += [Point("entities", longer, model, runs=1) for model in banded if model.startswith("DeBERTa")]
+        points += [Point("entities", longest, UPPER, runs=1)]
+    elif group == "encoder":
+        points = [Point("encoder", length) for length in (short, middle, long)] + [Point("encoder", longer, runs=1)]
+        points += [Point("transformers encoder", length) for length in (short, middle, long)]
+    elif group == "reference":
+        points = [Point("dense reference", length) for length in ((128,) if quick else (128, 256, 512))]
+    elif group == ACCELERATOR:
+        points = [
+            Point(what, length, model, precision=precision)
+            for what in ("forward", "training", "entities")
+            for length in ((long,) if what == "training" else (long, longer))
+            for precision in (("float32",) if what == "entities" else ("float32", "bfloat16"))
+            for model in main
         ]
-    if group == "entities":
-        return [Point("entities", length, model, runs=runs) for model in ("SeNER", "SeNER w=16") for length in lengths]
-    if group == "encoder":
-        points = [Point("encoder", length, runs=runs) for length in lengths]
-        return points + [Point("transformers encoder", length, runs=runs) for length in short]
-    if group == "reference":
-        return [Point("dense reference", length, runs=runs) for length in ((128,) if quick else (128, 256, 512))]
-    return []
+    else:
+        points = []
+    return [replace(point, runs=min(point.runs, runs)) for point in points]

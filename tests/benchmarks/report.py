@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .points import Point
+from .points import BOTH, UPPER, Point
 from .targets import GB
 
 
@@ -56,40 +56,44 @@ def longest_table(rows: list[dict]) -> str:
 
 
 def targets_table(rows: list[dict]) -> str:
-    header = ("what", "published implementation", "target", "measured", "")
+    header = ("what", "published implementation", "target", "aim", "measured", "")
     return table(header, [target_row(row) for row in rows])
 
 
 def target_row(row: dict) -> Row:
-    bound = f"at {'most' if row['at_most'] else 'least'} {row['bound']:g} {row['unit']}"
-    if row["measured"] is None:
-        return row["what"], row["published implementation"], bound, "not measured", ""
-    verdict = "met" if row["met"] else "missed"
-    return row["what"], row["published implementation"], bound, f"{row['measured']:.3g} {row['unit']}", verdict
+    unit = row["unit"]
+    bound = "" if row["bound"] is None else f"at {'most' if row['at_most'] else 'least'} {row['bound']:g} {unit}"
+    aim = "" if row["aim"] is None else f"{row['aim']:g} {unit}"
+    measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g} {unit}"
+    verdict = {None: "", True: "met", False: "missed"}[row["met"]]
+    return row["what"], row["published implementation"], bound, aim, measured, verdict
 
 
 def machine_line(machine: dict) -> str:
-    device = machine["accelerator"] or f"{machine['threads']} threads on {machine['processor']}"
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "gliner") if machine[name])
+    threads = f"{machine['threads']} threads on {machine['processor']} ({', '.join(machine['instruction_sets'])})"
+    device = f"{machine['accelerator']} beside {threads}" if machine["accelerator"] else threads
+    names = ("torch", "transformers", "gliner", "gliner2")
+    versions = ", ".join(f"{name} {machine[name]}" for name in names if machine[name])
     rate = machine["product_flops_per_second"]
     rates = f"; float32 matrix products at {rate[0] / 1e9:,.0f} to {rate[1] / 1e9:,.0f} GFLOP/s" if rate else ""
     return f"{device}, {machine['memory_bytes'] / GB:.0f} GB, {versions}, {machine['date']}{rates}"
 
 
-CURVES = {  # what is drawn: label, colour, marker
-    "forward": ("SeNER", "#0b6e8f", "o"),
-    "encoder": ("SeNER's encoder alone", "#6cb6cf", "s"),
-    "transformers encoder": ("transformers' DeBERTa-v2 alone, full attention", "#c2571a", "^"),
-    "dense reference": ("SeNER computed densely (the tests' reference)", "#7a7a7a", "D"),
+CURVES = {  # what is drawn, of which model: label, colour, marker
+    ("forward", UPPER): ("SeNER, upper triangle", "#0b6e8f", "o"),
+    ("forward", BOTH): ("SeNER, both triangles", "#8a5aa8", "v"),
+    ("encoder", UPPER): ("SeNER's encoder alone", "#6cb6cf", "s"),
+    ("transformers encoder", UPPER): ("transformers' DeBERTa-v2 alone, full attention", "#c2571a", "^"),
+    ("dense reference", UPPER): ("SeNER computed densely (the tests' reference)", "#7a7a7a", "D"),
 }
 
 
-def curve(results: dict[Point, dict], what: str, field: str, unit: float) -> tuple[list[int], list[float]]:
-    """Lengths and values of the float32 points of "SeNER"."""
+def curve(results: dict[Point, dict], what: str, model: str, field: str, unit: float) -> tuple[list[int], list[float]]:
+    """Lengths and values of the float32 points of a model."""
     found = [
         (point.length, result[field] / unit)
         for point, result in results.items()
-        if (point.what, point.model, point.precision) == (what, "SeNER", "float32") and result.get(field, 0) > 0
+        if (point.what, point.model, point.precision) == (what, model, "float32") and result.get(field, 0) > 0
     ]
     lengths, values = zip(*sorted(found), strict=True) if found else ((), ())
     return list(lengths), list(values)
@@ -97,7 +101,7 @@ def curve(results: dict[Point, dict], what: str, field: str, unit: float) -> tup
 
 def plot(results: dict[Point, dict], file: Path):
     """Time and added memory of a forward pass against the length, as png; nothing where no pass was measured."""
-    if not any(curve(results, what, "seconds", 1.0)[0] for what in CURVES):
+    if not any(curve(results, *drawn, "seconds", 1.0)[0] for drawn in CURVES):
         return
     import matplotlib  # here, so that the processes that measure start from a small one
 
@@ -111,11 +115,11 @@ def plot(results: dict[Point, dict], file: Path):
         (panels[1], "added_bytes", GB, "Memory that it adds, GB"),
     ):
         lengths = set()
-        for what, (label, colour, marker) in CURVES.items():
-            x, y = curve(results, what, field, unit)
+        for drawn, (label, colour, marker) in CURVES.items():
+            x, y = curve(results, *drawn, field, unit)
             lengths.update(x)
             panel.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
-        panel.set(xscale="log", yscale="log", xlabel="pieces of the text")
+        panel.set(xscale="log", yscale="log", xlabel="tokens of the text")
         panel.set_title(title, fontsize=11, loc="left")
         panel.set_xticks(sorted(lengths), labels=[f"{length:,}" for length in sorted(lengths)], rotation=45)
         panel.minorticks_off()
