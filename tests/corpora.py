@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from modeling_sener import SenerConfig
 from modeling_sener.decoding import Candidates
-from training.candidates import CURVE_FLOOR, ScoredSpans
-from training.data import Document
+from training.corpus.data import Document
+from training.evaluation.candidates import CURVE_FLOOR, ScoredSpans
 
 
 LABELS = ["A", "B", "C"]

@@ -7,9 +7,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from training.batches import Collator, Masking, StepBatches, draw_windows, epoch_order
-from training.masking import NOT_MASKED
-from training.windows import StoredWindows, Window
+from training.corpus.batches import Collator, Masking, StepBatches, draw_windows, epoch_order
+from training.corpus.masking import NOT_MASKED
+from training.corpus.windows import StoredWindows, Window
 
 
 def window(length, first=0, spans=()):

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_sener.decoding import Candidates
-from training.breakdown import (
+from training.corpus.data import Document
+from training.evaluation.breakdown import (
     BEYOND,
     WORST,
     by_depth,
@@ -17,9 +18,8 @@ from training.breakdown import (
     score_corpus,
     worst_documents,
 )
-from training.candidates import ScoredSpans
-from training.data import Document
-from training.scoring import FP, match
+from training.evaluation.candidates import ScoredSpans
+from training.evaluation.scoring import FP, match
 
 
 HALF = np.full(3, 0.5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from training.clipping import NormHistory, clip_gradients
+from training.fitting.clipping import NormHistory, clip_gradients
 
 
 def clipped_sum(gradients, ratio, limit=None):

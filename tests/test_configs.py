@@ -16,7 +16,7 @@ from toy import launch, toy_folder, training_arguments
 from transformers import DebertaV2Config, DebertaV2Model
 
 from training import train as training
-from training.fields import parse_fields
+from training.fitting.fields import parse_fields
 
 
 CONFIGS = Path(training.__file__).parent / "configs"

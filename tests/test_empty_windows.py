@@ -8,7 +8,8 @@ from toy import LABELS, empty_records, toy_folder, toy_records, training_argumen
 
 from training import baseline_tagger as tagger
 from training import train as training
-from training.data import DataError
+from training.corpus.data import DataError
+from training.fitting import loop
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
         end_step(run, loss)
 
     monkeypatch.setattr(training.SenerModel, "forward", spy)
-    monkeypatch.setattr(training, "end_step", note)
+    monkeypatch.setattr(loop, "end_step", note)
     training.main(given(toy, tmp_path, "--empty_window_share", share))
     assert f"20 windows\n  windows without an entity: 8; {said}\n" in capsys.readouterr().out
     size = 12 + drawn
@@ -63,7 +64,7 @@ def test_the_learning_rate_ends_with_the_last_step(toy, tmp_path, monkeypatch):
         rates.append(run.scheduler.get_last_lr()[0])
         assert run.bar.total == 3 * 4
 
-    monkeypatch.setattr(training, "end_step", note)
+    monkeypatch.setattr(loop, "end_step", note)
     training.main(given(toy, tmp_path, "--empty_window_share", "0.5"))
     assert len(rates) == 12 and rates[-1] == 0 < rates[-2]
 

@@ -6,10 +6,10 @@ from corpora import LABELS, corpora, small_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from training.breakdown import overlap_curve, score_corpus
-from training.candidates import CURVE_FLOOR, FLOOR
-from training.overlap import curve, match_overlap, pair, touched_words
-from training.scoring import FN, FP, TP, Grouping, match, score, summarise, tally
+from training.evaluation.breakdown import overlap_curve, score_corpus
+from training.evaluation.candidates import CURVE_FLOOR, FLOOR
+from training.evaluation.overlap import curve, match_overlap, pair, touched_words
+from training.evaluation.scoring import FN, FP, TP, Grouping, match, score, summarise, tally
 
 
 ENTITY = st.tuples(st.integers(0, 8), st.integers(1, 8), st.sampled_from("AB")).map(

@@ -10,8 +10,8 @@ from toy import toy_folder, training_arguments
 
 from training import baseline_tagger as tagger
 from training import train as training
-from training.precision import choose_precision, has_bf16, training_device
-from training.state import ResumeError
+from training.fitting.precision import choose_precision, has_bf16, training_device
+from training.fitting.state import ResumeError
 
 
 # As `torch.cpu.get_capabilities` describes processors; the last is one that it knows nothing of.

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 
 from training import train as training
-from training.state import Progress, ResumeError, newest_state
+from training.fitting import loop
+from training.fitting.state import Progress, ResumeError, newest_state
 
 
 OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
@@ -136,7 +137,7 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
 
 
 def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_path, monkeypatch):
-    evaluate, seen = training.evaluate, []
+    evaluate, seen = loop.evaluate, []
 
     def stop(run):
         if run.progress.epoch == 2:
@@ -145,10 +146,10 @@ def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_p
 
     given = training_arguments(toy, tmp_path, "--num_epochs", "2", "--average_epochs", "2", "--report_to", "none",
                                "--save_steps", "3")  # fmt: skip
-    monkeypatch.setattr(training, "evaluate", stop)
+    monkeypatch.setattr(loop, "evaluate", stop)
     with pytest.raises(Stopped):
         training.main(given)
-    monkeypatch.setattr(training, "evaluate", lambda run: seen.append(run) or evaluate(run))
+    monkeypatch.setattr(loop, "evaluate", lambda run: seen.append(run) or evaluate(run))
     file = tmp_path / "checkpoints" / "weights_0001.safetensors"
     whole = file.read_bytes()
     for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):

@@ -11,12 +11,12 @@ from transformers import pipeline
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import score
-from training.candidates import CURVE_FLOOR, score_spans
-from training.checkpoint import load_checkpoint
-from training.data import read_documents
-from training.inference import extract
-from training.scoring import as_spans
-from training.scoring import score as score_entities
+from training.corpus.data import read_documents
+from training.evaluation.candidates import CURVE_FLOOR, score_spans
+from training.evaluation.scoring import as_spans
+from training.evaluation.scoring import score as score_entities
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_the_metric_module_gives_the_numbers_of_score(folder, capsys, monkeypatc
     found = extract(model, processor, [document.text for document in documents])
     gold = [[{"start": start, "end": end, "label": label} for start, end, label in document.entities]
             for document in documents]  # fmt: skip
-    metric = evaluate.load(str(ROOT / "training" / "metric"), cache_dir=str(tmp_path))
+    metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
     words = [[(i, i + 1) for i in range(len(document.text))] if document.is_split
              else processor.split_words(document.text) for document in documents]  # fmt: skip
     computed = metric.compute(predictions=found, references=gold, words=words)
@@ -177,7 +177,7 @@ def test_the_metric_module_gives_the_numbers_of_score(folder, capsys, monkeypatc
 def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
     """Overlap is counted in the units of the offsets; no curve without scores; of equal entities the best counts."""
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    metric = evaluate.load(str(ROOT / "training" / "metric"), cache_dir=str(tmp_path))
+    metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
     gold = [[{"start": 0, "end": 9, "label": "A"}]]
     bare = [[{"start": 0, "end": 5, "label": "A"}, {"start": 6, "end": 9, "label": "A"}]]
     computed = metric.compute(predictions=bare, references=gold)

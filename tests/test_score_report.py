@@ -9,10 +9,10 @@ from corpora import LABELS, WORDS, corpora, small_config
 from hypothesis import HealthCheck, given, settings
 
 from modeling_sener.decoding import Candidates
-from training.breakdown import score_corpus
-from training.candidates import ScoredSpans
-from training.data import Document
-from training.score_report import render, write_report
+from training.corpus.data import Document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import ScoredSpans
+from training.evaluation.score_report import render, write_report
 
 
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)>\"&{{ 7 * 7 }}"

@@ -13,9 +13,10 @@ from toy import LABELS, toy_folder, toy_records, training_arguments, write_jsonl
 
 from modeling_sener.band import Band, band_labels, fits
 from training import train as training
-from training.checkpoint import load_checkpoint, load_for_labels
-from training.starts import HIGHEST, LOWEST, count_cells, start_biases
-from training.windows import StoredWindows
+from training.corpus.windows import StoredWindows
+from training.fitting import loop
+from training.fitting.checkpoint import load_checkpoint, load_for_labels
+from training.fitting.starts import HIGHEST, LOWEST, count_cells, start_biases
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def first_step(run_arguments, monkeypatch):
         )
         raise Stopped
 
-    monkeypatch.setattr(training, "end_step", stop)
+    monkeypatch.setattr(loop, "end_step", stop)
     with pytest.raises(Stopped):
         training.main([*run_arguments, "--report_to", "none", "--num_epochs", "1", "--batch_size", "16"])
     monkeypatch.undo()

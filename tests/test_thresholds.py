@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from modeling_sener import SenerConfig
 from modeling_sener.decoding import Candidates
-from training.breakdown import score_corpus
-from training.candidates import FLOOR, ScoredSpans
-from training.data import Document
-from training.scoring import match, ratios
-from training.thresholds import fit_thresholds, store_thresholds
+from training.corpus.data import Document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import FLOOR, ScoredSpans
+from training.evaluation.scoring import match, ratios
+from training.evaluation.thresholds import fit_thresholds, store_thresholds
 
 
 def f1(documents, scored, thresholds, config):

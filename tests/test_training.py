@@ -10,10 +10,10 @@ from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, trainin
 from modeling_sener import SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.fields import FieldError, parse_fields
-from training.inference import extract
-from training.lora import add_lora, merged_state_dict
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.fitting.fields import FieldError, parse_fields
+from training.fitting.lora import add_lora, merged_state_dict
+from training.inference.extraction import extract
 
 
 @pytest.fixture(scope="module")

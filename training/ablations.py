@@ -36,13 +36,13 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
-from training.checkpoint import load_checkpoint
-from training.cli import end_with_parent, run
-from training.data import Document, is_file, stream_files
-from training.fields import FieldError, TrainingFields, parse_fields
-from training.inference import extract
-from training.scoring import as_spans, score
-from training.windows import encode_document, window_bounds
+from training.common.cli import end_with_parent, run
+from training.corpus.data import Document, is_file, stream_files
+from training.corpus.windows import encode_document, window_bounds
+from training.evaluation.scoring import as_spans, score
+from training.fitting.checkpoint import load_checkpoint
+from training.fitting.fields import FieldError, TrainingFields, parse_fields
+from training.inference.extraction import extract
 
 
 HERE = Path(__file__).parent

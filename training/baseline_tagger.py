@@ -38,20 +38,20 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
-from training.averaging import average_weights
-from training.batches import Masking, StepBatches
-from training.checkpoint import is_checkpoint
-from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
-from training.clipping import NormHistory, clip_gradients
-from training.corpus import check_data, write_windows
-from training.data import Document, stream_files
-from training.fields import FieldError, TrainingFields, parse_fields
-from training.lora import merged_state_dict
-from training.report import DataReport
-from training.scoring import Entity, score
-from training.state import Progress, only_run
+from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.corpus.batches import Masking, StepBatches
+from training.corpus.data import Document, stream_files
+from training.corpus.report import DataReport
+from training.corpus.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
+from training.evaluation.scoring import Entity, score
+from training.fitting.averaging import average_weights
+from training.fitting.checkpoint import is_checkpoint
+from training.fitting.clipping import NormHistory, clip_gradients
+from training.fitting.fields import FieldError, TrainingFields, parse_fields
+from training.fitting.lora import merged_state_dict
+from training.fitting.run_data import check_data, write_windows
+from training.fitting.state import Progress, only_run
 from training.train import build_accelerator, build_optimizer, start_trackers
-from training.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
 
 
 IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all pieces of a word but its first

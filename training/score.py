@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from training.breakdown import score_corpus
-from training.candidates import score_spans
-from training.checkpoint import load_checkpoint
-from training.cli import run, use_all_cores
-from training.data import is_file, read_documents
-from training.files import write_text, writing
-from training.inference import naming
-from training.report import report_on
-from training.score_report import write_report
-from training.thresholds import fit_thresholds, store_thresholds
-from training.windows import encode_document
+from training.common.cli import run, use_all_cores
+from training.common.files import write_text, writing
+from training.corpus.data import is_file, read_documents
+from training.corpus.report import report_on
+from training.corpus.windows import encode_document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import score_spans
+from training.evaluation.score_report import write_report
+from training.evaluation.thresholds import fit_thresholds, store_thresholds
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import naming
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
