@@ -24,6 +24,7 @@ def toy_checkpoint(folder, **encoder):
         str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1
     )
     torch.nn.init.normal_(model.classifier.weight, std=2)
+    torch.nn.init.constant_(model.classifier.bias, -4.6)
     model.save_pretrained(folder / "model")
     SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(folder / "model")
     return folder / "model"
