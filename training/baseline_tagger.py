@@ -357,6 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
         start_trackers(accelerator, fields)
         best = train(this_run)
         accelerator.print(json.dumps(best), flush=True)
+        accelerator.wait_for_everyone()  # as in training/train.py
         accelerator.end_training()
 
 

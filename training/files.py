@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,15 @@ def writing(path: str | Path, advice: str = "") -> Iterator[None]:
 def free_space(path: str | Path) -> int:
     """Bytes that are free where `path` lies, or is to lie."""
     return shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.is_dir())).free
+
+
+def checksum_of_file(path: str | Path) -> int:
+    """CRC-32 of a file's bytes."""
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def write_text(path: str | Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:

@@ -29,7 +29,7 @@ from transformers import get_linear_schedule_with_warmup
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
-from training.averaging import average_weights, check_weights
+from training.averaging import average_weights, files_of
 from training.batches import Collator, Masking, StepBatches
 from training.checkpoint import is_checkpoint, load_for_labels, save_checkpoint
 from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
@@ -41,7 +41,17 @@ from training.inference import extract_shared, naming
 from training.lora import add_lora, merged_state_dict
 from training.masked_words import MaskedWords
 from training.scoring import as_spans, score
-from training.state import Progress, checksum, clear, load_state, newest_state, only_run, save_state
+from training.state import (
+    Progress,
+    check_best,
+    checksum,
+    checksums,
+    clear,
+    load_state,
+    newest_state,
+    only_run,
+    save_state,
+)
 from training.windows import StoredWindows
 
 
@@ -181,7 +191,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     set_seed(fields.seed)
     model, processor = build_model(fields, labels)
     published = SenerModel(model.config).eval().to(accelerator.device)
-    state = newest_state(checkpoints) if fields.resume else None
+    # One process chooses: on a network file system the others may not see the newest one yet.
+    state = on_main_process(accelerator, lambda: newest_state(checkpoints)) if fields.resume else None
     windows_file = checkpoints / "windows.arrow"
 
     def prepare_folder() -> list[str]:
@@ -214,7 +225,6 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, terms)
-        check_weights(checkpoints, progress.epoch, fields.average_epochs)
         accelerator.print(f"resumed from {state}")
     bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip
@@ -239,8 +249,10 @@ def train(run: Run) -> Progress:
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best:
                 save_checkpoint(run.published, run.processor, fields.output_dir, fields.save_dtype)
+                folder = Path(fields.output_dir)
+                progress.best_files = checksums(folder.glob("model*.safetensors"), folder)
             write_text(run.checkpoints / "history.json", json.dumps(progress.history, indent=1))
-        save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+        save(run)
     run.bar.close()
     return progress
 
@@ -273,7 +285,13 @@ def train_epoch(run: Run) -> None:
             total.zero_()
             progress.seconds = time.perf_counter() - begin
             if progress.step % run.fields.save_steps == 0 and progress.step < run.batches.steps:
-                save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+                save(run)
+
+
+def save(run: Run) -> None:
+    """Save where the run stands, for `--resume`."""
+    needed = files_of(run.checkpoints, run.progress.epoch, run.fields.average_epochs)[:-1]
+    save_state(run.accelerator, run.checkpoints, run.progress, run.scheduler, run.terms, needed)
 
 
 def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointError:
@@ -346,8 +364,13 @@ def main(arguments: list[str] | None = None) -> None:
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)
+        # Where the last exchange was one of objects, gloo's thread may want Python's lock while the model's end, which
+        # holds it, waits for that thread.
+        accelerator.wait_for_everyone()
         with writing(checkpoints / LOGS):
             accelerator.end_training()
+    if accelerator.is_main_process:
+        check_best(progress, Path(fields.output_dir))
     accelerator.print(f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); saved in "
                       f"{fields.output_dir}")  # fmt: skip
 
