@@ -97,10 +97,11 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def whole_lines(path: Path) -> int:
+    """Of texts: the first line is the run's signature."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
+        return max(sum(line.endswith(b"\n") for line in file) - 1, 0)
 
 
 def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> Stretch:

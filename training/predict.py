@@ -13,10 +13,12 @@ the others are done, and the exit code is 1.
 The texts are shared out over the processes and machines of `accelerate launch`; the first process alone reads the
 input and writes the output, a stretch of texts at a time. After a kill, or when a fault in the input is repaired, the
 same command with `--resume` goes on where it was; what is done lies in `entities.jsonl.partial` until all of it is.
+With another model, threshold, list of inputs or text than what is done was made with, it does not.
 """
 
 import argparse
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -26,16 +28,20 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from modeling_sener import SenerModel, SenerProcessor
 from training.checkpoint import load_checkpoint
 from training.cli import keep_few_kernels, on_main_process, run, use_all_cores
 from training.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
 from training.files import WriteError
 from training.inference import extract_shared, words_in
-from training.results import FAULT, Results, as_line, is_faulty
+from training.results import FAULT, Results, as_line, checksum_of_text, is_faulty
 
 
 # Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
 STRETCH_TEXTS, STRETCH_WORDS = 64, 100_000
+# Fields of a config that are no others with other entities: names, versions, dropout, what `labels` says.
+WITHOUT_EFFECT = ("_name_or_path", "architectures", "auto_map", "biaffine_dropout", "dtype", "id2label", "label2id",
+                  "part_size", "span_dropout", "threshold", "transformers_version")  # fmt: skip
 PATIENCE = timedelta(days=7)  # of processes that wait while the first one reads through what is done
 
 
@@ -147,9 +153,10 @@ class Prediction:
             print(f"resumed after {self.results.done:,} texts")
         return True
 
-    def show(self) -> None:
+    def show(self, signature: dict) -> None:
         """The output and the bar, once the model is loaded: a message before that is a line of its own."""
-        self.results.open()  # two runs that start together: one of them ends here, before any work
+        # Two runs that start together: one of them ends here, before any work.
+        self.results.begin({"input": self.inputs, **signature})
         self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
 
     def next_texts(self) -> list[str | list[str]]:
@@ -162,14 +169,16 @@ class Prediction:
 
     def add(self, found: list[list[dict] | None]) -> None:
         """The entities of each of `next_texts`, `None` of one that does not fit into memory."""
-        self.write([as_line(document.id, entities) for document, entities in zip(self.stretch, found, strict=True)])
+        lines = [as_line(document.id, entities) for document, entities in zip(self.stretch, found, strict=True)]
+        self.write(lines, [checksum_of_text(document.text) for document in self.stretch])
 
-    def write(self, lines: list[str]) -> None:
+    def write(self, lines: list[str], texts: list[int]) -> None:
+        """Lines of the output, and the `checksum_of_text` of their texts."""
         for number, line in enumerate(lines, start=self.results.done):
             if is_faulty(line):
                 self.bar.write(f"{self.place(number)}: {FAULT['error']}: {line}", file=sys.stderr)
         try:
-            self.results.write(lines)
+            self.results.write(lines, texts)
         except WriteError:
             self.bar.close()
             raise
@@ -207,6 +216,24 @@ class Prediction:
         return DataError(f"{error}{kept}")
 
 
+def signature_of(model: SenerModel, processor: SenerProcessor, threshold: float | None) -> dict:
+    """
+    All that entities depend on, by name, beside their text. Left out is what changes no more than the rounding of
+    scores: devices, batches, the number of processes.
+    """
+    fields = model.config.to_dict()
+    fields |= {f"backbone_config.{name}": value for name, value in fields.pop("backbone_config").items()}
+    fields = {name: value for name, value in fields.items() if name.rpartition(".")[2] not in WITHOUT_EFFECT}
+    thresholds = [round(value, 6) for value in processor.thresholds(threshold).tolist()]
+    weights = 0
+    for name, tensor in sorted(model.state_dict().items()):
+        content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        weights = zlib.crc32(content, zlib.crc32(f"{name} {tuple(tensor.shape)}".encode(), weights))
+    tokenizer = zlib.crc32(processor.tokenizer.backend_tokenizer.to_str().encode())
+    return {"labels": model.config.labels, "threshold": thresholds, **fields, "word_pattern": processor.word_pattern,
+            "checksum of the tokenizer": tokenizer, "checksum of the weights": weights}  # fmt: skip
+
+
 def load(options: argparse.Namespace, state: PartialState) -> tuple:
     """Model and processor on every process, the first one first: what is wrong is said once."""
     loaded: list[tuple] = []
@@ -230,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Prediction(options.input, options.output, options.resume, state.num_processes)
     if on_main_process(state, job.start):
         model, processor = load(options, state)
-        on_main_process(state, job.show)
+        on_main_process(state, lambda: job.show(signature_of(model, processor, options.threshold)))
         while texts := on_main_process(state, job.next_texts):
             found = extract_shared(model, processor, texts, batch_size=options.batch_size,
                                    threshold=options.threshold, keep_going=True)  # fmt: skip

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, load
+from filelock import BaseFileLock
 
 from training.cli import first_line, on_main_process
 from training.data import Document
-from training.files import checksum_of_file, lock, writing
+from training.files import checksum_of_file, checksum_of_json, try_lock, writing
 
 
 PROGRESS = "progress.json"
@@ -75,22 +75,23 @@ def only_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
     Raises:
         ResumeError: another run has it.
     """
-    files: list[BinaryIO] = []
+    locks: list[BaseFileLock] = []
 
     def enter():
         with writing(checkpoints):
             checkpoints.mkdir(parents=True, exist_ok=True)
-            files.append(open(checkpoints / LOCK, "ab"))
-        if not lock(files[0]):
+            lock = try_lock(checkpoints / LOCK)
+        if lock is None:
             raise ResumeError(f"{checkpoints.parent}: another run is at work in it: wait for its end, end it, or give "
                               "another output_dir")  # fmt: skip
+        locks.append(lock)
 
     try:
         on_main_process(accelerator, enter)
         yield
     finally:
-        for file in files:
-            file.close()
+        for lock in locks:
+            lock.release()
 
 
 def clear(checkpoints: Path) -> bool:
@@ -171,11 +172,6 @@ def checksums(files: Iterable[Path], folder: Path) -> dict[str, list[int]]:
     """`[size, CRC-32]` of each file, by its path relative to `folder`."""
     return {Path(os.path.relpath(file, folder)).as_posix(): [file.stat().st_size, checksum_of_file(file)]
             for file in files}  # fmt: skip
-
-
-def checksum_of_json(content: dict) -> int:
-    """CRC-32 of what `content` is after it has been written and read."""
-    return zlib.crc32(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode())
 
 
 def random_states(process: int) -> str:
