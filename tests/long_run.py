@@ -31,7 +31,7 @@ from tiny import CORPUS
 from toy import ROOT
 from tqdm import tqdm
 
-from training.predict import STRETCH_TEXTS
+from training.inference.job import STRETCH_TEXTS
 
 
 SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # of the lognormal: 5 % have more than 15,000 words
@@ -97,10 +97,11 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def whole_lines(path: Path) -> int:
+    """Of texts: the first line is the run's signature."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
+        return max(sum(line.endswith(b"\n") for line in file) - 1, 0)
 
 
 def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> Stretch:

@@ -11,6 +11,10 @@ from tiny import tiny_tokenizer
 from toy import as_raw, toy_backbone, toy_records, write_jsonl
 
 from modeling_sener import SenerModel, SenerProcessor
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.inputs import stream_inputs
+from training.inference.job import signature_of
+from training.inference.results import Results, checksum_of_text
 
 
 LABELS = ["Material", "Method", "Person", "Task"]
@@ -40,9 +44,36 @@ def toy_corpus(path, count):
     return write_jsonl(path, records)
 
 
+def results_of(output, **signature):
+    """A `Results` that a run has begun."""
+    results = Results(str(output))
+    results.begin(signature)
+    return results
+
+
+def write(results, lines):
+    """Lines of empty texts."""
+    lines = list(lines)
+    results.write(lines, [checksum_of_text("")] * len(lines))
+
+
+def write_partial(folder, inputs, output, lines):
+    """What a run of the checkpoint `folder`/model leaves that was killed when it had written `lines`, bytes."""
+    signature = {"input": [*map(str, inputs)], **signature_of(*load_checkpoint(folder / "model"), None)}
+    results, documents = results_of(output, **signature), stream_inputs(map(str, inputs))
+    texts = [checksum_of_text(document.text) for document, _ in zip(documents, lines, strict=False)]
+    results.write([line.decode().rstrip("\n") for line in lines], texts)
+    results.close()
+    return Path(results.partial)
+
+
 def read(path):
-    """The records of an output of any format."""
+    """The records of an output of any format, or of what is done of one."""
     path = Path(path)
+    if path.suffix == ".partial":
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        assert {*lines[0]} == {"checksum", "signature"} and all(line.pop("check") for line in lines[1:])
+        return lines[1:]
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pylist()
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

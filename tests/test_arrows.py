@@ -50,6 +50,12 @@ def test_imports_point_downwards(path):
     assert rooms <= BELOW[here], f"{here} may import {sorted(BELOW[here])} alone"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "training").glob("*.py")), ids=lambda path: path.name)
+def test_no_command_imports_a_command(path):
+    commands = {f"training.{other.stem}" for other in (ROOT / "training").glob("*.py") if other.stem != "__init__"}
+    assert not imported(path.read_text(encoding="utf-8")) & commands
+
+
 def test_an_arrow_upwards_is_seen():
     assert room("training.train") == "commands" and room("training.fitting.run") == "fitting"
     assert imported("def f():\n    from training.fitting import run") >= {"training.fitting.run"}

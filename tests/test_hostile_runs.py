@@ -11,7 +11,7 @@ import pytest
 import torch
 from hostile import MINUTE, Command, full_disk, limit_files, pair, wait_for, workers
 from killed import run_until_killed, start_two_processes
-from predictions import assert_same, read, toy_checkpoint, toy_corpus
+from predictions import assert_same, read, results_of, toy_checkpoint, toy_corpus, write
 from safetensors.torch import load_file
 from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, toy_records, training_arguments, write_jsonl
 
@@ -21,6 +21,7 @@ from training.common.files import WriteError, write_text
 from training.corpus.data import DataError, Document
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting.state import ResumeError, newest_state
+from training.inference.job import Prediction
 from training.inference.results import Results, as_line
 
 
@@ -97,26 +98,27 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("room", [0, 1, 700, 2500])
 def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
-    path, lines = tmp_path / "out.jsonl", [as_line(f"text {n}", []) for n in range(100)]  # of about 30 bytes
-    first, second = (Results(str(path)) for _ in range(2))
-    first.write(lines[:20])
+    path, lines = tmp_path / "out.jsonl", [as_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes, checked
+    first, second = results_of(path), Results(str(path))
+    write(first, lines[:20])
     size = (tmp_path / "out.jsonl.partial").stat().st_size
     with full_disk(size + room), pytest.raises(WriteError) as error:
-        first.write(lines[20:])
+        write(first, lines[20:])
     assert str(error.value) == (f"{path}.partial: cannot be written (File too large); 20 texts are done: make room "
                                 "and start the same command with --resume")  # fmt: skip
     documents = iter([Document(f"text {n}", "") for n in range(100)])
     second.resume(documents)
-    assert second.done >= 20 + room // 40
-    second.write(as_line(document.id, []) for document in documents)
+    assert second.done >= 20 + room // 80
+    second.begin({})
+    write(second, [as_line(document.id, []) for document in documents])
     second.finish()
     assert path.read_text().splitlines() == lines
 
 
-@pytest.mark.parametrize("ending", [".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, ending):
-    path, results = tmp_path / f"out{ending}", Results(str(tmp_path / f"out{ending}"))
-    results.write(as_line(f"text {n}", []) for n in range(3000))
+    path, results = tmp_path / f"out{ending}", results_of(tmp_path / f"out{ending}")
+    write(results, [as_line(f"text {n}", []) for n in range(3000)])
     path.write_text("before")
     with full_disk(300), pytest.raises(WriteError, match="3,000 texts are done: make room"):
         results.finish()
@@ -124,6 +126,7 @@ def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, e
     assert path.read_text() == "before" and len(read(results.partial)) == 3000
     again = Results(str(path))
     again.resume(iter([Document(f"text {n}", "") for n in range(3000)]))
+    again.begin({})
     again.finish()
     assert len(read(path)) == 3000 and [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -232,13 +235,13 @@ def test_the_second_of_two_trainings_in_a_folder_is_refused_and_changes_nothing(
 
 def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl"
-    first = predict.Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
+    first = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
     assert first.start()
-    started = predict.Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
+    started = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
     assert started.start()  # both have looked, neither has written
-    first.show()
+    first.show({})
     with pytest.raises(DataError, match="another run is writing it; end that one first"):
-        started.show()
+        started.show({})
     for more in ([], ["--resume"]):
         with pytest.raises(DataError, match="another run is writing it; end that one first"):
             predict.main(predicting(made, path, *more))
@@ -246,20 +249,6 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
         first.add([[] for _ in texts])
     first.finish()
     assert [record["id"] for record in read(path)] == [f"text {n}" for n in range(COUNT)]
-
-
-def test_a_run_that_waited_for_the_lock_does_not_write_into_a_finished_file(tmp_path, monkeypatch):
-    first, second = (Results(str(tmp_path / "out.jsonl")) for _ in range(2))
-    first.write([as_line("a", [])])
-
-    def finish_meanwhile(file):
-        first.finish()
-        return True
-
-    monkeypatch.setattr("training.inference.results.lock", finish_meanwhile)
-    with pytest.raises(DataError, match="another run is writing it"):
-        second.write([as_line("b", [])])
-    assert read(tmp_path / "out.jsonl") == [{"id": "a", "entities": []}]
 
 
 @pytest.mark.slow

@@ -267,7 +267,7 @@ def test_training_stops_at_the_step_names_its_documents_and_keeps_the_last_good_
     assert len(members) == 2 and set(text.partition("(documents ")[2].partition(")")[0].split(", ")) == members
     state = newest_state(checkpoints)
     assert state.name.endswith("0000003") and f"The last state, {state}, is kept" in text
-    assert json.loads((state / "progress.json").read_text())["progress"]["step"] == 3
+    assert json.loads((state / "progress.json").read_text())["content"]["progress"]["step"] == 3
     monkeypatch.setattr(SenerModel, "loss", own)
     published = []
     monkeypatch.setattr(loop, "evaluate", lambda run: published.append(merged_state_dict(run.model)) or

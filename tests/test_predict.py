@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import platform
 import random
+import shutil
 import signal
 import time
 import tracemalloc
@@ -15,13 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed import kill_with_workers, run_until_killed, start_two_processes
-from predictions import assert_same, read, toy_checkpoint, toy_corpus
+from predictions import assert_same, read, results_of, toy_checkpoint, toy_corpus, write, write_partial
+from safetensors.torch import load_file, save_file
 from toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, python, write_jsonl
 
 from training import predict
 from training.corpus.data import DataError, Document
 from training.inference import extraction
 from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
+from training.inference.inputs import stream_inputs
+from training.inference.job import STRETCH_TEXTS, STRETCH_WORDS, Prediction, stretches
 from training.inference.results import Results, as_line
 
 
@@ -102,15 +107,15 @@ def test_all_formats_give_the_entities_of_the_pipeline_path(folder, tmp_path):
 def test_a_column_of_categories_and_rows_without_an_id_are_read(folder, tmp_path):
     table = pa.table({"text": pa.array(["Ada Lovelace", "London"]).dictionary_encode(), "id": pa.array([None, 7])})
     pq.write_table(table, tmp_path / "a.parquet")
-    documents = list(predict.stream_inputs([str(tmp_path / "a.parquet")]))
+    documents = list(stream_inputs([str(tmp_path / "a.parquet")]))
     assert documents == [Document(f"{tmp_path}/a.parquet row 1", "Ada Lovelace"), Document("7", "London")]
 
 
 def test_half_a_surrogate_pair_is_written(tmp_path):
     entity = {"start": 0, "end": 2, "text": "x\ud83d", "label": "Task", "score": 0.5}
     for name, text in (("a.jsonl", "x\ud83d"), ("a.parquet", "x\ufffd")):
-        results = Results(str(tmp_path / name))
-        results.write([as_line("\ud83d\ude00\ud83d", [entity])])
+        results = results_of(tmp_path / name)
+        write(results, [as_line("\ud83d\ude00\ud83d", [entity])])
         results.finish()
         (record,) = read(tmp_path / name)
         assert record["entities"] == [entity | {"text": text}]
@@ -120,23 +125,28 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
 @given(st.data())
 def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_path_factory, data):
     ids = data.draw(st.lists(st.text(max_size=3), min_size=1, max_size=6))
-    whole = "".join(as_line(name, []) + "\n" for name in ids).encode()
+    lines, folder = [as_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
+    results = results_of(folder / "out.jsonl", model="a")
+    write(results, lines)
+    results.close()
+    whole = (folder / "out.jsonl.partial").read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
-    results = Results(str(tmp_path_factory.mktemp("cut") / "out.jsonl"))
-    with open(results.partial, "wb") as file:
-        file.write(whole[:cut])
-    documents = iter([Document(name, "") for name in ids])
+    (folder / "out.jsonl.partial").write_bytes(whole[:cut])
+    results, documents = Results(str(folder / "out.jsonl")), iter([Document(name, "") for name in ids])
     results.resume(documents)
-    assert results.done == whole[:cut].count(b"\n")
-    results.write(as_line(document.id, []) for document in documents)
+    assert results.done == max(whole[:cut].count(b"\n") - 1, 0)
+    results.begin({"model": "a"})
+    write(results, [as_line(document.id, []) for document in documents])
     results.finish()
-    assert open(results.path, "rb").read() == whole
+    assert (folder / "out.jsonl").read_text(encoding="utf-8").split("\n") == [*lines, ""]
+    assert [path.name for path in folder.iterdir()] == ["out.jsonl"]
 
 
 @pytest.mark.parametrize("cut", [1, 0.3, 0.999, 0])
 def test_a_cut_run_is_resumed_to_the_same_output(folder, tmp_path, capsys, cut):
-    expected = (folder / "expected.jsonl").read_bytes()
-    (tmp_path / "out.jsonl.partial").write_bytes(expected[: int(cut * len(expected))])
+    aside, lines = tmp_path / "out.jsonl.partial", (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
+    write_partial(folder, [folder / "corpus.jsonl"], tmp_path / "out.jsonl", lines)
+    os.truncate(aside, int(cut * aside.stat().st_size))
     run(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl", more=["--resume"])
     assert_same(read(tmp_path / "out.jsonl"), read(folder / "expected.jsonl"))
     assert not (tmp_path / "out.jsonl.partial").exists()
@@ -176,13 +186,13 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
     else:
         with gzip.open(path, "wt", compresslevel=1) if ending.endswith("gz") else open(path, "w") as file:
             file.writelines(json.dumps({"text": f"{n} {text}"}) + "\n" for n in range(4000))
-    job, most_in_arrow = predict.Prediction([path], str(tmp_path / "out.jsonl.gz"), resume=False), 0
+    job, most_in_arrow = Prediction([path], str(tmp_path / "out.jsonl.gz"), resume=False), 0
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     job.start()
-    job.show()
+    job.show({})
     while texts := job.next_texts():
-        assert len(texts) <= predict.STRETCH_TEXTS
+        assert len(texts) <= STRETCH_TEXTS
         job.add([[] for _ in texts])
         most_in_arrow = max(most_in_arrow, pa.total_allocated_bytes() - before)
     job.finish()
@@ -192,12 +202,12 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
 
 
 def test_a_stretch_ends_after_a_long_text():
-    lengths = [10, predict.STRETCH_WORDS, *[1] * 130]
+    lengths = [10, STRETCH_WORDS, *[1] * 130]
     documents = [Document(str(n), ["a"] * length) for n, length in enumerate(lengths)]
-    found = list(predict.stretches(documents, 1))
+    found = list(stretches(documents, 1))
     assert [len(stretch) for stretch in found] == [2, 64, 64, 2]
     assert [document for stretch in found for document in stretch] == documents
-    assert [len(stretch) for stretch in predict.stretches(documents, 2)] == [128, 4]
+    assert [len(stretch) for stretch in stretches(documents, 2)] == [128, 4]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))
@@ -241,16 +251,130 @@ def refused(folder, tmp_path, *inputs, output="out.jsonl", more=()):
 
 def test_what_is_done_is_not_overwritten_nor_mixed(folder, tmp_path):
     corpus, aside = folder / "corpus.jsonl", tmp_path / "out.jsonl.partial"
-    lines = (folder / "expected.jsonl").read_text().splitlines(keepends=True)
-    for content, message in (
-        (lines[0] + lines[2], f"{aside}:2: the text 'text 2', where the input has the text 'text 1'"),
-        ("".join(lines) + lines[0], f"{aside}:{COUNT + 1}: the text 'text 0', where the input has no more text"),
-        ("[]\n", f"{aside}:1: no line of this command, where the input has the text 'text 0'"),
+    lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
+    for written, message in (
+        ([lines[0], lines[2]], f"{aside}:3: the text 'text 2', where the input has the text 'text 1'"),
+        ([*lines, lines[0]], f"{aside}:{COUNT + 2}: the text 'text 0', where the input has no more text"),
     ):
-        aside.write_text(content)
+        write_partial(folder, [corpus, corpus], tmp_path / "out.jsonl", written)
+        content = aside.read_bytes()
         assert f"{aside}: is of a run that did not end" in refused(folder, tmp_path, corpus)
         assert message in refused(folder, tmp_path, corpus, more=["--resume"])
-        assert aside.read_text() == content
+        assert aside.read_bytes() == content
+        aside.unlink()
+    aside.write_text("[]\n")
+    assert f"{aside}:1: is damaged, or no line of this" in refused(folder, tmp_path, corpus, more=["--resume"])
+
+
+# What a run was started with and what it is resumed with, and the field that is named.
+OTHERS = {
+    "threshold": ("threshold", lambda folder: None, ["--threshold", "0.7"]),
+    "labels": (
+        "labels",
+        lambda folder: edit(
+            folder, id2label=dict(enumerate("ABCD")), label2id={label: i for i, label in enumerate("ABCD")}
+        ),
+        [],
+    ),
+    "thresholds of the model": ("threshold", lambda folder: edit(folder, threshold=0.4), []),
+    "nested entities": ("allow_nested", lambda folder: edit(folder, allow_nested=False), []),
+    "the encoder's window": ("attention_window", lambda folder: edit(folder, attention_window=4), []),
+    "weights": ("checksum of the weights", lambda folder: change_weights(folder), []),
+    "tokenizer": ("checksum of the tokenizer", lambda folder: change_tokenizer(folder), []),
+    "inputs": ("input", lambda folder: None, ["--input", "corpus.jsonl", "more.jsonl"]),
+}
+
+
+def edit(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def change_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][1] += 1e-3
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_tokenizer(folder):
+    state = json.loads((folder / "tokenizer.json").read_text())
+    first, second, *_ = (word for word in state["model"]["vocab"] if word.isalpha())
+    vocab = state["model"]["vocab"]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_run_is_not_resumed_as_another_one(folder, tmp_path, monkeypatch, name):
+    field, change, more = OTHERS[name]
+    lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "corpus.jsonl").write_text("".join(lines[:100]))
+    (tmp_path / "more.jsonl").write_text("".join(lines[100:]))
+    shutil.copytree(folder / "model", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    inference_of, calls = predict.extract_shared, []
+
+    def extract(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return inference_of(*arguments, **named)
+
+    monkeypatch.setattr(predict, "extract_shared", extract)
+    given = ["--model", "model", "--output", "out.jsonl", "--input", "corpus.jsonl"]
+    with pytest.raises(KeyboardInterrupt):
+        predict.main(given)
+    change(tmp_path / "model")
+    content = (tmp_path / "out.jsonl.partial").read_bytes()
+    calls.clear()
+    with pytest.raises(DataError, match=f"^out.jsonl.partial: {field} was .* in this run and is .* now: give the sa"):
+        predict.main([*given, "--resume", *more])
+    assert not calls and (tmp_path / "out.jsonl.partial").read_bytes() == content and len(content) > 1000
+
+
+def test_a_run_is_resumed_with_another_batch_size(folder, tmp_path):
+    lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
+    write_partial(folder, [folder / "corpus.jsonl"], tmp_path / "out.jsonl", lines[:70])
+    run(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl", more=["--resume", "--batch_size", "3"])
+    assert_same(read(tmp_path / "out.jsonl"), read(folder / "expected.jsonl"))
+
+
+def test_a_text_that_was_another_one_is_named(folder, tmp_path):
+    lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_bytes((folder / "corpus.jsonl").read_bytes())
+    aside = write_partial(folder, [corpus], tmp_path / "out.jsonl", lines[:70])
+    texts = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join([*texts[:30], json.dumps({"id": "text 30", "text": "Another one"}) + "\n", *texts[31:]]))
+    assert f"{aside}:32: the text 'text 30' was another one when this line was made; resume with the input" in \
+        refused(folder, tmp_path, corpus, more=["--resume"])  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
+    """Resumed, or finished in the run itself, which wrote it hours ago."""
+    folder, ids = tmp_path_factory.mktemp("flip"), ["a", "b", "c"]
+    entity = {"start": 0, "end": 2, "text": "é😀", "label": "Task", "score": 0.5}
+    results = results_of(folder / "out.jsonl", model="a", threshold=[0.5])
+    write(results, [as_line(name, [entity] * n) for n, name in enumerate(ids)])
+    whole = (folder / "out.jsonl.partial").read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 9))  # the end of the last line: it would be made anew
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    (folder / "out.jsonl.partial").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"out\.jsonl\.partial:\d: (is|was) damaged.* start anew$"):
+        results.finish()
+    assert not (folder / "out.jsonl").exists()
+    again = Results(str(folder / "out.jsonl"))
+    with pytest.raises(DataError, match=r"out\.jsonl\.partial:\d: (is|was) damaged.* start anew$") as error:
+        again.resume(iter([Document(name, "") for name in ids]))
+    line = int(str(error.value).partition(".partial:")[2].partition(":")[0])
+    if line > 1:  # as it says: cut off from this line on, the rest is right
+        (folder / "out.jsonl.partial").write_bytes(b"".join(bytes(damaged).splitlines(keepends=True)[: line - 1]))
+        again = Results(str(folder / "out.jsonl"))
+        again.resume(iter([Document(name, "") for name in ids]))
+        assert again.done == line - 2
 
 
 def test_what_cannot_be_used_is_named_before_anything_is_written(folder, tmp_path):
@@ -324,7 +448,7 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
             with aside.open("ab") as file:
                 file.write(b'{"id": "text 64", "entit')
         assert run_until_killed("predict", *point, given) == -signal.SIGKILL, place
-        seen.append(aside.read_bytes().count(b"\n") if aside.exists() else 0)
+        seen.append(max(aside.read_bytes().count(b"\n") - 1, 0) if aside.exists() else 0)
         assert (tmp_path / "out.jsonl.gz").exists() == (place == "before what is aside goes")
     assert seen == [0, 0, 64, 64, 128, COUNT, COUNT, COUNT]
     done = python(ROOT / "training" / "predict.py", *given)
@@ -334,13 +458,13 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
 
 
 def test_two_runs_do_not_write_one_file(tmp_path):
-    first, second = (Results(str(tmp_path / "out.jsonl")) for _ in range(2))
-    first.write([as_line("a", [])])
+    first, second = results_of(tmp_path / "out.jsonl"), Results(str(tmp_path / "out.jsonl"))
+    write(first, [as_line("a", [])])
     assert len(read(first.partial)) == 1  # no kill takes it away
     with pytest.raises(DataError, match="another run is writing it"):
         second.resume(iter([Document("a", "")]))
     with pytest.raises(DataError, match="another run is writing it"):
-        second.write([as_line("b", [])])
+        second.begin({})
     first.finish()
     assert read(tmp_path / "out.jsonl") == [{"id": "a", "entities": []}]
 

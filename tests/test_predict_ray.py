@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from predictions import assert_same, read, toy_checkpoint, toy_corpus
+from predictions import assert_same, read, toy_checkpoint, toy_corpus, write_partial
 from toy import ROOT
 
 from training import predict
@@ -85,7 +85,9 @@ def test_a_node_that_is_lost_half_way_costs_no_text(folder, cluster, tmp_path):
 def test_a_run_of_the_cluster_is_resumed_and_a_fault_is_named(folder, cluster, tmp_path):
     output = tmp_path / "out.jsonl"
     lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
-    Path(f"{output}.partial").write_bytes(b"".join(lines[: COUNTS[0] + 10]) + lines[COUNTS[0] + 10][:5])
+    inputs = [folder / f"part{n}.jsonl" for n in range(len(COUNTS))]
+    with write_partial(folder, inputs, output, lines[: COUNTS[0] + 10]).open("ab") as file:
+        file.write(lines[COUNTS[0] + 10][:5])
     process = start(folder, cluster.address, output, "--resume")
     printed, errors = process.communicate(timeout=600)
     assert process.returncode == 0 and f"resumed after {COUNTS[0] + 10} texts" in printed, errors[-4000:]

@@ -12,7 +12,7 @@ from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, training_argume
 
 from training import train as training
 from training.fitting import loop
-from training.fitting.state import Progress, ResumeError, newest_state
+from training.fitting.state import Progress, ResumeError, newest_state, states
 
 
 OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
@@ -53,11 +53,10 @@ def assert_same_end(folder, unbroken):
     expected = weights(unbroken)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
     assert losses(folder) == losses(unbroken)
-    states = [newest_state(each / "checkpoints") for each in (folder, unbroken)]
-    assert states[0].name == states[1].name
-    states = [load_file(state / "model.safetensors") for state in states]
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    assert [path.name for path in (folder / "checkpoints").glob("state_*")] == ["state_0004_0000000"]
+    found, expected = (newest_state(each / "checkpoints") for each in (folder, unbroken))
+    assert found.name == expected.name == "state_0004_0000000" and len(states(folder / "checkpoints")) >= 2
+    found, expected = (load_file(state / "model.safetensors") for state in (found, expected))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 @pytest.mark.slow
@@ -154,7 +153,7 @@ def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_p
     whole = file.read_bytes()
     for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):
         damage()
-        with pytest.raises(ResumeError, match=r"weights_0001\.safetensors: the weights of an earlier epoch"):
+        with pytest.raises(ResumeError, match=r"weights_0001\.safetensors: (is damaged, or of an|cannot be read)"):
             training.main([*given, "--resume"])
     assert seen == []  # it is said at once, not when the epoch is over
     file.write_bytes(whole)

@@ -49,9 +49,9 @@ from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict
+from training.fitting.run import build_accelerator, build_optimizer, start_trackers
 from training.fitting.run_data import check_data, write_windows
 from training.fitting.state import Progress, only_run
-from training.train import build_accelerator, build_optimizer, start_trackers
 
 
 IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all pieces of a word but its first
@@ -360,6 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
         start_trackers(accelerator, fields)
         best = train(this_run)
         accelerator.print(json.dumps(best), flush=True)
+        accelerator.wait_for_everyone()  # as in training/train.py
         accelerator.end_training()
 
 

@@ -21,8 +21,8 @@ from transformers.utils import logging
 from training.common.cli import run
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
+from training.inference.inputs import read_text
 from training.inference.interop import flat, to_brat, to_conll
-from training.predict import read_text
 
 
 BUNDLED = Path(__file__).parent.parent / "modeling_sener"

@@ -26,8 +26,9 @@ from training.common.cli import keep_few_kernels, run
 from training.corpus.data import DataError
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
-from training.inference.results import as_line
-from training.predict import Prediction, argument_parser, stream_inputs
+from training.inference.inputs import stream_inputs
+from training.inference.job import Prediction, argument_parser, signature_of
+from training.inference.results import as_line, checksum_of_text
 
 
 TEXTS = 64  # of a block: what an actor takes at a time, and what is computed again when it is lost
@@ -51,10 +52,11 @@ class Extractor:
         self.model.to(device)
         self.threshold = threshold
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         ids, texts = zip(*map(json.loads, batch["document"].tolist()), strict=True)
         found = extract(self.model, self.processor, texts, threshold=self.threshold, keep_going=True)
-        return {"line": [as_line(*pair) for pair in zip(ids, found, strict=True)]}
+        return {"line": [as_line(*pair) for pair in zip(ids, found, strict=True)],
+                "text": [checksum_of_text(text) for text in texts]}  # fmt: skip
 
 
 def left_to_read(job: Prediction) -> list[dict]:
@@ -87,18 +89,18 @@ def main(arguments: list[str] | None = None) -> None:
     job = Prediction(options.input, options.output, options.resume)
     if not job.start():
         return
-    load_checkpoint(options.model)[1].thresholds(options.threshold)  # what is wrong is said here, not by an actor
+    signature = signature_of(*load_checkpoint(options.model), options.threshold)  # says what is wrong, not an actor
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said once
     ray.init(log_to_driver=False, logging_level=logging.WARNING)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True
     context.enable_progress_bars = False  # `job` has one
-    job.show()
+    job.show(signature)
     if files := left_to_read(job):
         try:
             for batch in lines_of(files, options).iter_batches(batch_size=None, batch_format="numpy"):
-                job.write(batch["line"].tolist())
+                job.write(batch["line"].tolist(), batch["text"].tolist())
         except RayTaskError as error:
             if isinstance(error.cause, DataError):
                 message = str(error.cause).partition("\n")[0]  # Ray adds lines of its own

@@ -23,7 +23,7 @@ from training.fitting.fields import parse_fields
 from training.fitting.loop import train
 from training.fitting.run import LOGS, build_accelerator, build_run, start_trackers
 from training.fitting.run_data import check_data
-from training.fitting.state import only_run
+from training.fitting.state import check_best, only_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,8 +38,13 @@ def main(arguments: list[str] | None = None) -> None:
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)
+        # Where the last exchange was one of objects, gloo's thread may want Python's lock while the model's end, which
+        # holds it, waits for that thread.
+        accelerator.wait_for_everyone()
         with writing(checkpoints / LOGS):
             accelerator.end_training()
+    if accelerator.is_main_process:
+        check_best(progress, Path(fields.output_dir))
     accelerator.print(f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); saved in "
                       f"{fields.output_dir}")  # fmt: skip
 

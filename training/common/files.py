@@ -1,18 +1,21 @@
 """Files that are complete or not there, that have one writer at a time, and that are named where writing fails."""
 
-import fcntl
+import errno
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
 
 # Of torch.save, which says nothing about the reason.
 TORCH_FAULTS = ("inline_container", "iostream error")
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
 
 
 class WriteError(OSError):
@@ -48,6 +51,15 @@ def free_space(path: str | Path) -> int:
     return shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.is_dir())).free
 
 
+def checksum_of_file(path: str | Path) -> int:
+    """CRC-32 of a file's bytes."""
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    return total
+
+
 def write_text(path: str | Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:
     """
     Write a file aside and rename it: where this fails, or is killed, what was there stays.
@@ -65,14 +77,29 @@ def write_text(path: str | Path, text: str, encoding: str = "utf-8", errors: str
                 aside.unlink()
 
 
-def lock(file: BinaryIO) -> bool:
+def checksum_of_json(content: dict) -> int:
+    """CRC-32 of what `content` is after it has been written and read."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode())
+
+
+def try_lock(path: str | Path) -> BaseFileLock | None:
     """
-    Whether this process is the one that may write; it is until `file` is closed or the process ends, however it ends.
+    The lock of a file, which is made where it is missing; held until `unlock`, or until the process ends, however it
+    ends. `None` where another process, or another lock of this one, has it.
     """
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+            raise
+    return lock
+
+
+def unlock(lock: BaseFileLock) -> None:
+    """Remove a lock's file and let others in."""
+    with suppress(OSError):  # on Windows, where it is open, `release` removes it
+        os.remove(lock.lock_file)
+    lock.release()

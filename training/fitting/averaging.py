@@ -8,33 +8,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from training.common.cli import on_main_process
 from training.common.files import writing
-from training.fitting.state import ResumeError
 
 
 def files_of(checkpoints: Path, epoch: int, count: int) -> list[Path]:
     """The files of the weights at the ends of the last `count` epochs up to `epoch` (from 1), or of as many as are."""
     first = max(1, epoch - count + 1)
     return [checkpoints / f"weights_{number:04d}.safetensors" for number in range(first, epoch + 1)]
-
-
-def check_weights(checkpoints: Path, epoch: int, count: int) -> None:
-    """
-    Check, before a run goes on in `epoch`, that the weights of earlier epochs are there that its mean needs.
-
-    Raises:
-        ResumeError: a file is gone or damaged.
-    """
-    for file in files_of(checkpoints, epoch, count)[:-1]:
-        try:
-            safe_open(file, "pt")
-        except (OSError, SafetensorError) as error:
-            raise ResumeError(f"{file}: the weights of an earlier epoch, which the mean of {count} needs, cannot be "
-                              f"read ({error}); start the run again without --resume") from error  # fmt: skip
 
 
 def average_weights(
@@ -44,8 +27,9 @@ def average_weights(
     The mean of `weights`, a model's at the end of `epoch` (from 1), and those of the epochs before it, `count` in all
     or as many as there are. All processes have to call this at the end of each epoch.
 
-    They are kept in a file for each of these epochs below `checkpoints`. A run that is resumed in `epoch` finds those
-    of the epochs before it there, wherever it was killed, and writes its own again.
+    They are kept in a file for each of these epochs below `checkpoints`, and for the epoch before them, which the
+    state before the newest one may need. A run that is resumed in `epoch` finds those of the epochs before it there,
+    wherever it was killed, and writes its own again.
 
     Raises:
         WriteError: the disk is full, for one.
@@ -55,7 +39,7 @@ def average_weights(
     files = files_of(checkpoints, epoch, count)
 
     def keep():
-        for file in set(checkpoints.glob("weights_*")) - set(files):
+        for file in set(checkpoints.glob("weights_*")) - set(files_of(checkpoints, epoch, count + 1)):
             file.unlink()
         aside = files[-1].with_suffix(".partial")
         with writing(files[-1], "; make room and go on with --resume"):

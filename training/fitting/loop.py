@@ -3,19 +3,20 @@
 import json
 import math
 import time
+from pathlib import Path
 
 import torch
 from accelerate.utils import send_to_device
 
 from training.common.files import write_text
 from training.evaluation.scoring import as_spans, score
-from training.fitting.averaging import average_weights
+from training.fitting.averaging import average_weights, files_of
 from training.fitting.checkpoint import save_checkpoint
 from training.fitting.clipping import clip_gradients
 from training.fitting.lora import merged_state_dict
 from training.fitting.masked_words import MaskedWords
 from training.fitting.run import Run
-from training.fitting.state import Progress, newest_state, save_state
+from training.fitting.state import Progress, checksums, newest_state, save_state
 from training.inference.extraction import extract_shared, naming
 
 
@@ -39,8 +40,10 @@ def train(run: Run) -> Progress:
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best:
                 save_checkpoint(run.published, run.processor, fields.output_dir, fields.save_dtype)
+                folder = Path(fields.output_dir)
+                progress.best_files = checksums(folder.glob("model*.safetensors"), folder)
             write_text(run.checkpoints / "history.json", json.dumps(progress.history, indent=1))
-        save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+        save(run)
     run.bar.close()
     return progress
 
@@ -73,7 +76,13 @@ def train_epoch(run: Run) -> None:
             total.zero_()
             progress.seconds = time.perf_counter() - begin
             if progress.step % run.fields.save_steps == 0 and progress.step < run.batches.steps:
-                save_state(accelerator, run.checkpoints, progress, run.scheduler, run.terms)
+                save(run)
+
+
+def save(run: Run) -> None:
+    """Save where the run stands, for `--resume`."""
+    needed = files_of(run.checkpoints, run.progress.epoch, run.fields.average_epochs)[:-1]
+    save_state(run.accelerator, run.checkpoints, run.progress, run.scheduler, run.terms, needed)
 
 
 def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointError:

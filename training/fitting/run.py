@@ -18,7 +18,6 @@ from training.common.files import writing
 from training.corpus.batches import Collator, Masking, StepBatches
 from training.corpus.data import Document, read_documents
 from training.corpus.windows import StoredWindows
-from training.fitting.averaging import check_weights
 from training.fitting.checkpoint import is_checkpoint, load_for_labels
 from training.fitting.fields import FieldError, TrainingFields
 from training.fitting.lora import add_lora
@@ -179,7 +178,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     set_seed(fields.seed)
     model, processor = build_model(fields, labels)
     published = SenerModel(model.config).eval().to(accelerator.device)
-    state = newest_state(checkpoints) if fields.resume else None
+    # One process chooses: on a network file system the others may not see the newest one yet.
+    state = on_main_process(accelerator, lambda: newest_state(checkpoints)) if fields.resume else None
     windows_file = checkpoints / "windows.arrow"
 
     def prepare_folder() -> list[str]:
@@ -215,7 +215,6 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, terms)
-        check_weights(checkpoints, progress.epoch, fields.average_epochs)
         accelerator.print(f"resumed from {state}")
     bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip

@@ -1,23 +1,30 @@
 """Where a run stands, on disk: what `--resume` goes on from, whenever the run was killed."""
 
 import json
+import os
+import random
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object, load
+from filelock import BaseFileLock
 
-from training.common.cli import on_main_process
-from training.common.files import lock, writing
+from training.common.cli import first_line, on_main_process
+from training.common.files import checksum_of_file, checksum_of_json, try_lock, writing
 from training.corpus.data import Document
 from training.fitting.clipping import NormHistory
 
 
 PROGRESS = "progress.json"
+STATE_NAME = r"state_\d{4,}_\d{7,}"
 LOCK = "lock"  # stays when it is empty: whoever removed it would let two runs in
 
 
@@ -34,6 +41,7 @@ class Progress:
         epoch: the current one, from 1.
         step: steps of it that are done.
         loss_sum: sum of the loss of the windows seen in it.
+        best_files: size and CRC-32 of the weights that were published at the end of the best epoch, by name.
         history: an entry for each epoch that has been evaluated.
         norms: of the gradients so far.
     """
@@ -44,6 +52,7 @@ class Progress:
     seconds: float = 0.0
     best_f1: float = -1.0
     best_epoch: int = 0
+    best_files: dict[str, list[int]] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     norms: NormHistory = field(default_factory=NormHistory)
 
@@ -69,22 +78,23 @@ def only_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
     Raises:
         ResumeError: another run has it.
     """
-    files: list[BinaryIO] = []
+    locks: list[BaseFileLock] = []
 
     def enter():
         with writing(checkpoints):
             checkpoints.mkdir(parents=True, exist_ok=True)
-            files.append(open(checkpoints / LOCK, "ab"))
-        if not lock(files[0]):
+            lock = try_lock(checkpoints / LOCK)
+        if lock is None:
             raise ResumeError(f"{checkpoints.parent}: another run is at work in it: wait for its end, end it, or give "
                               "another output_dir")  # fmt: skip
+        locks.append(lock)
 
     try:
         on_main_process(accelerator, enter)
         yield
     finally:
-        for file in files:
-            file.close()
+        for lock in locks:
+            lock.release()
 
 
 def clear(checkpoints: Path) -> bool:
@@ -97,35 +107,41 @@ def clear(checkpoints: Path) -> bool:
 
 def checksum(windows: Path, dev: Iterable[Document]) -> int:
     """A number that is another one where the training windows or the dev documents are others."""
-    total = 0
-    with windows.open("rb") as file:
-        while block := file.read(2**20):
-            total = zlib.crc32(block, total)
+    total = checksum_of_file(windows)
     for document in dev:
         total = zlib.crc32(repr(document).encode("utf-8", "surrogatepass"), total)
     return total
 
 
+def states(checkpoints: Path) -> list[Path]:
+    """The states below `checkpoints`, the oldest first. Each was complete when it got its name."""
+    found = [path for path in checkpoints.glob("state_*") if re.fullmatch(STATE_NAME, path.name)]
+    return sorted(found, key=lambda path: [int(number) for number in path.name.split("_")[1:]])
+
+
 def newest_state(checkpoints: Path) -> Path | None:
-    """The newest complete state below `checkpoints`."""
-    return max(checkpoints.glob("state_*"), default=None)
+    """The newest state below `checkpoints`."""
+    return next(reversed(states(checkpoints)), None)
 
 
-def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, scheduler, terms: dict) -> None:
+def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, scheduler, terms: dict,
+               beside: Iterable[Path] = ()) -> None:  # fmt: skip
     """
     Save everything that the run needs to go on exactly as if it had never stopped: weights, optimizer, random numbers
-    of each process, scheduler, progress.
+    of each process, scheduler, progress; and, written last, the checksums of all these files.
 
-    It is written aside and renamed, so that a state is complete or not there; older ones go when it is there.
+    It is written aside and renamed, so that a state is complete or not there. The state before it stays, in case the
+    new one is damaged later; older ones go.
 
     Args:
         terms: what must be the same when the run is resumed.
+        beside: files outside of the state that the run needs as well when it goes on.
 
     Raises:
-        WriteError: the disk is full, for one; the newest state of before is still there.
+        WriteError: the disk is full, for one; the states of before are still there.
     """
     aside, state = checkpoints / "writing", checkpoints / f"state_{progress.epoch:04d}_{progress.step:07d}"
-    older = list(checkpoints.glob("state_*"))
+    older = states(checkpoints)
     with writing(state, f"; make room and go on with --resume{' from the state before it' if older else ''}"):
         if accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
@@ -133,12 +149,101 @@ def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, 
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "terms": terms}
+            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "terms": terms,
+                       "files": checksums([*files_in(aside, accelerator.num_processes), *beside], aside)}  # fmt: skip
+            content = {"checksum": checksum_of_json(content), "content": content}
             (aside / PROGRESS).write_text(json.dumps(content, indent=1), encoding="utf-8")
             aside.rename(state)
-            for folder in older:
+            for folder in older[:-1]:
                 shutil.rmtree(folder)
         accelerator.wait_for_everyone()
+
+
+def files_in(folder: Path, processes: int) -> list[Path]:
+    """
+    The files of a state.
+
+    Raises:
+        FileNotFoundError: the random numbers of a process are not there: it writes into another folder.
+    """
+    for number in range(processes):
+        (folder / random_states(number)).stat()
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def checksums(files: Iterable[Path], folder: Path) -> dict[str, list[int]]:
+    """`[size, CRC-32]` of each file, by its path relative to `folder`."""
+    return {Path(os.path.relpath(file, folder)).as_posix(): [file.stat().st_size, checksum_of_file(file)]
+            for file in files}  # fmt: skip
+
+
+def random_states(process: int) -> str:
+    """The name that Accelerate gives to the random numbers of a process."""
+    return f"random_states_{process}.pkl"
+
+
+def read_progress(folder: Path) -> dict:
+    """
+    The content of a state's `progress.json`: `progress`, `scheduler`, `terms`, `files`.
+
+    Raises:
+        ResumeError: it is damaged.
+    """
+    try:
+        written = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        content, expected = written["content"], written["checksum"]
+    except OSError as error:
+        raise ResumeError(f"{folder / PROGRESS}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResumeError(f"{folder / PROGRESS}: is damaged, or of another version of this program") from error
+    if checksum_of_json(content) != expected:
+        raise ResumeError(f"{folder / PROGRESS}: is damaged: its content is not what was saved")
+    return content
+
+
+def check_files(folder: Path, files: dict[str, list[int]]) -> None:
+    """
+    Check that each file is the one that was saved.
+
+    Raises:
+        ResumeError: one is gone, cannot be read, or has another content.
+    """
+    for name, (size, checksum_then) in files.items():
+        file = Path(os.path.normpath(folder / name))
+        try:
+            found = file.stat().st_size
+            is_same = found == size and checksum_of_file(file) == checksum_then
+        except OSError as error:
+            raise ResumeError(f"{file}: cannot be read ({error.strerror})") from error
+        if not is_same:
+            sizes = f"it has {found:,} bytes, {size:,} were saved" if found != size else "its bytes are others"
+            raise ResumeError(f"{file}: is damaged, or of another run: {sizes}")
+
+
+def check_best(progress: Progress, folder: Path) -> None:
+    """
+    Check, when a run is over, that `folder` has the weights that were published at the end of the best epoch.
+
+    Raises:
+        ResumeError: it has others; the run cannot make them again.
+    """
+    try:
+        check_files(folder, progress.best_files)
+    except ResumeError as error:
+        raise ResumeError(f"{error}, in epoch {progress.best_epoch}, the best one; start the run again without "
+                          "--resume") from error  # fmt: skip
+
+
+def offer(folder: Path) -> str:
+    """What can be done where `folder` cannot be resumed."""
+    every = states(folder.parent)
+    for state in reversed(every[: every.index(folder)]):
+        try:
+            check_files(state, read_progress(state)["files"])
+        except ResumeError:
+            continue
+        return f"delete {folder} to go on from the state before it, {state.name}, which is whole"
+    return "no state before it is whole: start the run again without --resume"
 
 
 def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -> Progress:
@@ -146,13 +251,60 @@ def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -
     Go on from a state: weights, optimizer, random numbers and scheduler are put back in place.
 
     Raises:
-        ResumeError: the state belongs to a run with other fields, data or processes.
+        ResumeError: the state belongs to a run with other fields, data or processes, or it is damaged; a damaged file
+            is named before anything is loaded, and the state before it offered.
     """
-    content = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    for name, value in content["terms"].items():
-        if terms.get(name) != value:
-            raise ResumeError(f"{folder}: {name} was {value!r} in this run and is {terms.get(name)!r} now: give the "
-                              "same value to go on, or start another run in another output_dir")  # fmt: skip
+
+    def check() -> dict:
+        try:
+            content = read_progress(folder)
+            check_files(folder, content["files"])
+        except ResumeError as error:
+            raise ResumeError(f"{error}; {offer(folder)}") from error
+        for name, value in content["terms"].items():
+            if terms.get(name) != value:
+                raise ResumeError(f"{folder}: {name} was {value!r} in this run and is {terms.get(name)!r} now: give "
+                                  "the same value to go on, or start another run in another output_dir")  # fmt: skip
+        return content
+
+    content = on_main_process(accelerator, check)
     accelerator.load_state(str(folder))
+    check_random_numbers(accelerator, folder)
     scheduler.load_state_dict(content["scheduler"])
     return Progress(**{**content["progress"], "norms": NormHistory(**content["progress"]["norms"])})
+
+
+def check_random_numbers(accelerator: Accelerator, folder: Path) -> None:
+    """
+    Check that the random numbers of every process are those of the state: Accelerate says nothing where it could not
+    put them back.
+
+    Raises:
+        ResumeError: those of a process are not.
+    """
+    file, fault = folder / random_states(accelerator.process_index), ""
+    now = {"random_state": random.getstate(), "numpy_random_seed": np.random.get_state(),
+           "torch_manual_seed": torch.get_rng_state()}  # fmt: skip
+    if torch.cuda.is_available():
+        now["torch_cuda_manual_seed"] = torch.cuda.get_rng_state_all()
+    try:
+        saved = load(file)
+        missing = [name for name, value in now.items() if name not in saved or not is_equal(saved[name], value)]
+        fault = f"{', '.join(missing)} could not be put back" if missing else ""
+    except (OSError, RuntimeError, ValueError) as error:
+        fault = f"cannot be read ({first_line(error)})"
+    faults = [each for each in gather_object([fault and f"{file}: {fault}"]) if each]
+
+    def tell():
+        if faults:
+            raise ResumeError(f"{faults[0]}: go on with the devices and the versions of torch and numpy that the run "
+                              "was started with")  # fmt: skip
+
+    on_main_process(accelerator, tell)
+
+
+def is_equal(state, other) -> bool:
+    """Whether two states of a generator are the same: numbers, arrays and tensors in tuples and lists."""
+    if isinstance(state, tuple | list):
+        return len(state) == len(other) and all(map(is_equal, state, other))
+    return np.array_equal(state, other)

@@ -2,12 +2,15 @@
 The file of a prediction: a line per text, in the order of the input.
 
 Until the last line is there the file is `NAME.partial`, JSON Lines whatever its final format; a run that was killed
-goes on at its end.
+goes on at its end. Its first line is the signature of the run, all that its output depends on; every other line begins
+with checksums, of the text that it was computed from and of the line itself.
 """
 
 import gzip
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +18,15 @@ from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
-from training.common.files import WriteError, lock, writing
+from training.common.files import WriteError, checksum_of_json, try_lock, unlock, writing
 from training.corpus.data import DataError, Document
 
 
 OUTPUT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 FAULT = {"entities": None, "error": "does not fit into memory"}
 FAULTY_END = json.dumps(FAULT)[1:]  # of such a line; a quotation mark inside of a text is escaped
+SEALED = re.compile(rb'\{"check": "([0-9a-f]{8})[0-9a-f]{8}", (.*\n)')  # a line of the partial file
+TO_START_ANEW = "or delete this file to start anew"
 
 
 class Results:
@@ -33,7 +38,10 @@ class Results:
 
     def __init__(self, path: str):
         self.path, self.partial, self.done, self.failed = path, path + ".partial", 0, 0
+        self._signature: dict | None = None
+        self._seed = self._header_size = 0
         self._file: BinaryIO | None = None
+        self._lock = None
 
     def check(self, inputs: list[str], resume: bool) -> bool:
         """
@@ -62,77 +70,98 @@ class Results:
         Take from `documents` those that are done, and cut off what follows the last whole line.
 
         Raises:
-            DataError: where the file's ids are not those of the first documents.
+            DataError: where a line is not the one that was written, or not that of the next document.
         """
         if not os.path.exists(self.partial):
             return
-        size, file = 0, self.open()
-        file.seek(0)
+        self.open()
         try:
-            for line in tqdm(file, desc="reading what is done", unit="text", leave=False):
-                if not line.endswith(b"\n"):
-                    break
-                self._compare(line, next(documents, None))
-                size += len(line)
+            size = 0
+            for raw, text, line in self._read("reading what is done"):
+                self._compare(text, line, next(documents, None))
                 self.done += 1
                 self.failed += is_faulty(line.decode())
+                size += len(raw)
         except DataError:
             self.close()
             raise
-        os.truncate(self.partial, size)
+        os.truncate(self.partial, self._header_size + size)
 
-    def write(self, lines: Iterable[str]) -> None:
+    def begin(self, signature: dict) -> None:
+        """
+        Open the file, before any work.
+
+        Args:
+            signature: all that the output depends on, by name.
+
+        Raises:
+            DataError: the run to be resumed has another signature; names the field. Or another run has the file.
+        """
+        now = json.loads(json.dumps(signature))
+        then = now if self._signature is None else self._signature
+        for name in {**then, **now}:
+            if then.get(name) != now.get(name):
+                self.close()
+                raise DataError(f"{self.partial}: {name} was {then.get(name)!r} in this run and is {now.get(name)!r} "
+                                f"now: give the same value to go on, {TO_START_ANEW}")  # fmt: skip
+        self._signature, self._seed = now, checksum_of_json(now)
+        self.open()
+
+    def write(self, lines: Iterable[str], texts: Iterable[int]) -> None:
         """
         Append lines, which are in the file when this returns: no kill of this process takes them away.
+
+        Args:
+            texts: `checksum_of_text` of the text of each line.
 
         Raises:
             WriteError: where they are not; of these lines, none counts as done.
         """
         lines, file = list(lines), self.open()
+        sealed = b"".join(self._seal(line.encode() + b"\n", text) for line, text in zip(lines, texts, strict=True))
         with self._writing():
-            file.write("".join(line + "\n" for line in lines).encode("utf-8"))
+            if not os.fstat(file.fileno()).st_size:
+                header = {"checksum": self._seed, "signature": self._signature}
+                sealed = json.dumps(header).encode() + b"\n" + sealed
+            file.write(sealed)
             file.flush()
         self.done += len(lines)
         self.failed += sum(map(is_faulty, lines))
 
     def finish(self) -> None:
-        """Give the complete file its name and format; raises `WriteError`."""
-        with self._writing():
-            self._finish()
-
-    def _finish(self) -> None:
-        if self.path.endswith(".jsonl"):
-            os.replace(self.partial, self.path)
-            self.close()
-            return
+        """Give the complete file its name and format; raises `WriteError`, or `DataError` where it was damaged."""
         aside = self.path + ".writing"
-        file = self.open()
-        file.seek(0)
-        lines = tqdm(file, desc=f"writing {Path(self.path).name}", total=self.done, unit="text", leave=False)
-        try:
-            if self.path.endswith(".gz"):
-                with gzip.open(aside, "wb", compresslevel=6) as zipped:
-                    zipped.writelines(lines)
-            else:
-                # Imported where it is needed: JSON Lines do without pyarrow.
-                from training.corpus.parquet import write_parquet
+        with self._writing():
+            self.open()
+            lines = (line for _, _, line in self._read(f"writing {Path(self.path).name}", self.done))
+            try:
+                if self.path.endswith(".parquet"):
+                    # Imported where it is needed: JSON Lines do without pyarrow.
+                    from training.corpus.parquet import write_parquet
 
-                write_parquet(lines, aside)
-            os.replace(aside, self.path)
-        finally:
-            with suppress(OSError):
-                os.remove(aside)  # where it has not become the output
-        os.remove(self.partial)
-        self.close()
+                    write_parquet(lines, aside)
+                else:
+                    zipped = self.path.endswith(".gz")
+                    with gzip.open(aside, "wb", compresslevel=6) if zipped else open(aside, "wb") as output:
+                        output.writelines(lines)
+                os.replace(aside, self.path)
+            finally:
+                with suppress(OSError):
+                    os.remove(aside)  # where it has not become the output
+            self._file.close()
+            os.remove(self.partial)
+            self.close()
 
     def close(self) -> None:
         """Let another run go on with what is done, if anything."""
         if self._file is not None:
-            if not os.fstat(self._file.fileno()).st_size and is_same(self._file, self.partial):
-                os.remove(self.partial)
             with suppress(OSError):  # what a full disk has not taken is tried again
                 self._file.close()
+            with suppress(OSError):
+                if not os.path.getsize(self.partial):
+                    os.remove(self.partial)
             self._file = None
+            unlock(self._lock)
 
     def open(self) -> BinaryIO:
         """
@@ -144,12 +173,14 @@ class Results:
         """
         if self._file is None:
             with writing(self.partial):
-                file = open(self.partial, "a+b")
-            # A run that has ended meanwhile has given the file its name, or removed it.
-            if not lock(file) or not is_same(file, self.partial):
-                file.close()
-                raise DataError(f"{self.partial}: another run is writing it; end that one first")
-            self._file = file
+                self._lock = try_lock(self.path + ".lock")
+                if self._lock is None:
+                    raise DataError(f"{self.partial}: another run is writing it; end that one first")
+                try:
+                    self._file = open(self.partial, "a+b")
+                except OSError:
+                    unlock(self._lock)
+                    raise
         return self._file
 
     @contextmanager
@@ -158,20 +189,67 @@ class Results:
         try:
             with writing(self.partial, advice):
                 yield
-        except WriteError:
+        except (WriteError, DataError):
             self.close()
             raise
 
-    def _compare(self, line: bytes, document: Document | None) -> None:
+    def _read(self, doing: str, total: int | None = None) -> Iterator[tuple[bytes, int, bytes]]:
+        """
+        Every whole line of the partial file but the first, which is checked: as it is, the checksum of its text, and
+        the line of the output that it holds.
+
+        Raises:
+            DataError: one is not the line that was written.
+        """
+        self._file.seek(0)
+        for number, raw in enumerate(tqdm(self._file, desc=doing, total=total, unit="text", leave=False), start=1):
+            if not raw.endswith(b"\n"):
+                return
+            if number == 1:
+                self._read_signature(raw)
+                continue
+            sealed = SEALED.fullmatch(raw)
+            text = int(sealed[1], 16) if sealed else 0
+            line = b"{" + sealed[2] if sealed else b""
+            if raw != self._seal(line, text):
+                raise DataError(f"{self.partial}:{number}: was damaged after it was written; delete this line and all "
+                                f"that follow, and start the same command with --resume, {TO_START_ANEW}")  # fmt: skip
+            yield raw, text, line
+
+    def _read_signature(self, raw: bytes) -> None:
         try:
-            written = json.loads(line)["id"]
-        except (ValueError, KeyError, TypeError):
-            written = None
-        if document is None or written != document.id:
-            found = "no line of this command" if written is None else f"the text {written!r}"
-            expected = "no more text" if document is None else f"the text {document.id!r}"
-            raise DataError(f"{self.partial}:{self.done + 1}: {found}, where the input has {expected}; resume with "
-                            "the input that the run was started with, or delete this file to start anew")  # fmt: skip
+            header = json.loads(raw)
+            signature, seed = header["signature"], header["checksum"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            signature, seed = None, 0
+        if signature is None or checksum_of_json(signature) != seed:
+            raise DataError(f"{self.partial}:1: is damaged, or no line of this command; delete this file to start "
+                            "anew")  # fmt: skip
+        self._signature, self._seed, self._header_size = signature, seed, len(raw)
+
+    def _seal(self, line: bytes, text: int) -> bytes:
+        """A line of the output, its end included, as the partial file has it."""
+        content = b"%08x" % text, line[1:]
+        check = zlib.crc32(content[1], zlib.crc32(content[0], self._seed))
+        return b'{"check": "%b%08x", %b' % (content[0], check, content[1])
+
+    def _compare(self, text: int, line: bytes, document: Document | None) -> None:
+        found = json.loads(line)["id"]
+        if document is None or found != document.id:
+            fault = f"the text {found!r}, where the input has " + (
+                "no more text" if document is None else f"the text {document.id!r}"
+            )
+        elif text != checksum_of_text(document.text):
+            fault = f"the text {found!r} was another one when this line was made"
+        else:
+            return
+        raise DataError(f"{self.partial}:{self.done + 2}: {fault}; resume with the input that the run was started "
+                        f"with, {TO_START_ANEW}")  # fmt: skip
+
+
+def checksum_of_text(text: str | list[str]) -> int:
+    """CRC-32 of a string or a list of words."""
+    return zlib.crc32(json.dumps(text).encode())
 
 
 def as_line(document_id: str, entities: list[dict] | None) -> str:
@@ -189,8 +267,3 @@ def as_line(document_id: str, entities: list[dict] | None) -> str:
 def is_faulty(line: str) -> bool:
     """Whether a line has an `error`."""
     return line.rstrip("\n").endswith(FAULTY_END)
-
-
-def is_same(file: BinaryIO, path: str) -> bool:
-    """Whether `path` is the name of this very file."""
-    return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))

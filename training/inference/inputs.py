@@ -1,0 +1,54 @@
+"""The texts of files, read one by one and counted."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+
+
+def count_texts(path: str) -> int:
+    """
+    The number of texts in a file.
+
+    Raises:
+        DataError: for a file that cannot be read, is of no known kind, or has a line that is not UTF-8.
+    """
+    if path.endswith(FILE_ENDINGS):
+        return sum(1 for _ in tqdm(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
+    if path.endswith(".parquet"):
+        from training.corpus.parquet import count_rows
+
+        return count_rows(path)
+    if path.endswith(".txt"):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        return 1
+    raise DataError(f"{path}: expected a .txt, .jsonl, .jsonl.gz or .parquet file")
+
+
+def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
+    """The texts of all files one by one, in order; `DataError` for the first fault, with file and line."""
+    for path in paths:
+        if path.endswith(".parquet"):
+            # Imported where it is needed: the other formats do without pyarrow.
+            from training.corpus.parquet import read_parquet
+
+            yield from read_parquet(path)
+        elif path.endswith(".txt"):
+            yield Document(path, read_text(path))
+        else:
+            yield from stream_documents(path, with_gold=False)
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 file as it is, line ends included, so that offsets are offsets into the file's own text."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
