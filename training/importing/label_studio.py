@@ -26,24 +26,52 @@ _OWN_FIELDS = {"created_at", "updated_at", "annotator", "annotation_id", "lead_t
 
 def read_label_studio(path: str, reading: Reading) -> Iterator[Draft]:
     """The annotated tasks of an export; `DataError` where it does not tell which text was annotated."""
+    field = _text_field(path)
     for where, task in read_records(path):
-        if not isinstance(task, dict):
-            reading.leave_out(where, "document", "no task")
-            continue
-        if isinstance(task.get("data"), dict):
-            fields, regions = task["data"], _chosen(task, where, reading)
-        else:
-            fields = {name: value for name, value in task.items() if name not in _OWN_FIELDS}
-            regions = _minimal(task, reading)
+        regions = _regions(task, where, reading)
         if regions is None:
             continue
-        regions = _of_one_text(regions, where, reading)
-        text = _text_of(fields, regions, where)
-        if text is None or _LINK.fullmatch(text.strip()):
-            reading.leave_out(where, "document", "no text" if text is None else "a link in place of the text")
+        text = _fields(task).get(field)
+        if not isinstance(text, str) or _LINK.fullmatch(text.strip()):
+            reason = "a link in place of the text" if isinstance(text, str) else f"no text {field}"
+            reading.leave_out(where, "document", reason)
             continue
-        spans = list(_spans(regions, text, where, reading))
+        others = {name for name, value in _fields(task).items() if isinstance(value, str)} - {field}
+        spans = list(_spans(regions, text, others, where, reading))
         yield Draft(str(task.get("id", where)), text, where, spans, has_unit=True)
+
+
+def _fields(task: dict) -> dict:
+    """The data of a task; JSON-MIN has its annotations among them."""
+    if isinstance(task.get("data"), dict):
+        return task["data"]
+    return {name: value for name, value in task.items() if name not in _OWN_FIELDS}
+
+
+def _text_field(path: str) -> str:
+    """The field of all tasks that holds the quotes of their regions; of several, the one that regions are named by."""
+    held, named, texts = Counter(), set(), set()
+    for where, task in read_records(path):
+        fields = _fields(task) if isinstance(task, dict) else {}
+        strings = {name: value for name, value in fields.items() if isinstance(value, str)}
+        texts.update(strings)
+        for of, region in _regions(task, where, Reading()) or ():
+            named.add(of)
+            quote = region.get("text")
+            held.update(name for name, value in strings.items() if isinstance(quote, str) and quote in value)
+    scores = {name: (held[name], name in named, name == "text") for name in sorted(texts)}
+    best = [name for name, score in scores.items() if score == max(scores.values())]
+    if len(best) > 1:
+        raise DataError(f'{path}: which of the fields {", ".join(best)} is the annotated text? Call that one "text"')
+    return best[0] if best else "text"
+
+
+def _regions(task, where: str, reading: Reading) -> list[tuple[str, dict]] | None:
+    """The labelled spans of a task, each with the name of the text it is of; `None` for a task that does not count."""
+    if not isinstance(task, dict):
+        reading.leave_out(where, "document", "no task")
+        return None
+    return _chosen(task, where, reading) if isinstance(task.get("data"), dict) else _minimal(task, reading)
 
 
 def _chosen(task: dict, where: str, reading: Reading) -> list[tuple[str, dict]] | None:
@@ -61,16 +89,13 @@ def _chosen(task: dict, where: str, reading: Reading) -> list[tuple[str, dict]] 
                                             str(item.get("updated_at") or item.get("created_at") or "")))  # fmt: skip
     results, regions = best.get("result"), []
     for result in results if isinstance(results, list) else []:
-        value = result.get("value") if isinstance(result, dict) else None
-        if not isinstance(value, dict):
-            kind = result.get("type") if isinstance(result, dict) else None
-            reading.ignored[f"results of type {kind}"] += 1
-        elif "start" not in value and "globalOffsets" not in value:
-            reading.ignored[f"results of type {result.get('type')}"] += 1
-        elif not labels_of(value) and not str(result.get("type")).endswith("labels"):
-            reading.ignored[f"results of type {result.get('type')}"] += 1
-        else:
+        result = result if isinstance(result, dict) else {}
+        value, kind = result.get("value"), str(result.get("type"))
+        has_offsets = isinstance(value, dict) and ("start" in value or "globalOffsets" in value)
+        if has_offsets and (labels_of(value) or kind.endswith("labels")):
             regions.append((str(result.get("to_name")), value))
+        else:
+            reading.ignored[f"results of type {kind}"] += 1
     return regions
 
 
@@ -86,38 +111,18 @@ def _minimal(task: dict, reading: Reading) -> list[tuple[str, dict]]:
     return regions
 
 
-def _of_one_text(regions: list[tuple[str, dict]], where: str, reading: Reading) -> list[tuple[str, dict]]:
-    """The regions of that text of the task which has most of them; a task is one document."""
-    names = Counter(name for name, _ in regions)
-    most = max(names, key=names.get, default=None)
-    for number, (name, region) in enumerate(regions):
-        if name != most:
-            reading.leave_out(where, f"region {number + 1} of {name}: {region.get('text')!r}",
-                              f"marked in another text of the task than {most}")  # fmt: skip
-    return [(name, region) for name, region in regions if name == most]
-
-
-def _text_of(fields: dict, regions: list[tuple[str, dict]], where: str) -> str | None:
-    """The annotated text: the field of the regions' name, `text`, the only one, or the one that holds the quotes."""
-    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
-    for name in (*(name for name, _ in regions[:1]), "text"):
-        if name in texts:
-            return texts[name]
-    quotes = [region["text"] for _, region in regions if isinstance(region.get("text"), str)]
-    held = {name: sum(quote in value for quote in quotes) for name, value in texts.items()}
-    best = [name for name in texts if held[name] == max(held.values())]
-    if len(best) > 1:
-        names = ", ".join(best)
-        raise DataError(f'{where}: data: which of the fields {names} is the annotated text? Call that one "text"')
-    return texts[best[0]] if best else None
-
-
-def _spans(regions: list[tuple[str, dict]], text: str, where: str, reading: Reading) -> Iterator[Span]:
+def _spans(
+    regions: list[tuple[str, dict]], text: str, others: set[str], where: str, reading: Reading
+) -> Iterator[Span]:
+    """Of the regions those that are spans of `text`, and not of one of the `others` of its task."""
     is_html = _TAG.search(text) is not None
-    for number, (_, region) in enumerate(regions):
+    for number, (of, region) in enumerate(regions):
         name, quote = f"region {number + 1}", region.get("text")
         quote = quote if isinstance(quote, str) and quote.strip() else None
         start, end, offsets = region.get("start"), region.get("end"), region.get("globalOffsets")
+        if of in others:
+            reading.leave_out(where, f"{name}: {quote!r}", f"marked in another text of the task: {of}")
+            continue
         if isinstance(start, str):
             if not start.startswith("/"):
                 reading.leave_out(where, f"{name}: {quote!r}", "marked in a dialogue (Paragraphs), not in a text")

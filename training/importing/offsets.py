@@ -19,7 +19,7 @@ from training.importing.draft import Draft, Reading, Span
 
 UNITS = {"characters": "characters", "utf-16": "UTF-16 code units", "utf-8": "UTF-8 bytes"}
 NEAR = 200  # characters on either side of an offset in which its quote is looked for
-EDGES = 3  # span edges inside words that are no chance
+EDGES = 2  # of spans inside words: fewer say nothing
 
 
 def unit_starts(text: str, unit: str) -> np.ndarray:

@@ -116,7 +116,9 @@ def advice(source: str, record=None) -> str | None:
         `None` where the tool is not recognised.
     """
     kind = recognise(record) or (recognise(record[0]) if isinstance(record, list) and record else None)
-    what = FORMATS.get(kind) if record is not None else _file_kind(source)
+    what = FORMATS.get(kind)
+    if what is None and (record is None or Path(source).is_dir()):
+        what = _file_kind(source)
     if what is None or kind == "sener":
         return None
     file, save = (source, "") if Path(source).exists() else ("data.parquet", "save it (`to_parquet`) and ")

@@ -85,14 +85,13 @@ def _layers(lines: list[str], reading: Reading) -> list[Layer]:
         named = [feature for feature in features if feature]
         plain = [feature for feature in named if not feature.startswith("ROLE_")]
         if kind != "#T_SP" or (name.startswith(_BUILT_IN) and name != _NAMED_ENTITY):
-            reading.remarks[f"layers are not read: {name}"] += 1
+            reading.remarks[f"files have a layer that is not read: {name}"] += 1
             continue
         short = name.rpartition(".")[2]
         best = next((feature for feature in ("value", "label") if feature in plain), plain[0] if plain else None)
         others = [feature for feature in plain if feature != best]
         if others:
-            reading.remarks[f"layers are labelled by one of several features: {short} by {best}, not by "
-                            f"{', '.join(others)}"] += 1  # fmt: skip
+            reading.remarks[f"files label {short} by its feature {best}, not by {', '.join(others)}"] += 1
         is_slot = bool(named) and named[0].startswith("ROLE_")
         layers.append(Layer(short, first, None if best is None or is_slot else first + features.index(best)))
     return layers
