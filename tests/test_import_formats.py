@@ -167,6 +167,23 @@ def test_conll_documents_with_comments_and_numbered_words(mark, tmp_path, capsys
     assert marked(records[0]) == [("Ada", "Person"), ("Lovelace", "Person")]
 
 
+def test_tags_that_follow_the_last_one_of_an_entity_begin_another(tmp_path, capsys):
+    path = tmp_path / "a.conll"
+    path.write_text("".join(f"{word} {tag}-X\n" for word, tag in zip("abcdefgh", "BLILUIES", strict=True)))
+    (record,), printed = import_files(tmp_path, capsys, path)
+    assert marked(record) == [("a b", "X"), ("c d", "X"), ("e", "X"), ("f g", "X"), ("h", "X")]
+    assert "note: 2 entities begin with I-" in printed
+
+
+def test_label_studio_records_that_somebody_has_shortened(tmp_path, capsys):
+    records = json.loads((EXPORTS / "label-studio-min.json").read_text())
+    path = tmp_path / "a.json"
+    short = [{name: record[name] for name in ("letter", "label") if name in record} for record in records]
+    path.write_text(json.dumps(short))
+    kept, printed = import_files(tmp_path, capsys, path)
+    assert marked(kept[0]) == NESTED and "a.json: a Label Studio export: 3 documents" in printed
+
+
 def test_yes_or_no_questions_of_prodigy_are_put_together(tmp_path, capsys):
     def question(start, end, answer, key=1):
         return {"text": TEXT, "spans": [{"start": start, "end": end, "label": "Person"}], "_view_id": "ner",

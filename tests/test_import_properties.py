@@ -1,4 +1,4 @@
-"""What our exporters write comes back as it was, tags and TSV 3 by their definitions; damaged records break nothing."""
+"""Our exports come back as they were, tags and TSV 3 are read by their definitions, damaged records break nothing."""
 
 import json
 
