@@ -1,8 +1,10 @@
 """What an import refuses, what it leaves out and shows, and how it writes."""
 
+import gzip
 import json
 import os
 import random
+import tracemalloc
 import zlib
 
 import pytest
@@ -13,7 +15,10 @@ from toy import write_jsonl
 
 from training import import_data
 from training.data import DataError, read_documents
-from training.importing import docbin, records
+from training.files import WriteError
+from training.importing import docbin, output, records
+from training.importing.documents import import_documents
+from training.importing.draft import Reading
 
 
 GOOD = {"text": TEXT, "label": [[0, 12, "Person"]]}
@@ -32,6 +37,8 @@ def task(*regions, text=TEXT, **fields):
         ("a.jsonl", '{"x": 1}\n[1]\n', "a.jsonl: its format is not recognised"),
         ("a.zip", b"PK\x03\x04", "a.zip: its format is not recognised (a zip archive: unpack it"),
         ("a.xmi", "<?xml?>", "a.xmi: its format is not recognised (XML: export JSON, from INCEpTION WebAnno TSV 3)"),
+        ("a.csv", "text,label\na,X\n", "a.csv: its format is not recognised (CSV: export JSON)"),
+        ("a.tsv", "a\tO\n".encode("utf-16"), "a.tsv: its format is not recognised (UTF-16 text: save it as UTF-8)"),
         ("a.txt", "Some prose.\nMore of it.\n", "a.txt: its format is not recognised"),
         ("a.jsonl", json.dumps(GOOD) + "\n{", "a.jsonl:2: not valid JSON"),
         ("a.jsonl", json.dumps(GOOD).encode() + b"\n\xff", "a.jsonl:2: not UTF-8 text"),
@@ -48,6 +55,8 @@ def task(*regions, text=TEXT, **fields):
         ("a.spacy", b"x\x9cnothing", "a.spacy: cannot be read as a DocBin"),
         ("a.parquet", b"PAR1nothing", "a.parquet: cannot be read after row 0"),
         ("a.jsonl.gz", b"nothing", "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:-9], "a.jsonl.gz: cannot be read"),
+        ("a.tsv", "#FORMAT=WebAnno TSV 3.3\n\n#Text=a\n1-1\t999999998-999999999\ta\t\n", "a.tsv:4: [999999998"),
         ("a.json", json.dumps([{**task({"start": 0, "end": 3, "labels": ["X"]}), "data": {"b": TEXT, "a": TEXT}}]),
          "a.json: which of the fields a, b is the annotated text?"),
     ],
@@ -85,6 +94,19 @@ def test_sizes_are_limited(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "a.spacy").stat().st_size < 10_000
     with pytest.raises(DataError, match="a.spacy: more than 10,000 bytes when unpacked"):
         import_files(tmp_path, capsys, tmp_path / "a.spacy")
+
+
+def test_json_lines_are_streamed(tmp_path):
+    """Reading five times as much takes no more memory at once."""
+    peaks = []
+    for count in (20, 100):
+        record = {"text": "Big data. " * 2000, "label": [[0, 8, "X"]]}
+        path = write_jsonl(tmp_path / "a.jsonl", [{"id": number, **record} for number in range(count)])
+        tracemalloc.start()
+        assert sum(1 for _ in import_documents([str(path)], None, Reading(), 0, [])) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 LEFT_OUT = {
@@ -164,6 +186,8 @@ def test_of_several_annotators_the_first_file_counts(tmp_path, capsys):
         f"1: the same id and text were there already: of several annotators the first counts\n    {second}:1"
         in printed
     )
+    write_jsonl(second, [{"id": 1, "text": TEXT, "label": []}])
+    assert len(import_files(tmp_path, capsys, first, second)[0]) == 2  # all of the second file is there already
 
 
 def split(tmp_path, capsys, data, share):
@@ -209,6 +233,16 @@ def test_a_failed_import_leaves_what_was_there(tmp_path, capsys):
         import_files(tmp_path, capsys, path)
     assert (tmp_path / "train.jsonl").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "train.jsonl"]
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", [GOOD])
+    with pytest.raises(WriteError, match=r"no/train.jsonl: cannot be written \(No such file or directory\)"):
+        import_files(tmp_path / "no", capsys, path)
+    monkeypatch.setattr(output, "as_line", lambda record: os.write(99, b""))  # a failing write
+    with pytest.raises(WriteError, match=r"train.jsonl: cannot be written \(Bad file descriptor\)"):
+        import_files(tmp_path, capsys, path)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):

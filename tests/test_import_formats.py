@@ -90,6 +90,8 @@ def test_brat_pairs_by_either_file(tmp_path, capsys):
     for name in ("letter.ann", "letter.txt"):
         (record,), _ = import_files(tmp_path, capsys, EXPORTS / "brat" / name)
         assert record["id"] == "letter" and marked(record) == NESTED
+    records, printed = import_files(tmp_path, capsys, *sorted((EXPORTS / "brat").iterdir()))
+    assert [record["id"] for record in records] == ["letter", "reply"] and "already" not in printed
     shutil.copytree(EXPORTS / "brat", tmp_path / "lone")
     (tmp_path / "lone" / "reply.ann").unlink()
     (record,), printed = import_files(tmp_path, capsys, tmp_path / "lone")
@@ -152,6 +154,13 @@ def test_label_studio_conll_has_one_head_for_all_its_texts(tmp_path, capsys):
     path.write_text("-DOCSTART- -X- O\n\n" + "\n".join(rows) + "\n\nNothing -X- _ O\n\n")
     records, printed = import_files(tmp_path, capsys, path)
     assert [record["text"] for record in records] == [[*WORDS, "Nothing"]] and "mark no documents" not in printed
+
+
+def test_conll_documents_that_no_empty_line_parts_and_a_first_word_that_is_a_number(tmp_path, capsys):
+    path = tmp_path / "a.conll"
+    path.write_text("-DOCSTART- -X- O\n1 CD O\nAda NN B-Person\n-DOCSTART- -X- O\n1 CD O\n\n2 CD O\n")
+    records, _ = import_files(tmp_path, capsys, path)
+    assert [record["text"] for record in records] == [["1", "Ada"], ["1", "2"]]
 
 
 @pytest.mark.parametrize("mark", ["# newdoc id = a", "# doc_id = a"])
@@ -234,5 +243,6 @@ def test_the_command_imports_what_the_other_commands_read(tmp_path):
     done = python(ROOT / "training" / "import_data.py", EXPORTS / "doccano.jsonl", "--output", tmp_path / "a.jsonl")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].endswith("doccano.jsonl: a doccano export: 2 documents, 5 entities")
+    assert '"training.importing"' in (ROOT / "pyproject.toml").read_text()  # else only a checkout has it
     (letter, reply) = read_documents(tmp_path / "a.jsonl", labels=["Machine", "Person", "Place", "Surname"])
     assert (letter.id, len(letter.entities), reply.entities) == ("7", 5, ())

@@ -23,7 +23,8 @@ def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
     """The documents of a folder, at any depth, or of one pair, given by either file."""
     given = Path(path)
     if given.is_dir():
-        files = sorted({file.with_suffix("") for ending in ("*.ann", "*.txt") for file in given.rglob(ending)})
+        files = sorted({file.with_suffix("") for ending in ("*.ann", "*.txt") for file in given.rglob(ending)
+                        if not file.name.startswith(".")})  # fmt: skip
         if not any(file.with_suffix(".ann").is_file() for file in files):
             raise DataError(f"{path}: no .ann file in this folder")
         pairs = [(str(file.relative_to(given)), file) for file in files]

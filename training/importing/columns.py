@@ -16,6 +16,7 @@ from training.importing.recognise import TAG, columns_of, is_comment
 
 BLOCKS = "files mark no documents: what stands between two empty lines is a text"
 INSIDE = "entities begin with I-, as in IOB1, or where a B- is missing"
+LOOK = 100  # words that are looked at to tell whether they are counted
 _DOCUMENT = re.compile(r"#\s*(newdoc|doc_?id|begin document)\b\s*(?:id)?\s*=?\s*(.*)", re.IGNORECASE)
 
 
@@ -70,31 +71,32 @@ def _blocks(path: str, reading: Reading) -> Iterator[tuple[str, str | None, list
     ("FILE:LINE", name, [(word, tag), ...]) of each block between empty lines; `name` is the id of the document that
     begins with it, "" where it has none, and `None` where none begins.
     """
-    name, rows, start, last, counted, width = None, [], 1, 0, None, None
-    is_head = _is_head(path)
-    for number, line in read_lines(path):
-        if number > last + 1 and rows:  # blank lines are not read
+    name, rows, start, last, width = None, [], 1, 0, None
+    has_head, word_column = _layout(path)
+    for number, line in _lines(path):
+        columns = columns_of(line)
+        document = _DOCUMENT.match(line) if is_comment(line) else None
+        begins = document is not None or (_is_mark(columns) and not has_head)
+        if rows and (begins or number > last + 1):  # blank lines are not read
             yield f"{path}:{start}", *_block(name, rows)
             name, rows = None, []
         last = number
-        line = line.rstrip("\r\n")
-        columns = columns_of(line)
-        if is_comment(line):
-            document = _DOCUMENT.match(line)
-            name = document[2].strip() if document else name
-            continue
-        if _is_mark(columns):
-            name = name if is_head else name or ""
+        if begins:
+            name = document[2].strip() if document else name or ""
+        if is_comment(line) or _is_mark(columns):
             continue
         width = len(columns) if width is None else width
         if len(columns) != width or width < 2:
             expected = f"{max(width, 2)} columns (a word first, its tag last)"
             raise DataError(f"{path}:{number}: expected {expected}, found {len(columns)}")
-        counted = columns[0] == "1" and width > 2 if counted is None else counted
         start = start if rows else number
-        rows.append((columns[counted], columns[-1]))
+        rows.append((columns[word_column], columns[-1]))
     if rows:
         yield f"{path}:{start}", *_block(name, rows)
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    return ((number, line.rstrip("\r\n")) for number, line in read_lines(path))
 
 
 def _is_mark(columns: list[str]) -> bool:
@@ -102,15 +104,28 @@ def _is_mark(columns: list[str]) -> bool:
     return columns[0] == "-DOCSTART-" and len(columns) != 2
 
 
-def _is_head(path: str) -> bool:
-    """Whether a file has a single `-DOCSTART-`, with a text right below it: Label Studio's, of all texts."""
-    marks, below = [], False
-    for number, line in read_lines(path):
-        below = below or marks == [number - 1]
-        marks += [number] if _is_mark(columns_of(line.rstrip("\r\n"))) else []
-        if len(marks) > 1:
-            return False
-    return below
+def _layout(path: str) -> tuple[bool, int]:
+    """
+    What only a look ahead tells.
+
+    Returns:
+        Whether a file has a single `-DOCSTART-` with a text right below it, as Label Studio writes it for all texts;
+        the column of the words: 1 where the first one counts them, from 1 in each block, else 0.
+    """
+    marks, has_head, numbers, last = [], False, [], 0
+    for number, line in _lines(path):
+        columns = columns_of(line)
+        if _is_mark(columns):
+            marks.append(number)
+        elif not is_comment(line):
+            has_head = has_head or marks == [number - 1]
+            if len(numbers) < LOOK:
+                first = numbers and number == last + 1
+                numbers.append(len(columns) > 2 and re.fullmatch(r"\d+([-.]\d+)?" if first else "1", columns[0]))
+            last = number
+        if len(marks) > 1 and len(numbers) == LOOK:
+            break
+    return has_head and len(marks) == 1, int(len(numbers) > 1 and all(numbers))
 
 
 def _block(name: str | None, rows: list[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:

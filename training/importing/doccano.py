@@ -8,7 +8,7 @@ or what the user sees as one character, if the project says so (doccano issue 22
 
 from collections.abc import Iterator
 
-from training.importing.draft import Draft, Reading, Span
+from training.importing.draft import Draft, Reading, Span, name_of
 from training.importing.recognise import is_triple
 from training.importing.records import read_records
 
@@ -36,7 +36,7 @@ def read_doccano(path: str, reading: Reading) -> Iterator[Draft]:
             continue
         for name, what in (("relations", "relations"), ("Comments", "comments"), ("cats", "labels of whole texts")):
             reading.ignored[what] += len(record[name]) if isinstance(record.get(name), list) else 0
-        yield Draft(str(record.get("id", where)), text, where, spans, has_unit=True)
+        yield Draft(name_of(record, where, "id"), text, where, spans, has_unit=True)
 
 
 def span_of(item, name: str) -> Span:

@@ -1,6 +1,7 @@
 """From the exports of annotation tools to documents of this project (DESIGN: data files)."""
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -64,13 +65,15 @@ def import_documents(
     checks: dict[str, OffsetCheck] = {}
     seen: set[bytes] = set()
     has_unit = False
-    for path in paths:
+    for path in _distinct(paths):
         source = Source(path, kind or kind_of(path))
         sources.append(source)
         check = checks.setdefault(source.kind, OffsetCheck(reading.offsets or "characters"))
+        found = False
         for draft in READERS[source.kind](path, reading):
             key = hashlib.sha256(repr((draft.id, draft.text)).encode("utf-8", "surrogatepass")).digest()
             if key in seen:
+                found = True
                 reading.leave_out(draft.where, "document", SAME)
                 continue
             seen.add(key)
@@ -85,7 +88,7 @@ def import_documents(
             source.documents += 1
             source.entities += len(kept)
             yield as_record(draft, kept)
-        if not source.documents:
+        if not (source.documents or found):
             raise DataError(f"{path}: nothing in it can be used as {FORMATS[source.kind]}{_reasons(reading, path)}")
     warnings = [check.verdict(max_misquoted) for check in checks.values()]
     reading.warnings += [warning for warning in warnings if warning]
@@ -97,11 +100,17 @@ def import_documents(
                         "leave the option out")  # fmt: skip
 
 
+def _distinct(paths: list[str]) -> list[str]:
+    """Each export once: a pair of brat's may be given by both of its files."""
+    return [path for path in dict.fromkeys(paths)
+            if not (path.endswith(".txt") and f"{path.removesuffix('.txt')}.ann" in paths)]  # fmt: skip
+
+
 def kind_of(path: str) -> str:
     """The format of an export; `DataError` where it is not recognised."""
     try:
         kind = recognise_file(path)
-    except OSError:
+    except (OSError, EOFError, zlib.error):
         head_of(path)  # says why, and that is all that can be said
         raise
     if kind in ("json", "parquet"):
@@ -128,8 +137,12 @@ def _cure(path: str) -> str:
         return " (a folder without .ann files: name its files)"
     if head.startswith(b"PK"):
         return " (a zip archive: unpack it, and name its files)"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return " (UTF-16 text: save it as UTF-8)"
     if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"<"):
         return " (XML: export JSON, from INCEpTION WebAnno TSV 3)"
+    if path.endswith(".csv"):
+        return " (CSV: export JSON)"
     return ""
 
 

@@ -66,3 +66,8 @@ class Reading:
 
     def leave_out(self, where: str, what: str, reason: str) -> None:
         self.left_out.append((reason, f"{where}: {what}" if what else where))
+
+
+def name_of(record: dict, where: str, *fields: str) -> str:
+    """The id of a record: the first of these fields that it has, else `where` it stands."""
+    return next((str(record[field]) for field in fields if record.get(field) is not None), where)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from training.data import DataError
-from training.importing.draft import Draft, Reading, Span
+from training.importing.draft import Draft, Reading, Span, name_of
 from training.importing.recognise import labels_of
 from training.importing.records import read_records
 
@@ -38,7 +38,7 @@ def read_label_studio(path: str, reading: Reading) -> Iterator[Draft]:
             continue
         others = {name for name, value in _fields(task).items() if isinstance(value, str)} - {field}
         spans = list(_spans(regions, text, others, where, reading))
-        yield Draft(str(task.get("id", where)), text, where, spans, has_unit=True)
+        yield Draft(name_of(task, where, "id"), text, where, spans, has_unit=True)
 
 
 def _fields(task: dict) -> dict:

@@ -42,6 +42,8 @@ def write_documents(records: Iterable[dict], output: Path, dev: Path | None, dev
                 hashes.append(text_hash(record["text"]))
                 with writing(output):
                     file.write(as_line(record))
+            with writing(output):
+                file.flush()
         if dev is None:
             with writing(output):
                 os.replace(aside, output)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from training.importing.draft import Draft, Reading, Span
+from training.importing.draft import Draft, Reading, Span, name_of
 from training.importing.records import read_records
 
 
@@ -20,7 +20,7 @@ def read_own(path: str, reading: Reading) -> Iterator[Draft]:
             continue
         spans = [(_word_span if is_split else _character_span)(item, f"{field}[{number}]")
                  for number, item in enumerate(items)]  # fmt: skip
-        yield Draft(str(record.get("id", record.get("doc_id", where))), text, where, spans, has_unit=not is_split)
+        yield Draft(name_of(record, where, "id", "doc_id"), text, where, spans, has_unit=not is_split)
 
 
 def _word_span(item, name: str) -> Span:

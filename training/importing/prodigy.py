@@ -8,7 +8,7 @@ one span at a time: those of one text that were accepted are put together.
 
 from collections.abc import Iterator
 
-from training.importing.draft import Draft, Reading, Span
+from training.importing.draft import Draft, Reading, Span, name_of
 from training.importing.records import read_records
 
 
@@ -36,8 +36,7 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
         else:
             reading.remarks[QUESTIONS] += is_question
             spans = accepted[key] if is_question else list(_spans(record))
-            name = record.get("_input_hash", record.get("id", where))
-            yield Draft(str(name), record["text"], where, spans, has_unit=True)
+            yield Draft(name_of(record, where, "_input_hash", "id"), record["text"], where, spans, has_unit=True)
 
 
 def _last_accepted(path: str) -> tuple[dict, dict]:

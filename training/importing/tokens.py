@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from training.data import DataError
 from training.importing.columns import spans_of_tags
-from training.importing.draft import Draft, Reading, Span
+from training.importing.draft import Draft, Reading, Span, name_of
 from training.importing.recognise import is_triple, tag_field
 from training.importing.records import parquet_tag_names, read_records
 
@@ -22,7 +22,7 @@ def read_gliner(path: str, reading: Reading) -> Iterator[Draft]:
             start, end, label = item if is_triple(item) else (None, None, None)
             end = end + 1 if isinstance(end, int) else end
             spans.append(Span(start, end, label, f"ner[{number}]"))
-        yield Draft(str(record.get("id", where)), tokens, where, spans)
+        yield Draft(name_of(record, where, "id"), tokens, where, spans)
 
 
 def read_huggingface(path: str, reading: Reading) -> Iterator[Draft]:
@@ -38,7 +38,7 @@ def read_huggingface(path: str, reading: Reading) -> Iterator[Draft]:
         if any(isinstance(tag, int) for tag in tags):
             names = names or parquet_tag_names(path, field)
             tags = [_named(tag, names, f"{where}: {field}[{number}]") for number, tag in enumerate(tags)]
-        yield Draft(str(record.get("id", where)), tokens, where, spans_of_tags(tags, reading, where))
+        yield Draft(name_of(record, where, "id"), tokens, where, spans_of_tags(tags, reading, where))
 
 
 def _named(tag, names: list[str] | None, where: str):

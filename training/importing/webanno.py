@@ -22,10 +22,11 @@ from training.importing.records import read_text
 
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core."
 _NAMED_ENTITY = f"{_BUILT_IN}api.ner.type.NamedEntity"
-_ROW = re.compile(r"(\d{1,9}-\d{1,9})(\.\d{1,9})?\t(\d{1,9})-(\d{1,9})\t([^\t]*)\t?(.*)")
+_ROW = re.compile(r"\d+-\d+(?:\.\d+)?\t(\d{1,9})-(\d{1,9})\t([^\t]*)\t?(.*)")
 _ESCAPE = re.compile(r"\\(->|.)", re.DOTALL)
 _STACKED = re.compile(r"(?:\\.|[^\\|])+", re.DOTALL)
 _NUMBERED = re.compile(r"((?:\\.|[^\\])*?)(?:\[(\d{1,9})\])?", re.DOTALL)
+MAX_GAP = 100_000  # blanks between two sentences
 _LETTERS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
@@ -34,7 +35,6 @@ class Row:
     """A token or sub-token: offsets in the file's unit, text, the column of each feature."""
 
     where: str
-    is_part: bool
     start: int
     end: int
     token: str
@@ -116,10 +116,9 @@ def _sentences(path: str, lines: list[str]) -> list[Sentence]:
         if row is None or not sentences:
             expected = "a token after a #Text= (1-1, its offsets, its text, a column for each feature)"
             raise DataError(f"{path}:{number}: expected {expected}, found {line[:60]!r}")
-        _, part, start, end, token, cells = row.groups()
-        sentences[-1].rows.append(
-            Row(f"{path}:{number}", part is not None, int(start), int(end), _unescaped(token), cells.split("\t"))
-        )
+        start, end, token, cells = row.groups()
+        row = Row(f"{path}:{number}", int(start), int(end), _unescaped(token), cells.split("\t"))
+        sentences[-1].rows.append(row)
     return sentences
 
 
@@ -148,6 +147,8 @@ def _placed(sentences: list[Sentence], unit: str) -> tuple[str, list[tuple[int, 
     for sentence in sentences:
         start = sentence.rows[0].start if sentence.rows else size
         gap = max(0, start - size)  # the format has no place for what stands between sentences
+        if gap > MAX_GAP:
+            return "", [], (sentence.rows[0], "")
         parts += [" " * gap, sentence.text]
         starts = unit_starts(sentence.text, unit)
         positions = {int(at): number for number, at in enumerate(starts)}
