@@ -220,6 +220,9 @@ def test_both_sides_of_a_split_have_something(tmp_path, capsys):
         train, dev, printed = split(tmp_path, capsys, data, share)
         assert sorted((len(train), len(dev))) == [1, 2]
         assert "labels are not in TRAIN: " in printed and "labels are not in DEV: " in printed
+    assert "warning: " not in printed
+    printed = import_files(tmp_path, capsys, tmp_path / "export.jsonl")[1]
+    assert f"warning: {tmp_path}/train.dev.jsonl is left from an earlier import" in printed.splitlines()[-1]
     with pytest.raises(DataError, match="--dev_share: one text cannot be split"):
         split(tmp_path, capsys, [{**data[0], "id": number} for number in range(3)], "0.5")
 

@@ -46,9 +46,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if not options.output.endswith(".jsonl"):
         parser.error(f"--output is {options.output}: expected a name that ends in .jsonl")
     options.output = Path(options.output)
-    options.dev = options.output.with_suffix(".dev.jsonl") if options.dev_share else None
+    options.dev = options.output.with_suffix(".dev.jsonl")
     options.left_out = options.output.with_suffix(".left-out.txt")
-    written = {path.resolve() for path in (options.output, options.dev, options.left_out) if path}
+    written = {path.resolve() for path in (options.output, options.dev, options.left_out)}
     for export in options.exports:
         if Path(export).resolve() in written:
             parser.error(f"{export} would be overwritten: give another --output")
@@ -61,16 +61,18 @@ def main(arguments: list[str] | None = None) -> None:
     reading = Reading(options.offsets, options.tag_names.split(",") if options.tag_names else None)
     records = import_documents(options.exports, options.format, reading, options.max_misquoted, sources)
     written = write_documents(records, options.output, options.dev, options.dev_share)
+    if options.dev_share is None and options.dev.exists():
+        reading.warnings.append(f"warning: {options.dev} is left from an earlier import, and {options.output} has its "
+                                "documents now: delete it, or give --dev_share again")  # fmt: skip
     write_left_out(reading, options.left_out)
     print("\n".join((*summary(sources, reading, options.left_out), written)) + "\n")
 
     processor, table = SenerProcessor.from_pretrained(BUNDLED), LabelTable()
-    for name, path in (("TRAIN", options.output), ("DEV", options.dev)):
-        if path:
-            documents = table.counting(name, stream_files([str(path)], None, "train", f"reading {path}"))
-            report = read_and_report(str(path), documents, processor, None, SenerConfig().span_window)
-            print("\n".join(report.lines()))
-    print("\n" + "\n".join(table.lines()))
+    for name, path in (("TRAIN", options.output), ("DEV", options.dev))[: 2 if options.dev_share else 1]:
+        documents = table.counting(name, stream_files([str(path)], None, "train", f"reading {path}"))
+        report = read_and_report(str(path), documents, processor, None, SenerConfig().span_window)
+        print("\n".join(report.lines()))
+    print("\n".join(("", *table.lines(), *reading.warnings)))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ SHOWN = 5  # of what was left out for one reason; the file has all
 EXAMPLE = 40  # characters
 
 
-def write_documents(records: Iterable[dict], output: Path, dev: Path | None, dev_share: float) -> str:
+def write_documents(records: Iterable[dict], output: Path, dev: Path, dev_share: float | None) -> str:
     """
     Write JSON Lines, whole or not at all.
 
-    Which documents are for development depends on their text alone: not on their order, nor on which others there are,
-    and equal texts are on one side. Both files get at least one.
+    With a `dev_share` there are two files. Which documents are for development depends on their text alone: not on
+    their order, nor on which others there are; equal texts are on one side. Both files get at least one.
 
     Returns:
         A sentence on what was written.
@@ -44,7 +44,7 @@ def write_documents(records: Iterable[dict], output: Path, dev: Path | None, dev
                     file.write(as_line(record))
             with writing(output):
                 file.flush()
-        if dev is None:
+        if dev_share is None:
             with writing(output):
                 os.replace(aside, output)
             return f"wrote {output}: {len(hashes):,} documents"
@@ -124,7 +124,7 @@ def summary(sources: list[Source], reading: Reading, left_out: Path) -> list[str
     ignored = [f"{count:,} {what}" for what, count in sorted(reading.ignored.items()) if count]
     lines += [f"not read: {', '.join(ignored)}"] if ignored else []
     lines += [f"note: {count:,} {text}" for text, count in reading.remarks.items() if count]
-    return lines + reading.warnings
+    return lines
 
 
 class LabelTable:
