@@ -11,11 +11,21 @@ BELOW = {  # what the files of each room may import, of this project
     "modeling_sener": set(),
     "common": {"modeling_sener"},
     "corpus": {"common", "modeling_sener"},
+    "importing": {"inference", "corpus", "common", "modeling_sener"},
     "inference": {"corpus", "common", "modeling_sener"},
     "evaluation": {"inference", "corpus", "common", "modeling_sener"},
     "fitting": {"inference", "evaluation", "corpus", "common", "modeling_sener"},
     "publishing": {"fitting", "inference", "evaluation", "corpus", "common", "modeling_sener"},
-    "commands": {"publishing", "fitting", "evaluation", "inference", "corpus", "common", "modeling_sener"},
+    "commands": {
+        "publishing",
+        "importing",
+        "fitting",
+        "evaluation",
+        "inference",
+        "corpus",
+        "common",
+        "modeling_sener",
+    },
     "space": {"modeling_sener", "space"},
 }
 

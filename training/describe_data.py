@@ -5,15 +5,12 @@ Print what is in data files: texts, words, entities of each label, how they over
 """
 
 import argparse
-from pathlib import Path
 
 from modeling_sener import SenerConfig, SenerProcessor
 from training.common.cli import run
+from training.common.files import BUNDLED
 from training.corpus.data import stream_files
 from training.corpus.report import read_and_report
-
-
-BUNDLED = Path(__file__).parent.parent / "modeling_sener"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,18 +14,15 @@ import shutil
 import sys
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 from transformers.utils import logging
 
 from training.common.cli import run
+from training.common.files import BUNDLED
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
 from training.inference.inputs import read_text
 from training.inference.interop import flat, to_brat, to_conll
-
-
-BUNDLED = Path(__file__).parent.parent / "modeling_sener"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 
 
+BUNDLED = Path(__file__).parents[2] / "modeling_sener"  # the checkpoint that comes with the code
 # Of torch.save, which says nothing about the reason.
 TORCH_FAULTS = ("inline_container", "iostream error")
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.common.cli import first_line
+from training.corpus.recognise import advice
 
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -68,17 +69,25 @@ def stream_documents(
         split: the split of a data set that names none.
 
     Raises:
-        DataError: for the first fault found, a source without a document included.
+        DataError: for the first fault found, a source without a document included. Of another tool's file it names
+            the tool, and the command that imports it.
     """
-    source, found = str(source), False
+    source, found, record = str(source), False, None
     if is_file(source):
         records = ((f"{source}:{number}", parse_json(line, f"{source}:{number}"))
                    for number, line in read_lines(source))  # fmt: skip
     else:
         records = read_dataset(source, split)
-    for where, record in records:
-        found = True
-        yield parse_record(record, where, labels, with_gold)
+    try:
+        for where, record in records:
+            found = True
+            yield parse_record(record, where, labels, with_gold)
+            record = None
+    except DataError as error:
+        foreign = advice(source, record)
+        if foreign is None:
+            raise
+        raise DataError(f"{source if record is None else where}: {foreign}") from error
     if not found:
         raise DataError(f"{source}: no document in this file")
 

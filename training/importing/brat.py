@@ -1,0 +1,63 @@
+"""
+brat's standoff files: a .txt and a .ann of the same name.
+
+An entity of several fragments with nothing but white space between them (over a line end) is one span. What has
+letters between its fragments is discontinuous: no span holds it, so it is left out. Offsets count characters.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.corpus.data import DataError
+from training.importing.draft import Draft, Reading, Span
+from training.importing.records import read_text
+
+
+_ENTITY = re.compile(r"(T\S*)\t(\S+) (\d{1,18} \d{1,18}(?:;\d{1,18} \d{1,18})*)\t?(.*)")
+_OTHERS = {"R": "relations", "*": "equivalences", "E": "events", "A": "attributes", "M": "attributes",
+           "N": "normalisations", "#": "notes"}  # fmt: skip
+
+
+def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
+    """The documents of a folder, at any depth, or of one pair, given by either file."""
+    given = Path(path)
+    if given.is_dir():
+        files = sorted({file.with_suffix("") for ending in ("*.ann", "*.txt") for file in given.rglob(ending)
+                        if not file.name.startswith(".")})  # fmt: skip
+        if not any(file.with_suffix(".ann").is_file() for file in files):
+            raise DataError(f"{path}: no .ann file in this folder")
+        pairs = [(str(file.relative_to(given)), file) for file in files]
+    else:
+        pairs = [(given.stem, given.with_suffix(""))]
+    for name, file in pairs:
+        text, annotations = Path(f"{file}.txt"), Path(f"{file}.ann")
+        if not (text.is_file() and annotations.is_file()):
+            known, missing = (text, ".ann") if text.is_file() else (annotations, ".txt")
+            reading.leave_out(str(known), "document", f"no {missing} file beside it")
+            continue
+        content = read_text(str(text))
+        spans = list(_spans(read_text(str(annotations)), content, str(annotations), reading))
+        yield Draft(name, content, str(annotations), spans, has_unit=True)
+
+
+def _spans(annotations: str, text: str, path: str, reading: Reading) -> Iterator[Span]:
+    for number, line in enumerate(annotations.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        if not line.startswith("T"):
+            reading.ignored[_OTHERS.get(line[0], "lines of unknown kind")] += 1
+            continue
+        entity = _ENTITY.fullmatch(line)
+        where = f"{path}:{number}"
+        if entity is None:
+            reading.leave_out(where, repr(line[:60]), "expected T1, label, start and end, text")
+            continue
+        name, label, places, quote = entity.groups()
+        fragments = [tuple(map(int, place.split(" "))) for place in places.split(";")]
+        gaps = [(end, start) for (_, end), (start, _) in zip(fragments, fragments[1:], strict=False)]
+        if any(end > start or text[end:start].strip() for end, start in gaps):
+            reading.leave_out(where, f"{name} ({label}) {places}: {quote!r}", "discontinuous")
+            continue
+        yield Span(fragments[0][0], fragments[-1][1], label, name, quote or None, where)

@@ -1,0 +1,78 @@
+"""
+Prodigy's JSON Lines (`prodigy db-out`): `text`, `spans` of {"start", "end", "label"}, `answer`.
+
+What was not accepted is left out. A text (`_input_hash`) that was accepted several times, by several annotators or
+after a change of mind, is taken as it was the last time. Yes-or-no questions (`_view_id` "ner", of `ner.teach`) show
+one span at a time: those of one text that were accepted are put together.
+"""
+
+from collections.abc import Iterator
+
+from training.importing.draft import Draft, Reading, Span, name_of
+from training.importing.records import read_records
+
+
+QUESTIONS = "texts come from yes-or-no questions (_view_id ner): what nobody was asked about counts as no entity"
+
+
+def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
+    last, accepted = _last_accepted(path)
+    for where, record in read_records(path):
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            reading.leave_out(where, "document", "no text")
+            continue
+        answer, key = record.get("answer", "accept"), _key(record, where)
+        is_question = record.get("_view_id") == "ner"
+        if answer != "accept" and is_question:
+            reading.ignored["questions that were not accepted"] += 1
+            if key not in accepted:
+                reading.leave_out(where, "document", "a question that was not accepted")
+        elif answer != "accept":
+            reading.leave_out(where, "document", f"the answer is {answer}")
+        elif last[key] != where and is_question:
+            continue  # its spans are part of the last one's
+        elif last[key] != where:
+            reading.leave_out(where, f"document, see {last[key]}", "the same text was accepted again further down")
+        else:
+            reading.remarks[QUESTIONS] += is_question
+            spans = accepted[key] if is_question else list(_spans(record))
+            yield Draft(name_of(record, where, "_input_hash", "id"), record["text"], where, spans, has_unit=True)
+
+
+def _last_accepted(path: str) -> tuple[dict, dict]:
+    """Where each text was accepted last; the spans of each text of which a question was."""
+    last, accepted = {}, {}
+    for where, record in read_records(path):
+        if isinstance(record, dict) and record.get("answer", "accept") == "accept":
+            key = _key(record, where)
+            last[key] = where
+            if record.get("_view_id") == "ner":
+                accepted.setdefault(key, []).extend(_spans(record))
+    return last, accepted
+
+
+def _key(record: dict, where: str):
+    key = record.get("_input_hash")
+    return key if isinstance(key, (int, str)) else where
+
+
+def _spans(record: dict) -> Iterator[Span]:
+    spans, tokens = record.get("spans"), record.get("tokens")
+    for number, item in enumerate(spans if isinstance(spans, list) else []):
+        name = f"spans[{number}]"
+        if isinstance(item, dict):
+            quote = item.get("text") if isinstance(item.get("text"), str) else _token_text(tokens, item)
+            yield Span(item.get("start"), item.get("end"), item.get("label"), name, quote)
+        else:
+            yield Span(None, None, None, name)
+
+
+def _token_text(tokens, item: dict) -> str | None:
+    """The tokens from `token_start` to `token_end`, which is their last one; `None` where there are none."""
+    try:
+        first, last = item["token_start"], item["token_end"]
+        if not 0 <= first <= last < len(tokens):
+            return None
+        return "".join(token["text"] for token in tokens[first : last + 1]) or None
+    except (KeyError, TypeError):
+        return None
