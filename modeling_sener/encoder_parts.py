@@ -40,11 +40,21 @@ def compute_layers_in_parts(encoder: PreTrainedModel):
 @cache
 def _in_parts(own: type) -> type:
     """One class for all layers of a kind: FSDP finds them by the first one of that name."""
-    return type(own.__name__, (_InParts, own), {"__module__": own.__module__})
+    return type(own.__name__, (_InParts, own), {"__module__": own.__module__, "own_class": own})
+
+
+def _unpickled(own: type) -> nn.Module:
+    """A layer without attributes, which pickle adds."""
+    return own.__new__(_in_parts(own))
 
 
 class _InParts:
     """What goes before a layer's own class."""
+
+    def __reduce_ex__(self, protocol):
+        """Pickle, which finds a class by its name, is given the layer's own: ours is made of it again."""
+        _, _, *state = super().__reduce_ex__(max(protocol, 2))
+        return _unpickled, (self.own_class,), *state
 
     def forward(self, hidden: Tensor, *args, arrow: Arrow, **kwargs) -> Tensor:
         """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`."""

@@ -51,6 +51,10 @@ class SenerPipeline(Pipeline):
         self.processor.config = self.model.config
         self.model.eval()
 
+    def __getstate__(self) -> dict:
+        """What pickle keeps: not the number of calls, so that `Dataset.map` knows the pipeline again after one."""
+        return {**self.__dict__, "call_count": 0}
+
     def __call__(self, inputs, **options):
         """
         Args:
