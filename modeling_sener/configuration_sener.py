@@ -202,6 +202,8 @@ class SenerConfig(PretrainedConfig):
             _require(self, field, _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
         for field in ("log_n_scaling", "allow_nested"):
             _require(self, field, isinstance(getattr(self, field), bool), "true or false")
+        _require(self, "vertical_readout", self.triangles == "both" or self.vertical_readout == "transposed",
+                 "'transposed' with triangles 'upper', which has no cell (j, i) to mirror")  # fmt: skip
         self._check_labels()
         if isinstance(self.threshold, dict):
             _require(self, "threshold", set(self.threshold) == set(self.labels),

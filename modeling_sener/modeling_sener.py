@@ -1,7 +1,7 @@
 """
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
 
-B batch, T pieces, N words, d hidden size, w window, W band columns, b of them before the diagonal, C channels, R labels.
+B batch, T pieces, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
 """
 
 import math
@@ -30,14 +30,14 @@ from .dropout import Dropout  # noqa: F401
 from .encoder_parts import compute_layers_in_parts
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
-from .processing_sener import SenerProcessor  # noqa: F401
+from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 
 
 PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
 PART_SIZE = 16384  # an accelerator needs large ones
 CELLS_PER_PIECE = 48  # cells of the band in a part of the head for each piece in a part of the encoder
-PRIOR = 0.01  # a new model's probability that a cell is an entity: training starts without undoing 0.5 everywhere
+PRIOR = 1e-4  # a new model's probability that a cell is an entity: shares counted on data are 1e-6 to 2e-3 for a label
 
 
 @dataclass
@@ -94,9 +94,11 @@ class SenerModel(PreTrainedModel):
 
         Raises:
             ValueError: the files cannot be read, or lack weights, or hold others than the config says
-                (`ignore_mismatched_sizes` makes those of other sizes anew), or NaN or infinity.
+                (`ignore_mismatched_sizes` makes those of other sizes anew), or NaN or infinity; or `triangles` is
+                another one than the checkpoint's, whose weights would fit and mean something else.
         """
         name, remake = pretrained_model_name_or_path, kwargs.pop("ignore_mismatched_sizes", False)
+        check_triangles(name, kwargs)
         try:
             model, info = super().from_pretrained(
                 name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -108,13 +110,16 @@ class SenerModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def from_backbone(cls, backbone: str, labels: list[str], **config_fields) -> "SenerModel":
+    def from_backbone(
+        cls, backbone: str, labels: list[str], triangles: str = "upper", **config_fields
+    ) -> "SenerModel":
         """
         A new model, in float32: a pretrained encoder and a head to be trained.
 
         Args:
             backbone: an encoder's name on the Hub, or its folder.
             labels: label names, in the order of the outputs.
+            triangles: "upper", or "both" for the paper's band, at twice the cost.
             config_fields: any other field of `SenerConfig`.
         """
         encoder_config = AutoConfig.from_pretrained(backbone)
@@ -127,8 +132,9 @@ class SenerModel(PreTrainedModel):
         # The files may hold more than an encoder, but no less.
         check_weights(encoder, {"missing_keys": set(info["missing_keys"]) & set(encoder.state_dict())}, backbone)
         config = SenerConfig(
-            backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), **config_fields
-        )
+            backbone_config=encoder_config.to_dict(), id2label=dict(enumerate(labels)), triangles=triangles,
+            **config_fields,
+        )  # fmt: skip
         model = cls(config)
         model.backbone.load_state_dict(encoder.state_dict())
         return model
@@ -297,12 +303,11 @@ class SenerModel(PreTrainedModel):
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
         del words  # the generator lets go of them too, once it has their projections
-        halo = (0, band.before)  # cell (j, i) lies in row j
         found = Candidates.join([])
-        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would fragment
-        # the heap until it grows by more than the text.
+        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would
+        # fragment the heap until it grows by more than the text.
         try:
-            for logits, rows in with_halo(chunks, halo, num_words):
+            for logits, rows in with_halo(chunks, (0, band.before), num_words):  # cell (j, i) lies in row j
                 if logits.device.type in ("mps", "xpu"):
                     logits = logits.cpu()  # scores are rounded from double precision, which these devices may lack
                 probabilities = span_probabilities(logits, self.config.triangles, self.config.triangle_mean)
@@ -318,6 +323,20 @@ class SenerModel(PreTrainedModel):
         weight = band.mask(slice(0, logits.shape[1]))[..., None].to(torch.float32)
         total = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight, reduction="sum")
         return total / logits.shape[0]
+
+
+def check_triangles(name, options: dict) -> None:
+    """Raise `ValueError` where `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
+    asked = getattr(options.get("config"), "triangles", options.get("triangles"))
+    if name is None or asked is None:
+        return
+    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
+    trained = SenerConfig.get_config_dict(name, **hub)[0].get("triangles", "both")  # older files do not have the field
+    if asked != trained:
+        raise ValueError(
+            f"{name}: SenerConfig.triangles is {asked!r}, this checkpoint was trained with {trained!r}: the weights "
+            "would mean something else; leave the field out"
+        )
 
 
 def build_backbone(config) -> PreTrainedModel:

@@ -1,6 +1,7 @@
-"""Fixtures that several modules share: the web demo, running, and a browser."""
+"""Fixtures that several modules share: the web demo, running, a browser, and Accelerate as in a new process."""
 
 import pytest
+from accelerate.state import AcceleratorState
 from demo_browser import CHROMIUM, TIMEOUT
 from demo_server import DemoServer, tiny_checkpoint
 from gradio_client import Client
@@ -57,3 +58,11 @@ def open_page(browser, demo_server):
         context.close()
     assert not faults
     assert "NETWORK" not in demo_server.log
+
+
+@pytest.fixture
+def no_state():
+    """As in a new process: Accelerate keeps precision and devices for all that follows."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

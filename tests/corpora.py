@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from modeling_sener import SenerConfig
 from modeling_sener.decoding import Candidates
-from training.candidates import FLOOR, ScoredSpans
-from training.data import Document
+from training.corpus.data import Document
+from training.evaluation.candidates import CURVE_FLOOR, ScoredSpans
 
 
 LABELS = ["A", "B", "C"]
@@ -36,8 +36,8 @@ def corpora(draw, least=0):
         found = sorted(
             {*wrong, *(entity for entity in gold if entity[0][1] - entity[0][0] <= 4 and draw(st.booleans()))}
         )
-        score = [draw(st.integers(1, 99)) / 100 for _ in found]
-        kept = [i for i in range(len(found)) if score[i] >= FLOOR]
+        score = [float(np.float32(draw(st.integers(1, 99)) / 100)) for _ in found]
+        kept = [i for i in range(len(found)) if score[i] >= CURVE_FLOOR]
         columns = [[found[i][0][0] for i in kept], [found[i][0][1] for i in kept], [found[i][1] for i in kept]]
         start, end, label = (np.array(column, dtype=np.int64) for column in columns)
         texts.append((Candidates(start * 0, start, end, label, np.array([score[i] for i in kept], dtype=np.float32)),

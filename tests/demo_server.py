@@ -13,7 +13,7 @@ from tiny_models import randomize
 from toy import LABELS, ROOT, toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
-from training.checkpoint import save_checkpoint
+from training.fitting.checkpoint import save_checkpoint
 
 
 # Every look-up and connection that leaves the machine is refused, and noted.

@@ -8,7 +8,7 @@ from tiny_models import BACKBONES, tiny_model
 from toy import ROOT
 
 from modeling_sener import SenerProcessor
-from training.checkpoint import save_checkpoint
+from training.fitting.checkpoint import save_checkpoint
 
 
 GOLDEN = ROOT / "tests" / "data" / "golden"

@@ -81,7 +81,7 @@ def _work(writer, command, arguments, limit, environment):
     one_core()
     torch.set_num_threads(1)
     limit_files(limit)
-    from training.cli import run
+    from training.common.cli import run
 
     run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]))
     sys.stdout.flush()

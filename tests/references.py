@@ -1,6 +1,6 @@
 """Dense oracles: everything SeNER computes, written with T x T and N x N tensors and no thought of cost.
 
-Legend: B batch, T pieces, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b of them
+Legend: B batch, T pieces, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b those
 before the diagonal, C span channels, R labels, p biaffine size, P rows of the relative position table.
 
 With `triangles="both"` (the paper's model) b = w and W = 2w+1, with "upper" b = 0 and W = w+1.

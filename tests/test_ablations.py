@@ -18,11 +18,11 @@ from toy import LABELS, ROOT, as_raw, python, toy_backbone, toy_folder, toy_reco
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import ablations
-from training.checkpoint import load_checkpoint
-from training.data import read_documents
-from training.fields import parse_fields
-from training.inference import extract
-from training.scoring import as_spans, score
+from training.corpus.data import read_documents
+from training.evaluation.scoring import as_spans, score
+from training.fitting.checkpoint import load_checkpoint
+from training.fitting.fields import parse_fields
+from training.inference.extraction import extract
 
 
 SCRIPT = ROOT / "training" / "ablations.py"

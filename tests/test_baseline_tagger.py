@@ -14,10 +14,10 @@ from transformers import AutoModelForTokenClassification
 
 from modeling_sener import SenerConfig, SenerProcessor
 from training import baseline_tagger as tagger
-from training.data import read_documents
-from training.fields import parse_fields
-from training.scoring import score
-from training.windows import Window, encode_document, window_bounds
+from training.corpus.data import read_documents
+from training.corpus.windows import Window, encode_document, window_bounds
+from training.evaluation.scoring import score
+from training.fitting.fields import parse_fields
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 6), st.sampled_from("abc")).map(

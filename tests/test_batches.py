@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from training.batches import Collator, Masking, StepBatches, epoch_order
-from training.masking import NOT_MASKED
-from training.windows import StoredWindows, Window
+from training.corpus.batches import Collator, Masking, StepBatches, draw_windows, epoch_order
+from training.corpus.masking import NOT_MASKED
+from training.corpus.windows import StoredWindows, Window
 
 
 def window(length, first=0, spans=()):
@@ -25,6 +25,10 @@ class Windows(list):
     @property
     def lengths(self):
         return np.array([len(window.input_ids) for window in self])
+
+    @property
+    def is_empty(self):
+        return np.array([not window.spans for window in self])
 
 
 def batches(windows, mask_share=0.0, guessed=False, **settings):
@@ -61,21 +65,56 @@ def test_the_order_holds_each_window_once_changes_with_the_epoch_and_keeps_paddi
     assert sum(part.max() * len(part) for part in parts) / lengths.sum() < 1.1
 
 
+MARKS = st.lists(st.booleans(), min_size=1, max_size=60).map(np.array)
+SHARES = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
+
+
+@given(MARKS, SHARES, st.integers(0, 9), st.integers(0, 9))
+def test_an_epoch_draws_each_window_with_an_entity_and_a_fixed_number_of_the_others(is_empty, share, seed, epoch):
+    drawn = draw_windows(is_empty, share, seed, epoch)
+    assert (np.diff(drawn) > 0).all() and set(np.flatnonzero(~is_empty)) <= set(drawn)
+    assert is_empty[drawn].sum() == round(share * is_empty.sum())
+    assert (drawn == draw_windows(is_empty, share, seed, epoch)).all()
+
+
+def test_every_epoch_and_seed_draws_others_and_each_as_often():
+    is_empty = np.arange(300) % 3 > 0
+    draws = {(seed, epoch): draw_windows(is_empty, 0.25, seed, epoch) for seed in (0, 1) for epoch in range(200)}
+    assert len({tuple(drawn) for drawn in draws.values()}) == 400
+    often = sum(np.bincount(drawn, minlength=300) for drawn in draws.values())[is_empty] / 400
+    assert abs(often - 0.25).max() < 5 * (0.25 * 0.75 / 400) ** 0.5  # no window is favoured
+    both = np.mean([len(np.intersect1d(draws[0, e], draws[0, e + 1])) for e in range(199)]) - 100
+    assert abs(both - 50 * 0.25) < 1  # what the epoch before has drawn does not matter
+
+
+def test_with_all_windows_the_order_is_that_of_all_windows():
+    windows = Windows(window(1 + (7 * i) % 11, spans=[(0, 1, 0)] * (i % 3 == 0)) for i in range(40))
+    for epoch in (1, 2):
+        plan = batches(windows, batch_size=40).plan(epoch)
+        order = epoch_order(windows.lengths, 3, epoch)
+        assert plan == [(order[np.argsort(-windows.lengths[order], kind="stable")].tolist(), 1.0)]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
-def test_a_step_is_the_same_however_it_is_shared_out(count, batch_size, accumulation, processes, epoch):
+@given(MARKS, SHARES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
+def test_a_step_is_the_same_however_it_is_shared_out(is_empty, share, batch_size, accumulation, processes, epoch):
     """The windows of each step, and the mean of their losses, are those of one process that takes them all at once."""
-    windows = Windows(window(1 + (7 * i) % 11) for i in range(count))
-    losses = np.random.default_rng(0).random(count)
+    windows = Windows(window(1 + (7 * i) % 11, spans=[] if empty else [(0, 1, 0)]) for i, empty in enumerate(is_empty))
+    losses = np.random.default_rng(0).random(len(windows))
     size = batch_size * accumulation * processes
-    whole = batches(windows, batch_size=size).plan(epoch)
-    shared = [batches(windows, batch_size=batch_size, accumulation=accumulation, process=process, processes=processes)
-              for process in range(processes)]  # fmt: skip
+    drawn = draw_windows(is_empty, share, 3, epoch).tolist()
+    assume(drawn)
+    whole = batches(windows, batch_size=size, empty_window_share=share)
+    assert whole.steps == len(whole.plan(epoch)) == -(-len(drawn) // size) and whole.epoch_size == len(drawn)
+    whole = whole.plan(epoch)
+    assert sorted(i for members, _ in whole for i in members) == drawn
+    shared = [batches(windows, batch_size=batch_size, accumulation=accumulation, process=process, processes=processes,
+                      empty_window_share=share) for process in range(processes)]  # fmt: skip
     plans = [part.plan(epoch) for part in shared]
     assert {len(plan) for plan in plans} == {len(whole) * accumulation}
     for step, (members, _) in enumerate(whole):
         turns = [batch for plan in plans for batch in plan[step * accumulation : (step + 1) * accumulation]]
-        assert all(0 < len(indices) <= batch_size for indices, _ in turns)
+        assert all(0 < len(indices) <= batch_size and set(indices) <= set(drawn) for indices, _ in turns)
         assert sorted(i for indices, weight in turns if weight for i in indices) == sorted(members)
         total = sum(weight * losses[indices].mean() for indices, weight in turns) / (processes * accumulation)
         assert total == pytest.approx(losses[members].mean())
@@ -90,7 +129,8 @@ def test_a_full_step_has_the_weight_one():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_batches(workers):
-    source = batches(Windows(window(3 + i % 5, first=i) for i in range(23)), 0.3, batch_size=2, accumulation=2)
+    windows = Windows(window(3 + i % 5, first=i, spans=[(0, 1, 0)] * (i % 3 > 0)) for i in range(31))
+    source = batches(windows, 0.3, batch_size=2, accumulation=2, empty_window_share=0.3)  # 20 windows and 3 of 11
     torch.manual_seed(0)
     before = torch.get_rng_state()
     whole = list(source.loader(epoch=4))
@@ -132,7 +172,8 @@ def test_windows_on_disk_come_back_as_they_were_and_are_not_held_in_memory(tmp_p
     windows = [window(3, spans=[(0, 2, 1), (1, 2, 0)]), window(1), window(250)]
     StoredWindows.write(tmp_path / "windows.arrow", iter(windows))
     stored = StoredWindows(tmp_path / "windows.arrow")
-    assert len(stored) == 3 and stored.lengths.tolist() == [5, 3, 252]
+    assert len(stored) == 3 and stored.lengths.tolist() == [5, 3, 252] and stored.num_words.tolist() == [3, 1, 250]
+    assert stored.is_empty.tolist() == [False, True, True] and stored.spans().tolist() == [[0, 2, 1], [1, 2, 0]]
     for back, there in zip(stored, windows, strict=True):
         assert back.input_ids.tolist() == there.input_ids.tolist()
         assert back.word_index.tolist() == there.word_index.tolist() and back.spans == there.spans

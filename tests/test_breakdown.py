@@ -7,20 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_sener.decoding import Candidates
-from training.breakdown import (
+from training.corpus.data import Document
+from training.evaluation.breakdown import (
     BEYOND,
     WORST,
     by_depth,
     by_length,
     calibration,
     confusion,
-    places,
     score_corpus,
     worst_documents,
 )
-from training.candidates import ScoredSpans
-from training.data import Document
-from training.scoring import FP, match
+from training.evaluation.candidates import ScoredSpans
+from training.evaluation.scoring import FP, match
 
 
 HALF = np.full(3, 0.5)
@@ -79,8 +78,6 @@ def test_position_and_length_count_words_not_characters():
     offsets = np.stack([edges[:-1], edges[1:] - 1], axis=1)
     scored = ScoredSpans.join([(Candidates.join([]), offsets)])
     entity = (int(offsets[5, 0]), int(offsets[6, 1]), "A")
-    first, length, total = places(match([[entity]], [[]]), scored)
-    assert (first[0], length[0], total[0]) == (5, 2, 10)
     result = score_corpus([Document("a", "", (entity,))], scored, HALF, small_config())
     assert result["by_position"]["50-60 %"]["fn"] == result["by_length"]["1-4"]["fn"] == 1
 

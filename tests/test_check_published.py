@@ -15,7 +15,7 @@ from golden_checkpoints import CARD
 from safetensors.torch import load_file, save_file
 from toy import ROOT
 
-from training.check_published import (
+from training.publishing.check_published import (
     COMMIT,
     TEXTS,
     check,
@@ -47,7 +47,7 @@ def place_of(folder, recorded, place):
     """What `run_stranger` finds its material in."""
     shutil.copytree(folder, place / "copy")
     (place / "recorded.json").write_text(json.dumps(recorded))
-    shutil.copyfile(ROOT / "training" / "load_published.py", place / "load_published.py")
+    shutil.copyfile(ROOT / "training" / "publishing" / "load_published.py", place / "load_published.py")
     return place
 
 

@@ -9,7 +9,7 @@ from toy import ROOT, as_raw, launch, python, toy_backbone, toy_records, write_j
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import extract, predict, score, train
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.fitting.checkpoint import CheckpointError, load_checkpoint
 
 
 LABELS = ["Material", "Method", "Person", "Task"]

@@ -16,7 +16,7 @@ from toy import launch, toy_folder, training_arguments
 from transformers import DebertaV2Config, DebertaV2Model
 
 from training import train as training
-from training.fields import parse_fields
+from training.fitting.fields import parse_fields
 
 
 CONFIGS = Path(training.__file__).parent / "configs"
@@ -39,7 +39,7 @@ def test_the_recipes_are_the_published_ones(name):
     fields = fields_of(name)
     assert (fields.backbone, fields.learning_rate) == ("microsoft/deberta-v3-large", RECIPES[name])
     assert (fields.head_learning_rate, fields.weight_decay, fields.warmup_share) == (7e-4, 0.01, 0.1)
-    assert (fields.num_epochs, fields.patience, fields.max_grad_norm, fields.max_tokens) == (30, 10, 1, 5120)
+    assert (fields.num_epochs, fields.patience, fields.max_norm_ratio, fields.max_tokens) == (30, 10, 1, 5120)
     assert fields.batch_size * fields.gradient_accumulation_steps == 16
     assert (fields.mask_share, fields.lora_rank, fields.lora_alpha) == (0.15, 8, 16)
     assert fields.model == {
@@ -53,6 +53,7 @@ def test_the_small_ones_are_for_minilm(name):
     fields = fields_of(name)
     assert fields.backbone == "sentence-transformers/all-MiniLM-L6-v2"
     assert fields.lora_rank == 0 and fields.model["span_window"] <= 64
+    assert fields.mixed_precision == "auto"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import ROOT, python
 
-from training.data import DataError, read_documents, stream_documents
-from training.report import DataReport, overlaps, report_on
-from training.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
+from training.corpus.data import DataError, read_documents, stream_documents
+from training.corpus.report import DataReport, overlaps, report_on
+from training.corpus.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
 
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}
@@ -244,14 +244,14 @@ def test_the_reported_window_is_the_smallest_that_holds_its_share(widths):
 def test_the_report_alone_is_printed_by_a_command(tmp_path):
     long = {**WORDS, "text": ["Big"] * 40, "entity": [[0, 30, "Big " * 30, "Task"], [1, 2, "Big", "Method"]]}
     path = write(tmp_path, RAW, long)
-    done = python(ROOT / "training" / "data.py", path, "--span_window", "20")
+    done = python(ROOT / "training" / "describe_data.py", path, "--span_window", "20")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{path}: 2 texts, 43 words, ")
     assert "entities: 3 (Method 1, Task 2); the longest has 30 words" in lines[1]
     assert any("1 entities are wider than span_window 20" in line for line in lines)
     path.write_text("{")
-    done = python(ROOT / "training" / "data.py", path)
+    done = python(ROOT / "training" / "describe_data.py", path)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"error: {path}:1: not valid JSON")
 
 

@@ -3,7 +3,7 @@
 import pytest
 from golden_checkpoints import CHECKPOINTS, RECORDED, golden
 
-from training.check_published import TEXTS, record
+from training.publishing.check_published import TEXTS, record
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)

@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import extract
-from training.checkpoint import load_checkpoint
-from training.cli import run
+from training.common.cli import run
+from training.fitting.checkpoint import load_checkpoint
 
 
 TEXT = "We train ResNet-50 on ImageNet ."

@@ -17,11 +17,11 @@ from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, toy_records, tr
 
 from training import baseline_tagger, predict, score
 from training import train as training
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.data import DataError, Document
-from training.files import WriteError, write_text
-from training.results import Results, as_line
-from training.state import ResumeError, newest_state
+from training.common.files import WriteError, write_text
+from training.corpus.data import DataError, Document
+from training.fitting.checkpoint import load_checkpoint, save_checkpoint
+from training.fitting.state import ResumeError, newest_state
+from training.inference.results import Results, as_line
 
 
 FIELDS = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none"]
@@ -256,7 +256,7 @@ def test_a_run_that_waited_for_the_lock_does_not_write_into_a_finished_file(tmp_
         first.finish()
         return True
 
-    monkeypatch.setattr("training.results.lock", finish_meanwhile)
+    monkeypatch.setattr("training.inference.results.lock", finish_meanwhile)
     with pytest.raises(DataError, match="another run is writing it"):
         second.write([as_line("b", [])])
     assert read(tmp_path / "out.jsonl") == [{"id": "a", "entities": []}]

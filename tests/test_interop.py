@@ -16,7 +16,7 @@ from toy import toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import extract
-from training.interop import flat, to_brat, to_conll, to_spacy
+from training.inference.interop import flat, to_brat, to_conll, to_spacy
 
 
 NLP = spacy.blank("en")

@@ -7,9 +7,9 @@ from tiny_models import BACKBONES, VOCABULARY, batch, tiny_model
 from toy import launch, toy_folder, training_arguments
 
 from modeling_sener import SenerModel
-from training.checkpoint import load_checkpoint
-from training.masked_words import MaskedWords
-from training.masking import NOT_MASKED
+from training.corpus.masking import NOT_MASKED
+from training.fitting.checkpoint import load_checkpoint
+from training.fitting.masked_words import MaskedWords
 
 
 def masked_batch(lengths=(23, 9), labels=3):

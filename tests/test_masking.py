@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.masking import choose_words, mask_words
+from training.corpus.masking import choose_words, mask_words
 
 
 MASK, ORDINARY = 4, np.arange(5, 1000)

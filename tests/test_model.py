@@ -1,5 +1,7 @@
 """The whole model against the dense references, transformers' own encoders, itself in a padded batch, and ablated."""
 
+import json
+
 import pytest
 import references
 import torch
@@ -353,3 +355,34 @@ def test_a_new_model_starts_with_different_head_weights():
         assert parameter.isfinite().all(), name
         if not name.startswith("backbone.") and parameter.dim() > 1 and "linear" not in name:
             assert parameter.std() > 0, name
+
+
+@pytest.mark.parametrize("interaction", ["bispa", "none"])
+@pytest.mark.parametrize("trained, asked", [("both", "upper"), ("upper", "both")])
+def test_a_checkpoint_keeps_its_triangles(tmp_path, trained, asked, interaction):
+    """Of "none" the weights of either would fit; what they mean would not."""
+    model = tiny_model("bert", triangles=trained, span_interaction=interaction)
+    model.save_pretrained(tmp_path)
+    assert SenerModel.from_pretrained(tmp_path).config.triangles == trained
+    other = SenerConfig.from_pretrained(tmp_path, triangles=asked, vertical_readout="transposed")
+    for options in ({"triangles": asked}, {"config": other}):
+        with pytest.raises(ValueError, match=f"triangles is '{asked}', this checkpoint was trained with '{trained}'"):
+            SenerModel.from_pretrained(tmp_path, **options)
+
+
+def test_a_config_from_before_the_field_has_both_triangles(tmp_path):
+    model = tiny_model("bert", triangles="both")
+    model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields.pop("triangles", None)
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert SenerModel.from_pretrained(tmp_path).config.triangles == "both"
+
+
+def test_the_upper_triangle_has_nothing_to_mirror():
+    with pytest.raises(
+        ValueError, match="vertical_readout is 'mirrored': expected 'transposed' with triangles 'upper'"
+    ):
+        tiny_model("bert", triangles="upper", vertical_readout="mirrored")
+    assert tiny_config("bert", triangles="upper").vertical_readout == "transposed"
+    assert tiny_config("bert", triangles="both").vertical_readout == "mirrored"

@@ -13,10 +13,11 @@ from toy import toy_folder, training_arguments
 from modeling_sener import SenerModel, SenerPipeline, SenerProcessor
 from modeling_sener.checks import damaged_weights
 from training import train
-from training.inference import extract
-from training.lora import merged_state_dict
-from training.state import newest_state
-from training.windows import StoredWindows
+from training.corpus.windows import StoredWindows
+from training.fitting import loop
+from training.fitting.lora import merged_state_dict
+from training.fitting.state import newest_state
+from training.inference.extraction import extract
 
 
 NAN, INF = math.nan, math.inf
@@ -269,7 +270,7 @@ def test_training_stops_at_the_step_names_its_documents_and_keeps_the_last_good_
     assert json.loads((state / "progress.json").read_text())["progress"]["step"] == 3
     monkeypatch.setattr(SenerModel, "loss", own)
     published = []
-    monkeypatch.setattr(train, "evaluate", lambda run: published.append(merged_state_dict(run.model)) or
+    monkeypatch.setattr(loop, "evaluate", lambda run: published.append(merged_state_dict(run.model)) or
                         {"precision": 0.0, "recall": 0.0, "f1": 0.0})  # fmt: skip
     train.main([*given, "--resume"])
     assert all(tensor.isfinite().all() for tensor in published[0].values())

@@ -10,7 +10,7 @@ from predictions import read, toy_checkpoint
 from toy import ROOT, python, write_jsonl
 
 from modeling_sener.memory import TextTooLargeError, is_out_of_memory
-from training import inference
+from training.inference import extraction
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded as Linux does it")
@@ -26,8 +26,8 @@ import json, resource, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import torch
 torch.set_num_threads(1)
-from training.checkpoint import load_checkpoint
-from training.inference import extract
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract
 from modeling_sener import SenerModel, SenerPipeline
 from modeling_sener.memory import TextTooLargeError
 
@@ -81,8 +81,8 @@ print(json.dumps({"found": [entities and len(entities) for entities in found], "
 """
 COMMAND = """
 from importlib import import_module
-import training.parquet
-from training.cli import run
+import training.corpus.parquet
+from training.common.cli import run
 room, main, sys.argv = int(sys.argv[2]), import_module(f"training.{sys.argv[3]}").main, ["training", *sys.argv[4:]]
 extract(model, processor, [text(500)] * 16)
 bound(room)
@@ -169,7 +169,7 @@ def test_a_text_is_named_by_its_place_in_all_texts_whichever_process_had_it(monk
         raise TextTooLargeError(own.index(texts[1]), 50)
 
     state = SimpleNamespace(process_index=1, num_processes=2, is_main_process=False)
-    monkeypatch.setattr(inference, "extract", refuse)
-    monkeypatch.setattr(inference, "PartialState", lambda: state)
+    monkeypatch.setattr(extraction, "extract", refuse)
+    monkeypatch.setattr(extraction, "PartialState", lambda: state)
     with pytest.raises(TextTooLargeError, match=r"inputs\[1\] does not fit"):
-        inference.extract_shared(None, None, texts)
+        extraction.extract_shared(None, None, texts)

@@ -18,10 +18,11 @@ from killed import kill_with_workers, run_until_killed, start_two_processes
 from predictions import assert_same, read, toy_checkpoint, toy_corpus
 from toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, python, write_jsonl
 
-from training import inference, predict
-from training.data import DataError, Document
-from training.inference import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
-from training.results import Results, as_line
+from training import predict
+from training.corpus.data import DataError, Document
+from training.inference import extraction
+from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
+from training.inference.results import Results, as_line
 
 
 COUNT = 200  # texts of the corpus: four stretches of one process
@@ -221,12 +222,12 @@ def test_each_text_is_the_work_of_one_process_and_long_ones_are_shared_out(monke
         shares.append(own)
         return [*own, *((i, None) for i in range(len(texts)) if i not in dict(own))]
 
-    monkeypatch.setattr(inference, "extract", lambda model, processor, own, **options: own)
-    monkeypatch.setattr(inference, "gather_object", gather)
+    monkeypatch.setattr(extraction, "extract", lambda model, processor, own, **options: own)
+    monkeypatch.setattr(extraction, "gather_object", gather)
     for process in (0, 1):
         state = SimpleNamespace(process_index=process, num_processes=2, is_main_process=process == 0)
-        monkeypatch.setattr(inference, "PartialState", lambda state=state: state)
-        found = inference.extract_shared(None, None, texts)
+        monkeypatch.setattr(extraction, "PartialState", lambda state=state: state)
+        found = extraction.extract_shared(None, None, texts)
         assert found == [text if (i, text) in shares[-1] else None for i, text in enumerate(texts)]
     assert sorted(shares[0] + shares[1]) == list(enumerate(texts))
     assert [sum(len(text) for _, text in share) for share in shares] == [102, 54]

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from accelerate.utils.fsdp_utils import get_module_class_from_name
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, batch, tiny_model
@@ -12,9 +11,9 @@ from torch.distributed.fsdp import fully_shard
 from toy import ONE_PROCESS, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 
 from training import train as training
-from training.cli import on_main_process
-from training.fields import FieldError, parse_fields
-from training.lora import add_lora, merged_state_dict
+from training.common.cli import on_main_process
+from training.fitting.fields import FieldError, parse_fields
+from training.fitting.lora import add_lora, merged_state_dict
 
 
 # Two passes over 15 windows in steps of 4: the last one has 3, and neither process knows what the other one drops.
@@ -28,14 +27,6 @@ def toy(tmp_path_factory):
     lines = (folder / "both.jsonl").read_text().splitlines(keepends=True)
     (folder / "both.jsonl").write_text("".join(lines[:15]))
     return folder
-
-
-@pytest.fixture
-def no_state():
-    """As in a new process: Accelerate keeps precision and devices for all that follows."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def logged_losses(output):
@@ -166,7 +157,7 @@ def test_a_tracker_that_is_not_there_is_named(toy, tmp_path):
 
 FAULTS = """
 import resource, sys, torch
-from training.cli import keep_freed_memory
+from training.common.cli import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     keep_freed_memory(torch.device("cpu"))

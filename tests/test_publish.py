@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from toy import LABELS, ROOT, python
 
 from modeling_sener import SenerModel
-from training import check_published, publish
-from training.checkpoint import load_checkpoint
-from training.scoring import match, summarise
+from training import publish
+from training.evaluation.scoring import match, summarise
+from training.fitting.checkpoint import load_checkpoint
+from training.publishing import check_published
 
 
 CARD = ["--license", "apache-2.0", "--language", "en", "--dataset", "someone/papers", "--base_model", "someone/bert"]

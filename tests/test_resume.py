@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 
 from training import train as training
-from training.state import Progress, ResumeError, newest_state
+from training.fitting import loop
+from training.fitting.state import Progress, ResumeError, newest_state
 
 
 OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
@@ -105,9 +106,14 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("steps", [4, 11])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(toy, tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize("train_file, share", [("both.jsonl", "1"), ("sparse.jsonl", "0.5")])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(
+    toy, tmp_path, monkeypatch, train_file, share, steps
+):
+    """Eight steps an epoch: of 16 windows with entities, or of 12 and the 4 that are drawn of 8 without."""
     fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
-              "--average_epochs", "2", "--masked_words_weight", "0.1"]  # fmt: skip
+              "--average_epochs", "2", "--masked_words_weight", "0.1",
+              "--train_file", str(toy / train_file), "--empty_window_share", share]  # fmt: skip
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
     step, done = torch.optim.AdamW.step, []
 
@@ -131,7 +137,7 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
 
 
 def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_path, monkeypatch):
-    evaluate, seen = training.evaluate, []
+    evaluate, seen = loop.evaluate, []
 
     def stop(run):
         if run.progress.epoch == 2:
@@ -140,10 +146,10 @@ def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_p
 
     given = training_arguments(toy, tmp_path, "--num_epochs", "2", "--average_epochs", "2", "--report_to", "none",
                                "--save_steps", "3")  # fmt: skip
-    monkeypatch.setattr(training, "evaluate", stop)
+    monkeypatch.setattr(loop, "evaluate", stop)
     with pytest.raises(Stopped):
         training.main(given)
-    monkeypatch.setattr(training, "evaluate", lambda run: seen.append(run) or evaluate(run))
+    monkeypatch.setattr(loop, "evaluate", lambda run: seen.append(run) or evaluate(run))
     file = tmp_path / "checkpoints" / "weights_0001.safetensors"
     whole = file.read_bytes()
     for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):
@@ -160,6 +166,8 @@ def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
     training.main(training_arguments(toy, tmp_path, *fields))
     with pytest.raises(ResumeError, match="learning_rate was 0.002 in this run and is 0.001 now"):
         training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--learning_rate", "1e-3"))
+    with pytest.raises(ResumeError, match="empty_window_share was 1.0 in this run and is 0.5 now"):
+        training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--empty_window_share", "0.5"))
     training.main(training_arguments(toy, tmp_path, *fields, "--resume", "--save_steps", "7"))
 
 

@@ -11,12 +11,12 @@ from transformers import pipeline
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import score
-from training.candidates import score_spans
-from training.checkpoint import load_checkpoint
-from training.data import read_documents
-from training.inference import extract
-from training.scoring import as_spans
-from training.scoring import score as score_entities
+from training.corpus.data import read_documents
+from training.evaluation.candidates import CURVE_FLOOR, score_spans
+from training.evaluation.scoring import as_spans
+from training.evaluation.scoring import score as score_entities
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,8 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     result, _ = run_score(folder, capsys, "--output", folder / "out.json")
     assert json.loads((folder / "out.json").read_text()) == result
     assert {"precision", "recall", "f1", "per_label", "macro", "interval", "by_length", "by_depth", "by_position",
-            "confusion", "calibration", "worst_documents", "thresholds"} <= result.keys()  # fmt: skip
+            "confusion", "calibration", "worst_documents", "thresholds", "overlap", "overlap_curve",
+            } <= result.keys()  # fmt: skip
     assert sum(entry["fn"] + entry["tp"] for entry in result["by_depth"].values()) == result["entities"]
 
 
@@ -158,10 +159,39 @@ def test_the_metric_module_gives_the_numbers_of_score(folder, capsys, monkeypatc
     found = extract(model, processor, [document.text for document in documents])
     gold = [[{"start": start, "end": end, "label": label} for start, end, label in document.entities]
             for document in documents]  # fmt: skip
-    metric = evaluate.load(str(ROOT / "training" / "metric"), cache_dir=str(tmp_path))
-    computed = metric.compute(predictions=found, references=gold)
+    metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
+    words = [[(i, i + 1) for i in range(len(document.text))] if document.is_split
+             else processor.split_words(document.text) for document in documents]  # fmt: skip
+    computed = metric.compute(predictions=found, references=gold, words=words)
+    curve = computed.pop("overlap_curve")
     assert computed == {name: result[name] for name in computed} and computed["tp"] + computed["fn"] > 0
+    assert computed["overlap"]["tp"] > computed["tp"]
     for entities, expected in zip(found, gold, strict=True):
         metric.add(prediction=entities, reference=expected)
-    assert metric.compute() == computed
-    assert metric.compute(predictions=[[]], references=[[]]) == score_entities([[]], [[]])
+    assert metric.compute(words=words) == {**computed, "overlap_curve": curve}
+    low = extract(model, processor, [document.text for document in documents], threshold=CURVE_FLOOR)
+    curve = metric.compute(predictions=low, references=gold, words=words)["overlap_curve"]
+    assert {**curve, "floor": CURVE_FLOOR} == result["overlap_curve"] and curve["highest_recall"] > 0
+
+
+def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
+    """Overlap is counted in the units of the offsets; no curve without scores; of equal entities the best counts."""
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
+    gold = [[{"start": 0, "end": 9, "label": "A"}]]
+    bare = [[{"start": 0, "end": 5, "label": "A"}, {"start": 6, "end": 9, "label": "A"}]]
+    computed = metric.compute(predictions=bare, references=gold)
+    assert computed == {**score_entities([[(0, 9, "A")]], [[(0, 5, "A"), (6, 9, "A")]]),
+                        "overlap": computed["overlap"]}  # fmt: skip
+    assert [computed["overlap"][name] for name in ("tp", "fp", "fn")] == [1, 1, 0]
+    second = {"predictions": [bare[0][1:]], "references": gold}  # a third of the characters, half of the words
+    assert metric.compute(**second)["overlap"]["tp"] == 0
+    assert metric.compute(**second, words=[[(0, 4), (5, 9)]])["overlap"]["tp"] == 1
+    one_scored = [[bare[0][0] | {"score": 0.5}, bare[0][1]]]
+    assert metric.compute(predictions=one_scored, references=gold) == computed
+    twice = [[entity | {"score": score} for score in (0.25, 0.75, 0.5) for entity in bare[0]]]
+    curve = metric.compute(predictions=twice, references=gold)["overlap_curve"]
+    assert [point["threshold"] for point in curve["points"]] == [0.75]
+    nothing = metric.compute(predictions=[[]], references=[[]])
+    assert nothing.pop("overlap_curve")["points"] == []
+    assert nothing == {**score_entities([[]], [[]]), "overlap": score_entities([[]], [[]])}

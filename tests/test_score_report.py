@@ -9,10 +9,10 @@ from corpora import LABELS, WORDS, corpora, small_config
 from hypothesis import HealthCheck, given, settings
 
 from modeling_sener.decoding import Candidates
-from training.breakdown import score_corpus
-from training.candidates import ScoredSpans
-from training.data import Document
-from training.score_report import render, write_report
+from training.corpus.data import Document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import ScoredSpans
+from training.evaluation.score_report import render, write_report
 
 
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)>\"&{{ 7 * 7 }}"
@@ -65,8 +65,8 @@ def test_text_from_outside_stays_text():
     page = Page(render({**result, **ABOUT, "model": HOSTILE, "data": [HOSTILE]}))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # In the title, the heading, the data; per label; threshold; row and column of the table; the document's id.
-    assert "".join(page.text).count(HOSTILE) == 8
+    # In the title, the heading, the data; per label, twice; threshold; row and column of the table; the document's id.
+    assert "".join(page.text).count(HOSTILE) == 9
 
 
 def test_the_page_says_what_was_counted():
@@ -74,7 +74,7 @@ def test_the_page_says_what_was_counted():
     result = score_corpus(documents, scored, np.full(3, 0.5), small_config())
     html = render({**result, **ABOUT, "wider_than_window": 3})
     page = Page(html)
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     text = " ".join(" ".join(page.text).split())
     assert "Precision 50.0" in text and "Recall 33.3" in text and "F1 40.0" in text
     assert "3 gold entities are wider than the model's window" in text
@@ -83,6 +83,8 @@ def test_the_page_says_what_was_counted():
     assert ["C", "0", "1", "0", "0"] in rows  # gold C: taken for a B
     assert ["d", "8", "3", "1", "1", "2", "40.0"] in rows
     assert "fitted on these very documents" not in text
+    assert "Area under the curve 33.3 up to a recall of 33.3" in text
+    assert "Precision at 80 % recall – not reached" in text
 
 
 def test_fitted_thresholds_carry_a_warning():

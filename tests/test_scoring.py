@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.scoring import RATIOS, RESAMPLES, SEED, Grouping, as_spans, match, resample, score, summarise
+from training.evaluation.scoring import RATIOS, RESAMPLES, SEED, Grouping, as_spans, match, resample, score, summarise
 
 
 ENTITY = st.tuples(st.integers(0, 3), st.integers(4, 6), st.sampled_from("ABC"))

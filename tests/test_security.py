@@ -14,8 +14,8 @@ import torch
 from accelerate import Accelerator
 from toy import ROOT, write_jsonl
 
-from training.data import read_documents
-from training.parquet import read_parquet
+from training.corpus.data import read_documents
+from training.corpus.parquet import read_parquet
 from training.publish import check_arguments, parse_arguments
 
 

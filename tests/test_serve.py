@@ -14,7 +14,7 @@ from demo_server import tiny_checkpoint
 from toy import ROOT
 
 from modeling_sener import SenerPipeline
-from training.checkpoint import load_checkpoint
+from training.fitting.checkpoint import load_checkpoint
 from training.serve import MAX_BYTES
 
 

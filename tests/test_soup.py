@@ -8,7 +8,7 @@ from tiny_models import BACKBONES, tiny_model
 
 from modeling_sener import SenerProcessor
 from training import soup
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from modeling_sener import SenerConfig
 from modeling_sener.decoding import Candidates
-from training.breakdown import score_corpus
-from training.candidates import ScoredSpans
-from training.data import Document
-from training.scoring import match, ratios
-from training.thresholds import fit_thresholds, store_thresholds
+from training.corpus.data import Document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import FLOOR, ScoredSpans
+from training.evaluation.scoring import match, ratios
+from training.evaluation.thresholds import fit_thresholds, store_thresholds
 
 
 def f1(documents, scored, thresholds, config):
@@ -34,11 +34,22 @@ def test_fitting_never_loses(corpus, start, allow_nested, labels_per_span):
     assert f1(documents, scored, fitted, config) >= f1(documents, scored, start, config)
 
 
+def test_spans_below_the_floor_do_not_count():
+    """A right A that scores 0.02 is no reason to accept a wrong one, which here drops two wrong Bs that it crosses."""
+    spans = [(5, 6, 1, 0.9), (0, 3, 1, 0.2), (8, 11, 1, 0.2), (2, 9, 0, 0.3), (12, 13, 0, 0.02)]
+    start, end, label, score = (np.array(column) for column in zip(*spans, strict=True))
+    scored = ScoredSpans.join([(Candidates(start * 0, start, end, label, score.astype(np.float32)),
+                                np.stack([np.arange(13), np.arange(13) + 1], axis=1))])  # fmt: skip
+    documents = [Document("a", ["w"] * 13, ((5, 6, "B"), (12, 13, "A")))]
+    assert fit_thresholds(scored, documents, np.array([0.5, 0.05, 0.5]), small_config())[0] == 0.5
+
+
 @given(corpora(least=1))
 @settings(max_examples=100, deadline=None)
 def test_no_cut_of_a_label_gives_more_where_no_spans_compete(corpus):
     """Every cut that leaves a label a right span is tried; a label without one is another test's business."""
     documents, scored = corpus
+    scored = scored.above(np.full(3, FLOOR))
     config, found = small_config(), scored.entities(scored.candidates, LABELS)
     assume(not any(a < c < b < d for part in found for a, b, _ in part for c, d, _ in part))
     gold = [document.entities for document in documents]

@@ -10,10 +10,10 @@ from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, trainin
 from modeling_sener import SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.fields import FieldError, parse_fields
-from training.inference import extract
-from training.lora import add_lora, merged_state_dict
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.fitting.fields import FieldError, parse_fields
+from training.fitting.lora import add_lora, merged_state_dict
+from training.inference.extraction import extract
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +195,14 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--learning_rate", "fast"], "learning_rate is 'fast': expected a number"),
         (["--num_epochs", "0"], "num_epochs is 0: expected an integer from 1"),
         (["--num_epochs", "1.5"], "num_epochs is 1.5: expected an integer"),
-        (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16"),
+        (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16, auto"),
         (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
         (["--masked_words_weight", "0.1", "--mask_share", "0"], "masked_words_weight is 0.1: expected 0 where"),
         (["--backbone", ""], "no value for backbone"),
+        (["--empty_window_share", "1.1"], "empty_window_share is 1.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "-0.1"], "empty_window_share is -0.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "nan"], "empty_window_share is nan: expected a number from 0 to 1"),
+        (["--empty_window_share", "half"], "empty_window_share is 'half': expected a number"),
         (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
     ],
 )

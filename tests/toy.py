@@ -76,12 +76,21 @@ SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "1
          "--learning_rate", "2e-3", "--head_learning_rate", "5e-3"]  # fmt: skip
 
 
+def empty_records(count):
+    """`count` texts of words without an entity, in the format of the data files, each of two sentences or three."""
+    return [{"doc_id": f"empty{n}", "text": f"{CORPUS[3]} ".split() * (2 + n % 2), "entity": []} for n in range(count)]
+
+
 def toy_folder(folder):
-    """`folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`."""
+    """
+    `folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`. `sparse.jsonl` has
+    12 of its texts and 8 without an entity, each of one training window.
+    """
     toy_backbone(folder / "bert")
     words, raw = toy_records(), [as_raw(record) for record in toy_records()]
     write_jsonl(folder / "raw.jsonl", raw)
     write_jsonl(folder / "both.jsonl", words + raw)
+    write_jsonl(folder / "sparse.jsonl", (words + raw)[:12] + empty_records(8))
     return folder
 
 

@@ -4,7 +4,7 @@ Check that checkpoints load and give the same in every supported pair of torch a
     python tests/version_matrix.py            # half an hour and 30 GB of environments in outputs/versions/
     python tests/version_matrix.py --record   # after a new bundled checkpoint: what it gives is the golden file now
 
-Each pair is an environment of its own with torch, transformers and Accelerate, in which `training/check_published.py`
+Each pair is an environment of its own with torch, transformers and Accelerate, in which training/publishing's check
 loads the bundled checkpoint (WordPiece) and a tiny one like DeBERTa-v3 (SentencePiece). Prints a table.
 """
 
@@ -21,7 +21,7 @@ from environments import make_environment  # noqa: E402
 from golden_checkpoints import CHECKPOINTS, golden, write_golden  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from training.check_published import check, record  # noqa: E402
+from training.publishing.check_published import check, record  # noqa: E402
 
 
 # The ends of the ranges in pyproject.toml, and some between.

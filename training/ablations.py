@@ -6,8 +6,9 @@ What each part of SeNER adds: train and score a base configuration and rows that
     python training/ablations.py --by_length my-model --dev_file dev.jsonl --output_dir ablations
 
 Every option but those below is one of training/train.py. Rows are those of the paper's Table 3 (`attention`,
-`log_n_scaling`, `span_interaction`, `lora_rank`, `mask_share`), the two read-outs (`vertical_readout`) and the two
-means (`triangle_mean`: the base row's weights, scored again). Each row and seed is a run of training/train.py and one
+`log_n_scaling`, `span_interaction`, `lora_rank`, `mask_share`), half the band (`triangles`) and, of a base with both
+triangles, the two read-outs (`vertical_readout`) and the two means (`triangle_mean`: the base row's weights, scored
+again). Each row and seed is a run of training/train.py and one
 of training/score.py in a folder of its own. The command can be killed and started again: what has a report is not run
 again, and a training goes on from its newest state. Writes `ablations.json` and `ablations.md`; prints the latter.
 
@@ -35,19 +36,20 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
-from training.checkpoint import load_checkpoint
-from training.cli import end_with_parent, run
-from training.data import Document, is_file, stream_files
-from training.fields import FieldError, TrainingFields, parse_fields
-from training.inference import extract
-from training.scoring import as_spans, score
-from training.windows import encode_document, window_bounds
+from training.common.cli import end_with_parent, run
+from training.corpus.data import Document, is_file, stream_files
+from training.corpus.windows import encode_document, window_bounds
+from training.evaluation.scoring import as_spans, score
+from training.fitting.checkpoint import load_checkpoint
+from training.fitting.fields import FieldError, TrainingFields, parse_fields
+from training.inference.extraction import extract
 
 
 HERE = Path(__file__).parent
 SWITCHES = {"log_n_scaling": True, "lora_rank": 8, "mask_share": 0.15}  # the value where it is on; 0 is off
-ROWS = ("attention", "log_n_scaling", "span_interaction", "lora_rank", "mask_share", "vertical_readout",
-        "triangle_mean")  # fmt: skip
+ROWS = ("attention", "log_n_scaling", "span_interaction", "lora_rank", "mask_share", "triangles",
+        "vertical_readout", "triangle_mean")  # fmt: skip
+OF_BOTH_TRIANGLES = ("vertical_readout", "triangle_mean")
 SCORED_ONLY = "triangle_mean"  # it is no part of training
 FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to")  # may differ between calls
 RATIOS = ("precision", "recall", "f1")
@@ -69,7 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 def base_values(fields: TrainingFields) -> dict:
     """The value of each of `ROWS` in the base configuration; `ValueError` where a field of the model is wrong."""
-    config = SenerConfig(**fields.model)
+    config = SenerConfig(**{"triangles": "upper", **fields.model})  # as `SenerModel.from_backbone`
     return {name: getattr(fields, name) if hasattr(fields, name) else getattr(config, name) for name in ROWS}
 
 
@@ -80,9 +82,14 @@ def rows_of(base: dict, names: list[str]) -> dict[str, dict]:
         if name in SWITCHES:
             on = SWITCHES[name]
             values = [type(on)(0) if base[name] else on]
+        elif name in OF_BOTH_TRIANGLES and base["triangles"] == "upper":
+            values = []
         else:
             values = [value for value in CHOICES[name] if value != base[name]]
-        rows |= {f"{name}={as_text(value)}": {name: value} for value in values}
+        for value in values:
+            # The upper triangle has one read-out alone.
+            readout = {"vertical_readout": "transposed"} if value == "upper" else {}
+            rows[f"{name}={as_text(value)}"] = {name: value, **readout}
     return rows
 
 

@@ -4,10 +4,10 @@ The plain baseline beside SeNER: transformers' own token classification on the s
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
-The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, masking,
-window and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and `save_dtype` change
-nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder whose position table
-ends before `max_tokens` gets windows that fit the table.
+The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, precision,
+windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and
+`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder
+whose position table ends before `max_tokens` gets windows that fit the table.
 
 BIO tags on the first piece of each word make one flat row of spans. Of gold spans that overlap, the outermost is
 learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
@@ -20,7 +20,7 @@ and by label, without its other groups; `output_dir` gets it as `report.json`, b
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +38,20 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
-from training.averaging import average_weights
-from training.batches import Masking, StepBatches
-from training.checkpoint import is_checkpoint
-from training.cli import keep_freed_memory, on_main_process, run, use_all_cores
-from training.corpus import check_data, write_windows
-from training.data import Document, stream_files
-from training.fields import FieldError, TrainingFields, parse_fields
-from training.lora import merged_state_dict
-from training.report import DataReport
-from training.scoring import Entity, score
-from training.state import Progress, only_run
+from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.corpus.batches import Masking, StepBatches
+from training.corpus.data import Document, stream_files
+from training.corpus.report import DataReport
+from training.corpus.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
+from training.evaluation.scoring import Entity, score
+from training.fitting.averaging import average_weights
+from training.fitting.checkpoint import is_checkpoint
+from training.fitting.clipping import NormHistory, clip_gradients
+from training.fitting.fields import FieldError, TrainingFields, parse_fields
+from training.fitting.lora import merged_state_dict
+from training.fitting.run_data import check_data, write_windows
+from training.fitting.state import Progress, only_run
 from training.train import build_accelerator, build_optimizer, start_trackers
-from training.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
 
 
 IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all pieces of a word but its first
@@ -76,6 +77,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     bar: tqdm
+    norms: NormHistory = field(default_factory=NormHistory)
 
 
 def outermost(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
@@ -265,6 +267,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
         seed=fields.seed,
         batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps,
+        empty_window_share=fields.empty_window_share,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
@@ -308,7 +311,7 @@ def train_epoch(run: Run, epoch: int) -> float:
             loss = run.model(**send_to_device(batch, accelerator.device)).loss
             accelerator.backward(loss * weight)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(run.model.parameters(), run.fields.max_grad_norm)
+                clip_gradients(accelerator, run.model, run.norms, run.fields.max_norm_ratio)
             run.optimizer.step()
             run.optimizer.zero_grad()
         losses.append(loss.detach())

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
-from training.cli import first_line, run
+from training.common.cli import first_line, run
 
 
 LORA_ALPHA = 16  # the released recipe's; unlike the rank, it cannot be read from the tensors

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
-from training.checkpoint import load_checkpoint
-from training.cli import run
+from training.common.cli import run
+from training.fitting.checkpoint import load_checkpoint
 
 
 INPUTS = ("input_ids", "attention_mask", "word_index")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from training.checkpoint import load_checkpoint
-from training.cli import run
-from training.inference import extract
-from training.interop import flat, to_brat, to_conll
+from training.common.cli import run
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract
+from training.inference.interop import flat, to_brat, to_conll
 from training.predict import read_text
 
 

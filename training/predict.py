@@ -26,12 +26,12 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from training.checkpoint import load_checkpoint
-from training.cli import keep_few_kernels, on_main_process, run, use_all_cores
-from training.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
-from training.files import WriteError
-from training.inference import extract_shared, words_in
-from training.results import FAULT, Results, as_line, is_faulty
+from training.common.cli import keep_few_kernels, on_main_process, run, use_all_cores
+from training.common.files import WriteError
+from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract_shared, words_in
+from training.inference.results import FAULT, Results, as_line, is_faulty
 
 
 # Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
@@ -72,7 +72,7 @@ def count_texts(path: str) -> int:
     if path.endswith(FILE_ENDINGS):
         return sum(1 for _ in tqdm(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
     if path.endswith(".parquet"):
-        from training.parquet import count_rows
+        from training.corpus.parquet import count_rows
 
         return count_rows(path)
     if path.endswith(".txt"):
@@ -89,7 +89,7 @@ def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
     for path in paths:
         if path.endswith(".parquet"):
             # Imported where it is needed: the other formats do without pyarrow.
-            from training.parquet import read_parquet
+            from training.corpus.parquet import read_parquet
 
             yield from read_parquet(path)
         elif path.endswith(".txt"):

@@ -22,12 +22,12 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError
 
-from training.checkpoint import load_checkpoint
-from training.cli import keep_few_kernels, run
-from training.data import DataError
-from training.inference import extract
+from training.common.cli import keep_few_kernels, run
+from training.corpus.data import DataError
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import extract
+from training.inference.results import as_line
 from training.predict import Prediction, argument_parser, stream_inputs
-from training.results import as_line
 
 
 TEXTS = 64  # of a block: what an actor takes at a time, and what is computed again when it is lost

@@ -7,10 +7,10 @@ Publish a checkpoint on the Hugging Face Hub, and the web demo as a Space.
     python training/publish.py --model my-model --repo user/name --space user/demo
 
 Writes the complete repository (code, weights, tokenizer, config and model card) to `published/user/name`, checks that
-it loads anywhere (`training/check_published.py`), and uploads it in one commit; `--dry-run` leaves the upload out. The
-card is made from the scores (`training/score.py --output report.json`); without them the folder's own README.md is the
-card. To edit a card, make a dry run, edit it, and publish `--model published/user/name`. The upload needs a token with
-the right to write: `hf auth login`, or the variable HF_TOKEN.
+it loads anywhere (training/publishing/), and uploads it in one commit; `--dry-run` leaves the upload out. The card is
+made from the scores (`training/score.py --output report.json`); without them the folder's own README.md is the card.
+To edit a card, make a dry run, edit it, and publish `--model published/user/name`. The upload needs a token with the
+right to write: `hf auth login`, or the variable HF_TOKEN.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 from modeling_sener import SenerModel
-from training.card import build_card, read_scores
-from training.check_published import check
-from training.checkpoint import load_checkpoint
-from training.cli import first_line, run
+from training.common.cli import first_line, run
+from training.fitting.checkpoint import load_checkpoint
+from training.publishing.card import build_card, read_scores
+from training.publishing.check_published import check
 
 
 OUTPUT = Path("published")

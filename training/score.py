@@ -5,9 +5,9 @@ Score a checkpoint on gold data: precision, recall and F1 by set of (document, s
     accelerate launch training/score.py --model my-model --data dev.jsonl --fit_thresholds
 
 Prints one JSON object last (fractions, not per cent): micro and macro averages with 95 % bootstrap intervals, scores
-per label, by length, nesting and position, and more; `--report` writes the same with plots as an HTML page. Progress
-and the data report go to standard error. Gold that the model cannot find (wider than its window, not on word
-boundaries) stays in the recall's denominator.
+per label, by length, nesting and position, by overlap (partial matches), and more; `--report` writes the same with
+plots as an HTML page. Progress and the data report go to standard error. Gold that the model cannot find (wider than
+its window, not on word boundaries) stays in the recall's denominator.
 
 `--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
 development data: a score on the data that they were fitted on is too good.
@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from training.breakdown import score_corpus
-from training.candidates import score_spans
-from training.checkpoint import load_checkpoint
-from training.cli import run, use_all_cores
-from training.data import is_file, read_documents
-from training.files import write_text, writing
-from training.inference import naming
-from training.report import report_on
-from training.score_report import write_report
-from training.thresholds import fit_thresholds, store_thresholds
-from training.windows import encode_document
+from training.common.cli import run, use_all_cores
+from training.common.files import write_text, writing
+from training.corpus.data import is_file, read_documents
+from training.corpus.report import report_on
+from training.corpus.windows import encode_document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import score_spans
+from training.evaluation.score_report import write_report
+from training.evaluation.thresholds import fit_thresholds, store_thresholds
+from training.fitting.checkpoint import load_checkpoint
+from training.inference.extraction import naming
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.cli import run
+from training.common.cli import run
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:

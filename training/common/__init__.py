@@ -1,0 +1,1 @@
+"""What every command shares: errors and exit codes, processors and memory, files."""

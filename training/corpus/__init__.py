@@ -1,0 +1,1 @@
+"""Documents: readers, reports, training windows and their batches."""

@@ -1,0 +1,192 @@
+"""
+From training windows to the batches of a step: which windows, in which order and on which process, masked and padded.
+
+What a batch holds depends on the seed, the epoch and its place alone: not on the order of calls or on where a run was
+resumed. B windows, T pieces, N rows, w span window, W = 2w + 1, R labels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from modeling_sener.band import band_labels, columns_before
+from training.corpus.masking import NOT_MASKED, mask_words
+from training.corpus.windows import StoredWindows, Window
+
+
+POOL = 200  # windows that are sorted by length together: enough for little padding, few enough to stay random
+GROUP = 4  # windows of similar length that stay together
+
+
+def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """
+    The order of the windows in an epoch: groups of similar length, the groups in random order.
+
+    It depends on no batch size, so that a step has the same windows however they are shared out over processes and
+    batches. *Shape:* (number of windows,), each window once.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    # What is left over comes last: a short group among the others would pull all that follow apart.
+    order, rest = np.split(order, [len(order) - len(order) % GROUP])
+    groups = []
+    for i in range(0, len(order), POOL):
+        pool = order[i : i + POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        groups += [pool[j : j + GROUP] for j in range(0, len(pool), GROUP)]
+    return np.concatenate([*(groups[i] for i in generator.permutation(len(groups))), rest])
+
+
+def drawn_count(empty_windows: int, empty_window_share: float) -> int:
+    """How many of the windows without an entity an epoch draws: the same number in each."""
+    return round(empty_window_share * empty_windows)
+
+
+def draw_windows(is_empty: np.ndarray, empty_window_share: float, seed: int, epoch: int) -> np.ndarray:
+    """
+    The windows of an epoch: all with an entity, and a share of those without one, drawn anew in each epoch.
+
+    Args:
+        is_empty: *Shape:* (number of windows,), whether a window holds no entity.
+
+    Returns:
+        Numbers of windows, increasing.
+    """
+    empty = np.flatnonzero(is_empty)
+    # Apart from the numbers that shuffle, so that all windows come in the order in which they came without drawing.
+    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch]).spawn(1)[0])
+    drawn = generator.choice(empty, drawn_count(len(empty), empty_window_share), replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(~is_empty), drawn]))
+
+
+class Masking:
+    """
+    Whole-word masking of a window's pieces; the words depend on the generator's seed alone.
+
+    Args:
+        guessed: whether the window keeps the pieces that were masked, as something has to guess them.
+    """
+
+    def __init__(self, tokenizer, share: float, guessed: bool = False):
+        self.share, self.mask_id, self.guessed = share, tokenizer.mask_token_id, guessed
+        self.ordinary_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        if share > 0 and self.mask_id is None:
+            raise ValueError(f"mask_share is {share}: this tokenizer has no mask token; set mask_share to 0")
+
+    def __call__(self, window: Window, seed: Sequence[int]) -> Window:
+        if self.share <= 0:
+            return window
+        input_ids = mask_words(window.input_ids, window.word_index, self.share, np.random.default_rng(seed),
+                               self.mask_id, self.ordinary_ids)  # fmt: skip
+        masked_ids = np.where(input_ids == window.input_ids, NOT_MASKED, window.input_ids) if self.guessed else None
+        return Window(input_ids, window.word_index, window.spans, masked_ids=masked_ids)
+
+
+class Collator:
+    """
+    Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
+    where the span window is `None`, it is N - 1. With `masked_ids` (B, T) where the windows have them.
+    """
+
+    def __init__(self, pad_id: int, span_window: int | None, triangles: str, num_labels: int):
+        self.pad_id, self.span_window, self.triangles, self.num_labels = pad_id, span_window, triangles, num_labels
+
+    def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
+        shape = len(windows), max(len(window.input_ids) for window in windows)
+        rows = max(window.rows for window in windows)
+        # Without a span window every window of the batch has the band of the longest.
+        span_window = max(rows - 1, 0) if self.span_window is None else self.span_window
+        columns = columns_before(span_window, self.triangles) + span_window + 1
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "word_index": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.zeros(len(windows), rows, columns, self.num_labels, dtype=torch.uint8),
+        }
+        if windows[0].masked_ids is not None:
+            batch["masked_ids"] = torch.full(shape, NOT_MASKED)
+        for b, window in enumerate(windows):
+            length = len(window.input_ids)
+            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
+            batch["attention_mask"][b, :length] = 1
+            batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
+            if window.masked_ids is not None:
+                batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
+            labels = band_labels(window.spans, window.rows, span_window, self.triangles, self.num_labels)
+            batch["labels"][b, : window.rows] = labels
+        return batch
+
+
+class StepBatches:
+    """
+    The batches of one process. An epoch has the windows with an entity, and of those without one `empty_window_share`,
+    drawn anew in each epoch. A step has `step_size` windows (`batch_size` on each process, `accumulation` times; the
+    last step of an epoch may have fewer), and every process has `accumulation` batches in it.
+
+    Each batch comes with the weight of its loss: the sum over all processes and batches of weight x mean loss of the
+    batch, over processes x accumulation, is the mean loss of the step's windows. It is 1 in a full step, and 0 for a
+    batch that only fills up the last one, as all processes must do the same number of passes.
+    """
+
+    def __init__(self, windows: StoredWindows, masking: Masking, collator: Collator, *, seed: int, batch_size: int,
+                 accumulation: int, empty_window_share: float = 1.0, process: int = 0,
+                 processes: int = 1):  # fmt: skip
+        self.windows, self.masking, self.collator, self.seed = windows, masking, collator, seed
+        self.empty_window_share = empty_window_share
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.process, self.processes = process, processes
+        self.step_size = batch_size * accumulation * processes
+
+    @property
+    def epoch_size(self) -> int:
+        """Windows of an epoch."""
+        empty = int(self.windows.is_empty.sum())
+        return len(self.windows) - empty + drawn_count(empty, self.empty_window_share)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.epoch_size // self.step_size)
+
+    def windows_of_step(self, step: int) -> int:
+        """How many windows a step has, over all processes."""
+        return min(self.step_size, self.epoch_size - step * self.step_size)
+
+    def plan(self, epoch: int) -> list[tuple[list[int], float]]:
+        """The epoch's batches of this process: indices of windows and the weight of the loss."""
+        drawn = draw_windows(self.windows.is_empty, self.empty_window_share, self.seed, epoch)
+        lengths = self.windows.lengths
+        order = drawn[epoch_order(lengths[drawn], self.seed, epoch)]
+        filler = [int(drawn[np.argmin(lengths[drawn])])]
+        batches = []
+        for step in range(self.steps):
+            members = order[step * self.step_size : (step + 1) * self.step_size]
+            members = members[np.argsort(-lengths[members], kind="stable")]
+            for turn in range(self.accumulation):
+                first = (turn * self.processes + self.process) * self.batch_size
+                batch = members[first : first + self.batch_size].tolist()
+                weight = len(batch) * self.processes * self.accumulation / len(members)
+                batches.append((batch or filler, weight))
+        return batches
+
+    def loader(self, epoch: int, first_step: int = 0, workers: int = 0) -> DataLoader:
+        """(batch, weight) for each batch of this process in the epoch, from a step on."""
+        batches = _Batches(self, epoch, self.plan(epoch)[first_step * self.accumulation :])
+        # With a generator of its own the loader leaves torch's random numbers alone, wherever it starts.
+        return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+
+
+class _Batches(Dataset):
+    def __init__(self, source: StepBatches, epoch: int, plan: list[tuple[list[int], float]]):
+        self.source, self.epoch, self.plan = source, epoch, plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, place: int) -> tuple[dict[str, torch.Tensor], float]:
+        indices, weight = self.plan[place]
+        source = self.source
+        windows = [source.masking(source.windows[i], [source.seed, self.epoch, i]) for i in indices]
+        return source.collator(windows), weight

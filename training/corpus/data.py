@@ -1,0 +1,208 @@
+"""
+Reading and checking data: JSON Lines of words (`doc_id`, `text`, `entity`) or of raw text (`id`, `text`, `entities`),
+plain or gzipped, or a data set of the Hub with the same columns.
+
+Everything is checked before anything is computed: the first fault raises `DataError` with file, line and field.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from training.common.cli import first_line
+
+
+FILE_ENDINGS = (".jsonl", ".jsonl.gz")
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names file, line and field."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """
+    One text with its gold entities, in the text's own units: word numbers for a list of words, characters for a
+    string. `end` is exclusive.
+
+    Attributes:
+        id: `id` or `doc_id` of the line, `FILE:LINE` where it has none.
+        entities: (start, end, label), each once, in the file's order.
+        duplicates: how many entities were left out because they were there already.
+        misquoted: entities whose quoted words are not the text's words at their offsets; the offsets are used.
+    """
+
+    id: str
+    text: str | list[str]
+    entities: tuple[tuple[int, int, str], ...] = ()
+    duplicates: int = 0
+    misquoted: int = 0
+
+    @property
+    def is_split(self) -> bool:
+        return isinstance(self.text, list)
+
+
+def read_documents(
+    source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
+) -> list[Document]:
+    """All documents of a file or data set; arguments and errors as for `stream_documents`."""
+    return list(stream_documents(source, labels, with_gold, split))
+
+
+def stream_documents(
+    source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
+) -> Iterator[Document]:
+    """
+    The documents one by one: no more than one of them is in memory.
+
+    Args:
+        source: a file, plain or gzipped; or `NAME` or `NAME:SPLIT` of a data set, on the Hub or in a folder.
+        labels: the labels that are allowed; `None` allows any.
+        with_gold: whether each line must have its gold entities; otherwise they are not read.
+        split: the split of a data set that names none.
+
+    Raises:
+        DataError: for the first fault found, a source without a document included.
+    """
+    source, found = str(source), False
+    if is_file(source):
+        records = ((f"{source}:{number}", parse_json(line, f"{source}:{number}"))
+                   for number, line in read_lines(source))  # fmt: skip
+    else:
+        records = read_dataset(source, split)
+    for where, record in records:
+        found = True
+        yield parse_record(record, where, labels, with_gold)
+    if not found:
+        raise DataError(f"{source}: no document in this file")
+
+
+def stream_files(files: list[str], labels: list[str] | None, split: str, doing: str) -> Iterator[Document]:
+    """The documents of several files or data sets, one by one, with a bar; errors as for `stream_documents`."""
+    with tqdm(desc=doing, unit="text", leave=False) as bar:
+        for file in files:
+            for document in stream_documents(file, labels, split=split):
+                yield document
+                bar.update()
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file, even one that is missing, and no data set."""
+    return Path(source).is_file() or source.endswith(FILE_ENDINGS)
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) of every line of a UTF-8 file, gzipped where its name ends so, that is not blank."""
+    try:
+        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
+                if text.strip():
+                    yield number, text
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
+    """(`NAME:SPLIT row N`, row) of a data set, which `datasets` keeps on disk and maps into memory."""
+    # Imported where it is needed: extraction and prediction from files do without this library.
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    name, _, own_split = source.partition(":")
+    split = own_split or split
+    try:
+        rows = load_dataset(name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = first_line(error)
+        raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
+    for number, row in enumerate(rows, start=1):
+        # A column that a row lacks is None there.
+        yield f"{name}:{split} row {number}", {key: value for key, value in row.items() if value is not None}
+
+
+def parse_json(line: str, where: str):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        raise DataError(f"{where}: not valid JSON: {error}") from error
+
+
+def parse_record(record, where: str, labels: list[str] | None = None, with_gold: bool = True) -> Document:
+    """One line or row as a document; `where` ("FILE:LINE") is what an error message starts with."""
+    _expect(isinstance(record, dict), where, "the line", "a JSON object", record)
+    _expect("text" in record, where, "text", "a string or a list of words", None)
+    text = record["text"]
+    if isinstance(text, list):
+        for i, word in enumerate(text):
+            _expect(isinstance(word, str), where, f"text[{i}]", "a word", word)
+    else:
+        _expect(isinstance(text, str), where, "text", "a string or a list of words", text)
+    name = next((key for key in ("id", "doc_id") if key in record), None)
+    if name is not None:
+        _expect(isinstance(record[name], (str, int)), where, name, "a string or a number", record[name])
+    document_id = where if name is None else str(record[name])
+    if not with_gold:
+        return Document(document_id, text)
+    return _with_gold(document_id, record, where, labels)
+
+
+def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | None) -> Document:
+    text = record["text"]
+    field = "entity" if isinstance(text, list) else "entities"
+    _expect(isinstance(record.get(field), list), where, field, "a list of entities", record.get(field))
+    entities, misquoted = {}, 0
+    for i, item in enumerate(record[field]):
+        name = f"{field}[{i}]"
+        start, end, label, quote = _word_entity(item, where, name) if isinstance(text, list) \
+            else _character_entity(item, where, name)  # fmt: skip
+        for key, value in (("start", start), ("end", end)):
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            _expect(is_integer, where, f"{name} {key}", "an integer", value)
+        _expect(isinstance(label, str) and label, where, f"{name} label", "a non-empty string", label)
+        unit = "words" if isinstance(text, list) else "characters"
+        if not 0 <= start < end <= len(text):
+            fault = "reversed or empty" if end <= start else f"outside the text's {len(text)} {unit}"
+            raise DataError(f"{where}: {name}: span [{start}, {end}) is {fault}")
+        if labels is not None and label not in labels:
+            raise DataError(f"{where}: {name}: unknown label {label!r}; known labels: {', '.join(labels)}")
+        misquoted += quote is not None and _letters(quote) != _letters(text[start:end])
+        entities[start, end, label] = None
+    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted)
+
+
+def _word_entity(item, where: str, name: str) -> tuple:
+    expected = "[start, end, words, label]"
+    _expect(isinstance(item, list) and len(item) == 4, where, name, expected, item)
+    start, end, words, label = item
+    is_quote = isinstance(words, str) or (isinstance(words, list) and all(isinstance(word, str) for word in words))
+    _expect(is_quote, where, f"{name} words", "a string or a list of words", words)
+    return start, end, label, words
+
+
+def _character_entity(item, where: str, name: str) -> tuple:
+    _expect(isinstance(item, dict), where, name, 'an object with "start", "end" and "label"', item)
+    for key in ("start", "end", "label"):
+        _expect(key in item, where, f"{name}.{key}", "a value", None)
+    quote = item.get("text")
+    return item["start"], item["end"], item["label"], quote if isinstance(quote, str) else None
+
+
+def _letters(words: str | list[str]) -> str:
+    return "".join("".join(words).split())
+
+
+def _expect(holds: bool, where: str, field: str, expected: str, found):
+    if not holds:
+        shown = "nothing" if found is None else json.dumps(found)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise DataError(f"{where}: {field}: expected {expected}, found {shown}")

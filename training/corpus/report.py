@@ -1,0 +1,207 @@
+"""What is in the data, and what of it the model cannot learn or find: printed before the first step."""
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from modeling_sener import SenerProcessor
+from modeling_sener.band import fits
+from training.corpus.data import Document
+from training.corpus.windows import EncodedDocument, encode_document
+
+
+@dataclass
+class DataReport:
+    """
+    Counts over a data file; nothing is left out of training without being counted here.
+
+    Attributes:
+        span_window: w: an entity of more than w + 1 words cannot be learnt or found; `None` for no limit.
+        entities: label -> how many.
+        widths: number of words -> how many entities have as many.
+        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
+            another one's very span.
+        wide: entities (label -> how many) with more words than the span window holds.
+        empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
+        without_window: entities that fit the span window, but no training window of `max_tokens` pieces.
+        cut_rows: words that are cut because they alone have more than `max_tokens` pieces.
+    """
+
+    name: str
+    span_window: int | None
+    texts: int = 0
+    empty_texts: int = 0
+    repeated_ids: int = 0
+    repeated_texts: int = 0
+    words: int = 0
+    pieces: int = 0
+    windows: int = 0
+    empty_windows: int = 0
+    drawn_windows: int = 0
+    entities: Counter = field(default_factory=Counter)
+    widths: Counter = field(default_factory=Counter)
+    nested: int = 0
+    crossing: int = 0
+    same_span: int = 0
+    duplicates: int = 0
+    misquoted: int = 0
+    off_boundary: int = 0
+    unreachable: int = 0
+    wide: Counter = field(default_factory=Counter)
+    without_window: int = 0
+    cut_rows: int = 0
+    unknown_labels: Counter = field(default_factory=Counter)
+    # Hashes of what was there already: the texts themselves may be more than memory holds.
+    _ids: set[int] = field(default_factory=set, repr=False)
+    _texts: set[int] = field(default_factory=set, repr=False)
+
+    def add(self, document: Document, encoded: EncodedDocument, labels: list[str] | None) -> None:
+        """Count one document; `labels` are those that the model knows, `None` for all."""
+        self.texts += 1
+        self.empty_texts += encoded.rows == 0
+        self.repeated_ids += _noted(self._ids, document.id)
+        self.repeated_texts += _noted(self._texts, "\n".join(document.text) if document.is_split else document.text)
+        self.words += encoded.rows
+        self.pieces += len(encoded.pieces)
+        self.duplicates += document.duplicates
+        self.misquoted += document.misquoted
+        self.off_boundary += encoded.off_boundary
+        self.unreachable += encoded.unreachable
+        for _, _, label in document.entities:
+            self.entities[label] += 1
+            self.unknown_labels[label] += labels is not None and label not in labels
+        for first, last, label in encoded.entities:
+            self.widths[last - first] += 1
+            if not fits(first, last, self.span_window):
+                self.wide[label] += 1
+        nested, crossing, same_span = overlaps([(start, end) for start, end, _ in document.entities])
+        self.nested += nested
+        self.crossing += crossing
+        self.same_span += same_span
+
+    @property
+    def widest(self) -> int:
+        """Words of the longest entity."""
+        return max(self.widths, default=0)
+
+    def window_for(self, share: float) -> int:
+        """The smallest span window that holds `share` of the entities."""
+        wanted, held = math.ceil(share * self.widths.total()), 0
+        for width in sorted(self.widths):
+            held += self.widths[width]
+            if held >= wanted:
+                return max(1, width - 1)
+        return 1
+
+    def lines(self) -> list[str]:
+        """The report as text; a count that is 0 has no line."""
+        total = self.entities.total()
+        per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
+        lines = [
+            f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.pieces:,} pieces"
+            + (f", {self.windows:,} windows" if self.windows else ""),
+            *self._lines_on_empty_windows(),
+            f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
+        ]
+        if total:
+            lines += [
+                f"  overlaps: {100 * self.nested / total:.1f} % lie inside another one, "
+                f"{100 * self.crossing / total:.1f} % cross another one, "
+                f"{100 * self.same_span / total:.1f} % have another one's very span",
+                f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
+            ]
+        return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+
+    def _lines_on_empty_windows(self) -> list[str]:
+        if self.drawn_windows == self.empty_windows:
+            drawn = "an epoch reads all of them"
+        else:
+            drawn = f"an epoch draws {self.drawn_windows:,} of them"
+        return [f"  windows without an entity: {self.empty_windows:,}; {drawn}"] if self.empty_windows else []
+
+    def _notes(self) -> list[tuple[int, str]]:
+        return [
+            (self.wide.total(), f"entities are wider than span_window {self.span_window} and cannot be learnt or "
+             f"found (span_window {self.widest - 1} would hold all): {_counted(self.wide)}"),
+            (self.duplicates, "entities were there twice; the copies were removed"),
+            (self.misquoted, "entities quote other words than stand at their offsets; the offsets are used"),
+            (self.off_boundary, "entities do not begin and end with a word; they are trained on the words they touch "
+             "and count as missed in scoring"),
+            (self.unreachable, "entities touch no word with pieces and cannot be learnt or found"),
+            (self.without_window, "entities fit no training window; raise max_tokens"),
+            (self.cut_rows, "words alone have more pieces than max_tokens; their first pieces are used"),
+            (self.empty_texts, "texts have no words"),
+            (self.repeated_ids, "texts have an id that an earlier text has"),
+            (self.repeated_texts, "texts are an earlier one word for word; all are used"),
+            (self.unknown_labels.total(), f"entities have labels that the model does not know and count as missed: "
+             f"{_counted(self.unknown_labels)}"),
+        ]  # fmt: skip
+
+
+def overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
+    """
+    How many of these spans (`end` exclusive; one entity each) lie inside another one that is longer; cross another one
+    (share words with it, none of the two inside the other); have the very span of another one.
+    """
+    count = Counter(spans)
+    nested, longest = set(), 0
+    for start, end in sorted(count, key=lambda span: (span[0], -span[1])):
+        if end <= longest:
+            nested.add((start, end))
+        longest = max(longest, end)
+    # Those that begin inside another one, and in the mirror those that end inside another one.
+    mirrored = _cross_an_earlier_one([(-end, -start) for start, end in count])
+    crossing = _cross_an_earlier_one(list(count)) | {(-end, -start) for start, end in mirrored}
+    return (
+        sum(count[span] for span in nested),
+        sum(count[span] for span in crossing),
+        sum(times for times in count.values() if times > 1),
+    )
+
+
+def _cross_an_earlier_one(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The spans that begin inside one that begins earlier, and end after it."""
+    found, waiting, ends = set(), [], []
+    for start, end in sorted(spans):
+        if waiting and waiting[0][0] < start:
+            for span in waiting:
+                insort(ends, span[1])
+            waiting = []
+        if bisect_left(ends, end) > bisect_right(ends, start):
+            found.add((start, end))
+        waiting.append((start, end))
+    return found
+
+
+def report_on(
+    name: str, documents: list[Document], encoded: list[EncodedDocument], labels: list[str], span_window: int | None
+) -> DataReport:
+    """The report of documents and their encodings, in the same order."""
+    report = DataReport(name, span_window)
+    for document, pieces in zip(documents, encoded, strict=True):
+        report.add(document, pieces, labels)
+    return report
+
+
+def read_and_report(
+    name: str, documents: Iterable[Document], processor: SenerProcessor, labels: list[str] | None, window: int | None
+) -> DataReport:
+    """The report of documents that are read one by one."""
+    report = DataReport(name, window)
+    for document in documents:
+        report.add(document, encode_document(processor, document), labels)
+    return report
+
+
+def _noted(seen: set[int], content: str) -> bool:
+    """Whether `content` was there before; notes it."""
+    key = hash(content)
+    known = key in seen
+    seen.add(key)
+    return known
+
+
+def _counted(counter: Counter) -> str:
+    return ", ".join(f"{label} {count:,}" for label, count in sorted(counter.items()) if count)

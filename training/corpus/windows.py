@@ -1,0 +1,227 @@
+"""
+From documents to training windows: pieces and rows of each document, where to cut, windows on disk.
+
+A row is a word that has pieces; the model scores pairs of rows. T pieces, N rows.
+
+Windows overlap. An entity that lies in the overlap is learnt in each window that holds it whole, once or twice an
+epoch; where a window cuts it, the part inside is no entity.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modeling_sener.band import fits
+from training.corpus.data import Document
+
+
+@dataclass
+class EncodedDocument:
+    """
+    A document in pieces and rows.
+
+    Attributes:
+        pieces: *Shape:* (pieces,), without special tokens.
+        bounds: *Shape:* (N + 1,), row r has the pieces [bounds[r], bounds[r + 1]).
+        prefix, suffix: the special tokens before and after.
+        entities: (first row, last row + 1, label): the rows that the gold spans cover.
+        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
+        unreachable: gold spans without a single row (words without pieces); they cannot be trained on.
+    """
+
+    pieces: np.ndarray
+    bounds: np.ndarray
+    prefix: np.ndarray
+    suffix: np.ndarray
+    entities: list[tuple[int, int, str]]
+    off_boundary: int
+    unreachable: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.bounds) - 1
+
+
+def encode_document(processor, document: Document) -> EncodedDocument:
+    """Pieces, rows and covering spans of a document; nothing is cut."""
+    inputs = processor([document.text], return_tensors="pt", is_split_into_words=document.is_split)
+    input_ids, word_index = inputs["input_ids"][0].numpy(), inputs["word_index"][0].numpy()
+    inside = np.flatnonzero(word_index)
+    # A text without words is special tokens alone; where they stand does not matter then.
+    first, last = (inside[0], inside[-1] + 1) if len(inside) else (len(input_ids), len(input_ids))
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(word_index[inside])[1:])]).astype(np.int64)
+    entities, off_boundary, unreachable = cover(inputs.word_offsets[0], document.entities)
+    return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], entities,
+                           off_boundary, unreachable)  # fmt: skip
+
+
+def cover(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
+    """
+    Gold spans as spans of rows.
+
+    Args:
+        offsets: (start, end) of each row in the text's units, increasing.
+        entities: (start, end, label) in the same units.
+
+    Returns:
+        (first row, last row + 1, label) of the rows that each span touches, each once; how many spans do not begin and
+        end on a row's edge; how many touch no row.
+    """
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    covered, off_boundary, unreachable = {}, 0, 0
+    for start, end, label in entities:
+        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        if first >= last:
+            unreachable += 1
+            continue
+        off_boundary += (starts[first], ends[last - 1]) != (start, end)
+        covered[first, last, label] = None
+    return list(covered), off_boundary, unreachable
+
+
+@dataclass
+class Window:
+    """
+    A stretch of a document, ready for the model.
+
+    Attributes:
+        input_ids, word_index: *Shape:* (T,), special tokens included.
+        spans: (first row, last row + 1, label number), rows of this window.
+        document: the id of the document that it is of.
+        masked_ids: *Shape:* (T,), the text's own piece where masking has put another, `NOT_MASKED` elsewhere; `None`
+            where nothing has to guess them.
+    """
+
+    input_ids: np.ndarray
+    word_index: np.ndarray
+    spans: list[tuple[int, int, int]]
+    document: str = ""
+    masked_ids: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.word_index.max(initial=0))
+
+
+def window_bounds(
+    bounds: np.ndarray, spans: list[tuple[int, int]], budget: int, overlap: int
+) -> list[tuple[int, int]]:
+    """
+    Where to cut a document's rows: overlapping windows of at most `budget` pieces (one row that has more is a window).
+
+    Neighbours share `overlap` rows, up to a quarter of a window, and a span across a seam is whole in the next window
+    wherever a window can hold it.
+
+    Args:
+        bounds: *Shape:* (N + 1,), pieces before each row.
+        spans: (first row, last row + 1), those that the model's window can hold.
+
+    Returns:
+        (first row, last row + 1) of each window, together all rows.
+    """
+
+    def end_of(start: int) -> int:
+        return max(start + 1, int(np.searchsorted(bounds, bounds[start] + budget, side="right")) - 1)
+
+    rows, spans = len(bounds) - 1, sorted(spans)
+    cuts, start = [], 0
+    while start < rows:
+        end = end_of(start)
+        cuts.append((start, end))
+        if end == rows:
+            break
+        following = max(start + 1, end - min(overlap, (end - start) // 4))
+        crossing = [span for span in spans[bisect_right(spans, (start, rows)) : bisect_left(spans, (end, 0))]
+                    if span[1] > end]  # fmt: skip
+        if crossing:
+            first, furthest = crossing[0][0], max(last for _, last in crossing)
+            following = min(following, first)
+            # Context before an entity is good to have, but not at the price of its end.
+            if end_of(following) < furthest:
+                following = first
+        start = following
+    return cuts
+
+
+def cut_windows(
+    encoded: EncodedDocument, max_tokens: int, span_window: int | None, label2id: dict[str, int]
+) -> tuple[list[Window], int, int]:
+    """
+    Training windows of one document, of at most `max_tokens` pieces with the special tokens.
+
+    Returns:
+        The windows; how many entities fit the span window but no training window; how many rows are cut because they
+        alone have too many pieces.
+    """
+    budget = max_tokens - len(encoded.prefix) - len(encoded.suffix)
+    spans = [span for span in encoded.entities if fits(span[0], span[1], span_window)]
+    cuts = window_bounds(encoded.bounds, [span[:2] for span in spans], budget, span_window or encoded.rows)
+    windows, held, cut_rows = [], set(), 0
+    for first, last in cuts:
+        low, high = encoded.bounds[first], encoded.bounds[last]
+        row_of = np.repeat(np.arange(1, last - first + 1), np.diff(encoded.bounds[first : last + 1]))
+        cut_rows += int(high - low > budget)
+        inside = [span for span in spans if first <= span[0] and span[1] <= last]
+        held.update(inside)
+        windows.append(Window(
+            np.concatenate([encoded.prefix, encoded.pieces[low:high][:budget], encoded.suffix]),
+            np.concatenate([0 * encoded.prefix, row_of[:budget], 0 * encoded.suffix]),
+            [(start - first, end - first, label2id[label]) for start, end, label in inside],
+        ))  # fmt: skip
+    return windows, len(spans) - len(held), cut_rows
+
+
+class StoredWindows:
+    """
+    Windows in a file that is mapped into memory: there may be more of them than memory holds.
+
+    Attributes:
+        lengths: *Shape:* (number of windows,), pieces of each, special tokens included.
+        num_words: *Shape:* (number of windows,), words of each.
+        is_empty: *Shape:* (number of windows,), bool, whether it holds no entity.
+    """
+
+    def __init__(self, path: Path):
+        # Imported where it is needed: extraction and prediction do without this library.
+        from datasets import Dataset
+
+        self.rows = Dataset.from_file(str(path))
+        self.lengths = self.rows.data.column("length").to_numpy()
+        self.num_words = self.rows.data.column("num_words").to_numpy()
+        self.is_empty = self._span_lists().value_lengths().to_numpy() == 0
+
+    @staticmethod
+    def write(path: Path, windows: Iterable[Window]) -> None:
+        """Write the windows as they come."""
+        from datasets import Features, List, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        numbers = List(Value("int32"))
+        features = Features(length=Value("int32"), num_words=Value("int32"), input_ids=numbers, word_index=numbers,
+                            spans=List(numbers), document=Value("string"))  # fmt: skip
+        with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
+            for window in windows:
+                writer.write({
+                    "length": len(window.input_ids), "num_words": window.rows, "input_ids": window.input_ids,
+                    "word_index": window.word_index, "spans": [list(span) for span in window.spans],
+                    "document": window.document,
+                })  # fmt: skip
+            writer.finalize()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Window:
+        row = self.rows[int(index)]
+        spans = [tuple(span) for span in row["spans"]]
+        return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans, row["document"])
+
+    def spans(self) -> np.ndarray:
+        """The spans of all windows: first row, last row + 1, label number. *Shape:* (S, 3)."""
+        return self._span_lists().flatten().flatten().to_numpy().reshape(-1, 3)
+
+    def _span_lists(self):
+        return self.rows.data.column("spans").combine_chunks()

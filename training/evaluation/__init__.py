@@ -1,0 +1,1 @@
+"""Scores: exact and partial matches, breakdowns, thresholds, the HTML report."""

@@ -1,0 +1,183 @@
+"""
+Where a model is right and where it is wrong: scores by length, nesting and position, by overlap, confused labels,
+calibration, the worst documents.
+
+Every entity, gold or predicted, is in one group of each breakdown, so that the groups of each add up to the total.
+K entities.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import numpy as np
+
+from modeling_sener import SenerConfig
+from training.corpus.data import Document
+from training.evaluation.candidates import CURVE_FLOOR, FLOOR, ScoredSpans
+from training.evaluation.overlap import curve, match_overlap, touched_words
+from training.evaluation.scoring import (
+    FN,
+    FP,
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    TP,
+    Entity,
+    Grouping,
+    Outcomes,
+    match,
+    ratios,
+    summarise,
+    tally,
+)
+
+
+LENGTHS = {"1-4": 4, "5-16": 16, "17-64": 64, "65-129": 129}  # words at most
+LONGEST, BEYOND = "130+", "beyond window"
+DECILES = [f"{10 * i}-{10 * i + 10} %" for i in range(10)]
+BINS = 10  # of the calibration curve
+WORST = 20  # documents that are listed
+
+
+def score_corpus(
+    documents: Sequence[Document], scored: ScoredSpans, thresholds: np.ndarray, config: SenerConfig
+) -> dict:
+    """
+    Everything that is known about a model on gold documents.
+
+    Args:
+        scored: the spans of the documents, in their order.
+        thresholds: *Shape:* (R,), from which score on a span is accepted.
+
+    Returns:
+        `scoring.summarise` with the groups `by_length` (words), `by_depth` (how many gold spans hold the entity) and
+        `by_position` (where in the document it starts); `overlap`: `summarise` by the rule of `evaluation.overlap`;
+        `thresholds`; `bootstrap`, how the intervals were made; and `overlap_curve`, `confusion`, `calibration` and
+        `worst_documents` as the functions of this module give them.
+    """
+    gold = [document.entities for document in documents]
+    outcomes = match(gold, scored.entities(scored.choose(thresholds, config), config.labels))
+    first, last = touched_words(outcomes, scored.words())
+    length, total = np.maximum(last - first, 1), np.diff(scored.first_row)[outcomes.document]
+    groupings = {
+        "by_length": by_length(length, config.span_window),
+        "by_depth": by_depth(outcomes),
+        "by_position": Grouping(np.minimum(10 * first // np.maximum(total, 1), 9), DECILES),
+    }
+    candidates = scored.above(np.minimum(thresholds, FLOOR)).candidates
+    right = np.isin(scored.keys(candidates), scored.gold_keys(gold, config.labels))
+    return {
+        **summarise(outcomes, groupings),
+        "overlap": summarise(match_overlap(outcomes, first, last), {}),
+        "overlap_curve": overlap_curve(gold, scored, config),
+        "thresholds": dict(zip(config.labels, thresholds.tolist(), strict=True)),
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "unit": "document"},
+        "confusion": confusion(outcomes),
+        "calibration": calibration(candidates.score, right),
+        "worst_documents": worst_documents(outcomes, [document.id for document in documents],
+                                           np.diff(scored.first_row)),
+    }  # fmt: skip
+
+
+def overlap_curve(gold: Sequence[Sequence[Entity]], scored: ScoredSpans, config: SenerConfig) -> dict:
+    """
+    `overlap.curve` of the spans that are accepted with one threshold for all labels, whatever the model's own
+    thresholds are; and `floor`, the lowest one: the curve knows nothing of spans that score less.
+    """
+    chosen = scored.choose(np.full(len(config.labels), CURVE_FLOOR), config)
+    score = iter(chosen.score.tolist())
+    predicted = [{entity: next(score) for entity in found} for found in scored.entities(chosen, config.labels)]
+    return {**curve(gold, predicted, scored.words()), "floor": CURVE_FLOOR}
+
+
+def by_length(length: np.ndarray, window: int | None) -> Grouping:
+    """Groups of lengths in words; what is too wide for the span window is a group of its own, whatever its length."""
+    names = [*LENGTHS, LONGEST, BEYOND]
+    group = np.searchsorted(list(LENGTHS.values()), length)
+    if window is not None:
+        group[length > window + 1] = names.index(BEYOND)
+    return Grouping(group, names)
+
+
+def by_depth(outcomes: Outcomes) -> Grouping:
+    """How many gold spans properly hold each entity, gold or predicted: 0 is the outermost. Labels do not matter."""
+    keys = np.stack([outcomes.document, outcomes.start, -outcomes.end], axis=1)
+    # In this order, what holds a span comes before it.
+    spans, span_of = np.unique(keys, axis=0, return_inverse=True)
+    span_of = span_of.reshape(-1)
+    is_gold = np.zeros(len(spans), dtype=bool)
+    is_gold[span_of[outcomes.outcome != FP]] = True
+    depth = np.zeros(len(spans), dtype=np.int64)
+    document, ends = -1, []  # sorted ends of the gold spans so far
+    for i, (own, _, negative_end) in enumerate(spans.tolist()):
+        if own != document:
+            document, ends = own, []
+        depth[i] = len(ends) - bisect_left(ends, -negative_end)
+        if is_gold[i]:
+            insort(ends, -negative_end)
+    return Grouping(depth[span_of], [str(i) for i in range(depth.max(initial=-1) + 1)])
+
+
+def confusion(outcomes: Outcomes) -> dict:
+    """
+    Which label was predicted where gold has which.
+
+    Returns:
+        `labels`, the last of them `None`: no entity; `counts`, a row for each gold label, a column for each predicted
+        one. A span's labels are paired: equal ones first, then those that are left, in their order; a gold label
+        without a partner is missed (last column), a predicted one spurious (last row). So each entity is counted once:
+        a row's sum is the label's gold, a column's its predictions.
+    """
+    size = len(outcomes.labels)
+    counts = np.zeros((size + 1, size + 1), dtype=np.int64)
+    right = outcomes.outcome == TP
+    np.add.at(counts, (outcomes.label[right], outcomes.label[right]), 1)
+    left: dict[tuple, tuple[list, list]] = {}
+    columns = (outcomes.document, outcomes.start, outcomes.end, outcomes.label, outcomes.outcome)
+    for document, start, end, label, outcome in zip(*(column[~right].tolist() for column in columns), strict=True):
+        gold, predicted = left.setdefault((document, start, end), ([], []))
+        (gold if outcome == FN else predicted).append(label)
+    for gold, predicted in left.values():
+        gold, predicted = sorted(gold), sorted(predicted)
+        pairs = max(len(gold), len(predicted))
+        for a, b in zip(
+            gold + [size] * (pairs - len(gold)), predicted + [size] * (pairs - len(predicted)), strict=True
+        ):
+            counts[a, b] += 1
+    return {"labels": [*outcomes.labels, None], "counts": counts.tolist()}
+
+
+def calibration(score: np.ndarray, right: np.ndarray) -> list[dict]:
+    """
+    How often a span and label with a certain score is right, before thresholds and conflicts.
+
+    Args:
+        score, right: *Shape:* (K,), of candidates.
+
+    Returns:
+        For each tenth of 0..1 in which a score lies: `low`, `high`, `count`, the mean `score`, and the share that is
+        `right`. A model is calibrated where the two are equal.
+    """
+    bins = np.minimum((score.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
+    count, scores, hits = (np.bincount(bins, weights, minlength=BINS) for weights in (None, score, right))
+    return [
+        {"low": i / BINS, "high": (i + 1) / BINS, "count": int(count[i]), "score": scores[i] / count[i],
+         "right": hits[i] / count[i]}
+        for i in np.flatnonzero(count)
+    ]  # fmt: skip
+
+
+def worst_documents(outcomes: Outcomes, ids: Sequence[str], words: np.ndarray) -> list[dict]:
+    """
+    `id`, `words`, `tp`, `fp`, `fn` and `f1` of the `WORST` documents with the lowest F1; of equals, those with more
+    errors come first. Documents without any entity have no F1.
+    """
+    counts = tally(outcomes, Grouping(np.zeros_like(outcomes.label), ["all"]))[:, 0]
+    f1 = ratios(counts)[:, 2]
+    order = np.lexsort((-(counts[:, FP] + counts[:, FN]), f1))
+    order = [i for i in order if counts[i].any()][:WORST]
+    return [
+        {"id": ids[i], "words": int(words[i]), **dict(zip(("tp", "fp", "fn"), counts[i].tolist(), strict=True)),
+         "f1": float(f1[i])}
+        for i in order
+    ]  # fmt: skip

@@ -1,0 +1,76 @@
+"""
+SeNER's scores as a metric of the `evaluate` library: `evaluate.load("training/evaluation/metric")`.
+
+    metric = evaluate.load("training/evaluation/metric")
+    metric.compute(predictions=extract(texts), references=gold)["f1"]
+"""
+
+import datasets
+import evaluate
+
+from training.evaluation.overlap import curve, match_overlap, touched_words
+from training.evaluation.scoring import Entity, as_spans, match, summarise
+
+
+DESCRIPTION = """
+Precision, recall and F1 of entities by set of (document, start, end, label): micro, macro and per label, with 95 %
+intervals by a bootstrap of whole documents. The same by overlap: the Jaccard index of an entity's words with those of
+a gold one of the same label is at least 1/2, each paired once. Spans may nest, and one span may have several labels.
+"""
+INPUTS = """
+Args:
+    predictions: for each document a list of {"start", "end", "label"}, as the pipeline returns them, with or without
+        "score"; what else it has (text) is not looked at.
+    references: the gold entities of each document, in the same form and order.
+    words (optional): for each document the (start, end) of its words, as `processor.split_words(text)` gives them:
+        with them the scores by overlap are those of `training/score.py`. Without, overlap is counted in the units of
+        `start` and `end`: words for documents of words, characters for raw text.
+
+Returns:
+    What `evaluation.scoring.score` returns: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
+    `macro`, `per_label`; `overlap`: the same by overlap; and `overlap_curve`, where every prediction has a score: what
+    `evaluation.overlap.curve` returns. The curve ends where the predictions do: to see more of it, extract with a low
+    threshold.
+"""
+
+
+def _bare(entities: list[dict]) -> list[dict]:
+    """Without what scoring does not look at, and `evaluate` does not accept."""
+    return [{key: entity[key] for key in ("start", "end", "label")} for entity in entities]
+
+
+def _scored(entities: list[dict]) -> list[dict]:
+    """`_bare` with the score, `None` where there is none."""
+    return [bare | {"score": entity.get("score")} for bare, entity in zip(_bare(entities), entities, strict=True)]
+
+
+def _by_score(entities: list[dict]) -> dict[Entity, float]:
+    """The score of each entity, the highest one where it is there several times."""
+    ascending = sorted(entities, key=lambda entity: entity["score"])
+    return dict(zip(as_spans(ascending), (entity["score"] for entity in ascending), strict=True))
+
+
+class EntityScores(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        entity = {"start": datasets.Value("int64"), "end": datasets.Value("int64"), "label": datasets.Value("string")}
+        scored = entity | {"score": datasets.Value("float64")}
+        features = datasets.Features({"predictions": [scored], "references": [entity]})
+        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+        """Add the entities of several documents."""
+        super().add_batch(predictions=[_scored(each) for each in predictions],
+                          references=[_bare(each) for each in references], **kwargs)  # fmt: skip
+
+    def add(self, *, prediction=None, reference=None, **kwargs) -> None:
+        """Add the entities of one document."""
+        super().add(prediction=_scored(prediction), reference=_bare(reference), **kwargs)
+
+    def _compute(self, predictions: list[list[dict]], references: list[list[dict]], words: list | None = None) -> dict:
+        gold = [as_spans(entities) for entities in references]
+        outcomes = match(gold, [as_spans(entities) for entities in predictions])
+        result = summarise(outcomes, {})
+        result["overlap"] = summarise(match_overlap(outcomes, *touched_words(outcomes, words)), {})
+        if all(entity["score"] is not None for entities in predictions for entity in entities):
+            result["overlap_curve"] = curve(gold, [_by_score(entities) for entities in predictions], words)
+        return result

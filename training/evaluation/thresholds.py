@@ -1,0 +1,100 @@
+"""
+Thresholds per label: fitted on gold data, stored in a checkpoint.
+
+K candidates, R labels.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from modeling_sener import SenerConfig
+from training.common.files import write_text
+from training.corpus.data import Document
+from training.evaluation.candidates import FLOOR, ScoredSpans
+
+
+def fit_thresholds(
+    scored: ScoredSpans,
+    documents: Sequence[Document],
+    start: np.ndarray,
+    config: SenerConfig,
+    progress: bool = False,
+) -> np.ndarray:
+    """
+    A threshold for each label, for the highest micro F1 on these documents.
+
+    Coordinate ascent on what decoding really accepts: spans that cross compete, so that the threshold of one label
+    changes what is accepted of the others, and all labels at once cannot be searched. So, label by label, the corpus
+    is decoded with this label's threshold at `FLOOR`. Its accepted spans, sorted by score, are the places where it
+    could be cut; the F1 of all labels after each follows from cumulated counts. The best cut, half-way to the next
+    lower score, is tried by decoding again, and kept if F1 has risen. Rounds over the labels go on until none changes.
+
+    The result is never worse on these documents than `start`. On others it may be: thresholds fitted on the data that
+    is reported flatter the report, and a label with few entities is fitted to their accidents. A label without a right
+    span on this data keeps its threshold.
+
+    Args:
+        scored: the documents' spans, as `score_spans` finds them for the thresholds `start`.
+        start: *Shape:* (R,), thresholds to begin with.
+
+    Returns:
+        *Shape:* (R,), within 0..1.
+    """
+    scored = scored.above(np.minimum(start, FLOOR))
+    gold = [document.entities for document in documents]
+    total = sum(map(len, gold))
+    gold_keys = scored.gold_keys(gold, config.labels)
+    possible = np.unique(scored.candidates.label[np.isin(scored.keys(scored.candidates), gold_keys)]).tolist()
+
+    def decode(thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen = scored.choose(thresholds, config)
+        return chosen.label, chosen.score.astype(np.float64), np.isin(scored.keys(chosen), gold_keys)
+
+    def f1(thresholds: np.ndarray) -> float:
+        _, _, right = decode(thresholds)
+        return 2 * right.sum() / max(len(right) + total, 1)
+
+    thresholds, best, improved = start.copy(), f1(start), True
+    while improved:
+        improved = False
+        for label in tqdm(possible, desc="thresholds", unit="label", disable=not progress, leave=False):
+            trial = thresholds.copy()
+            trial[label] = min(FLOOR, start[label])
+            trial[label] = best_cut(label, trial[label], *decode(trial), total)
+            value = f1(trial)
+            if value > best:
+                thresholds, best, improved = trial, value, True
+    return thresholds
+
+
+def best_cut(label: int, floor: float, labels: np.ndarray, score: np.ndarray, right: np.ndarray, total: int) -> float:
+    """
+    The threshold of one label that gives the highest F1 if raising it only drops its accepted spans.
+
+    Args:
+        labels, score, right: *Shape:* (K,), of the spans accepted with this label's threshold at `floor`.
+        total: the number of gold entities.
+    """
+    own = labels == label
+    order = np.argsort(-score[own], kind="stable")
+    own_score, own_hits = score[own][order], np.cumsum(right[own][order])
+    below = np.append(own_score[1:], floor)[: len(order)]
+    # Equal scores stand or fall together; a cut above the first right span would only switch the label off.
+    is_place = (np.append(own_score[1:] < own_score[:-1], True)[: len(order)]) & (own_hits > 0)
+    if not is_place.any():
+        return floor
+    accepted, hits = np.arange(len(order)) + 1 + (~own).sum(), own_hits + right[~own].sum()
+    cut = np.argmax(np.where(is_place, 2 * hits / (accepted + total), -1.0))
+    middle = float(own_score[cut] + below[cut]) / 2
+    return round(middle, 4) if below[cut] < round(middle, 4) <= own_score[cut] else middle
+
+
+def store_thresholds(folder: str | Path, thresholds: dict[str, float]) -> None:
+    """Write thresholds into the `config.json` of a checkpoint's folder, for its pipeline; raises `WriteError`."""
+    path = Path(folder) / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | {"threshold": thresholds}
+    write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")

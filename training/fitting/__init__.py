@@ -1,0 +1,1 @@
+"""A training run: its fields, data, steps, state and checkpoints."""

@@ -1,0 +1,129 @@
+"""Saving and loading checkpoints: each is a complete Hub folder."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers.utils import logging
+
+from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from training.common.cli import first_line
+from training.common.files import writing
+from training.fitting.lora import merged_state_dict
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CheckpointError(ValueError):
+    """A folder or repository that is not a SeNER checkpoint."""
+
+
+def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32") -> None:
+    """
+    Write a Hub folder: code, config, tokenizer and weights, adapters merged.
+
+    Args:
+        dtype: precision of the stored numbers. The config says float32 all the same, so that a plain `from_pretrained`
+            computes in float32: half precision halves the file, not the arithmetic.
+
+    The files are written aside and moved into place one by one, the weights last.
+
+    Raises:
+        WriteError: the disk is full, for one; the checkpoint of before is still there.
+    """
+    folder = Path(folder)
+    aside = folder / "checkpoints" / "saving"
+    shutil.rmtree(aside, ignore_errors=True)
+    state = {name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
+             for name, tensor in merged_state_dict(model).items()}  # fmt: skip
+    with writing(folder, "; make room and go on with --resume"):
+        model.save_pretrained(aside, state_dict=state)
+        processor.save_pretrained(aside)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
+            os.replace(file, folder / file.name)
+        aside.rmdir()
+
+
+def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
+    """
+    Model (float32, evaluation mode) and processor of a folder or a Hub repository.
+
+    Raises:
+        CheckpointError: where there is no SeNER checkpoint, or one whose files are damaged, not complete, or do not
+            belong together.
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{name}: not a SeNER checkpoint (a folder with a config.json)")
+    try:
+        fields, _ = SenerConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: not a SeNER checkpoint: {first_line(error)}") from error
+    found = fields.get("model_type") if isinstance(fields, dict) else None
+    if found != SenerConfig.model_type:
+        raise CheckpointError(f"{name}: not a SeNER checkpoint: config.json: model_type: found {found!r}")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what its report on the weights warns of is an error here
+    try:
+        model = SenerModel.from_pretrained(name, dtype=torch.float32)
+        processor = SenerProcessor.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = first_line(error).removeprefix(f"{name}: ")
+        raise CheckpointError(f"{name}: not a complete SeNER checkpoint: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    pieces, known = len(processor.tokenizer), model.config.backbone_config.vocab_size
+    if pieces > known:
+        raise CheckpointError(f"{name}: tokenizer.json has {pieces} pieces, the weights {known}: they do not belong "
+                              "together")  # fmt: skip
+    return model.eval(), processor
+
+
+def is_checkpoint(name: str | Path) -> bool:
+    """Whether a folder or Hub repository is a SeNER checkpoint, by its `config.json`."""
+    try:
+        fields, _ = SenerConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("model_type") == SenerConfig.model_type
+
+
+def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
+    """
+    A checkpoint as the beginning of another training: its encoder, head and tokenizer, with outputs for `labels`.
+    Labels that it has been trained for keep their output, whatever their order. Those of others start as the mean of
+    all trained outputs ("some entity"): a random output on trained states, which are large, begins with a loss that
+    destroys what was learnt. Thresholds, fitted to the old weights, are not taken over. Prints which labels are which.
+
+    Args:
+        config_fields: fields of `SenerConfig` that replace the checkpoint's own.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, or a field asks for weights of other sizes than the checkpoint's.
+    """
+    trained, processor = load_checkpoint(name)
+    triangles = config_fields.get("triangles", trained.config.triangles)
+    if triangles != trained.config.triangles:
+        raise CheckpointError(f"{name}: triangles is {triangles!r}, this checkpoint was trained with "
+                              f"{trained.config.triangles!r}: leave the field out")  # fmt: skip
+    config = SenerConfig.from_dict({
+        **trained.config.to_dict(), "threshold": 0.5, **config_fields, "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    })  # fmt: skip
+    model, weights, known = SenerModel(config), trained.state_dict(), trained.config.label2id
+    for part in ("classifier.weight", "classifier.bias"):
+        outputs, mean = weights[part], weights[part].mean(dim=0)
+        weights[part] = torch.stack([outputs[known[label]] if label in known else mean for label in labels])
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{name}: its weights are of other sizes than the fields {', '.join(config_fields)} "
+                              "say: leave out those that differ from its config.json") from error  # fmt: skip
+    kept = [label for label in labels if label in known]
+    new = [label for label in labels if label not in known]
+    PartialState().print(f"{name} is trained further: outputs of {', '.join(kept) or 'no label'} kept, of "
+                         f"{', '.join(new) or 'no label'} new")  # fmt: skip
+    return model, SenerProcessor(processor.tokenizer, config, processor.word_pattern)

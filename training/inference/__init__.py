@@ -1,0 +1,1 @@
+"""Entities of many texts: batches, results that resume, formats of other tools."""

@@ -1,0 +1,1 @@
+"""A Hub folder: its card, and what is checked before it is uploaded."""

@@ -1,0 +1,258 @@
+"""
+Check that a folder that is to be published loads anywhere and gives what it gives here.
+
+    python training/publishing/check_published.py FOLDER
+    python training/publishing/check_published.py FOLDER --python other/bin/python
+
+The folder's files are looked at; then it is loaded as strangers load it (load_published.py beside this file): by an
+interpreter that finds torch, transformers and what these bring and nothing else, off the repository, without a
+network, with an empty cache and a home that cannot be written to; once as a folder, once by name from a cache that is
+laid out as the Hub's. What it must give (token ids, entities, the score of every span) is recorded here with the
+repository's own code. `device_map` is tried where Accelerate is installed, too. `--python` takes an environment as it
+is, of any versions.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.constants import SAFETENSORS_INDEX_FILE
+from huggingface_hub.utils.sha import sha_fileobj
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tqdm.auto import tqdm
+
+from training.common.cli import run
+from training.fitting.checkpoint import load_checkpoint
+
+
+CODE = Path(__file__).parents[2] / "modeling_sener"
+SCRIPT = Path(__file__).parent / "load_published.py"
+REPO, COMMIT = "someone/sener", "0" * 39 + "1"  # names in the cache
+SECONDS = 3600  # after which an environment that hangs is given up
+FILES = ("README.md", "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+HEADER = ("license", "language", "library_name", "pipeline_tag", "tags")  # of a model card
+# Full-width letters, ligatures, a no-break space, combining marks and what a tokenizer does not know are among them.
+TEXTS = (
+    "We train ResNet-50 on ImageNet for image classification and report top-1 accuracy.",
+    "ＡＢ１ ﬁne-tuning of BERT\u00a0on CoNLL-2003, e\u0301tude №5: F1 = 1,000.5 😀 \u200b漢字",
+    "",
+    "Long short-term memory networks are trained on the Penn Treebank (PTB); perplexity falls from 78.4 to 65.8. "
+    "We compare with a convolutional encoder, which needs no recurrence, on machine translation and on question "
+    "answering.",
+)
+
+
+@dataclass
+class Result:
+    """
+    What came out of `check`.
+
+    Attributes:
+        versions: of python, torch, transformers, and accelerate where that is installed.
+        packages: names of all packages of the environment.
+        passed: names of checks, each with the largest difference of a score (0..1) from the recorded one.
+        failures: what is wrong, a sentence each. All is well where there are none.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+    passed: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+def check(folder: str | Path, python: str | Path | None = None, recorded: dict | None = None) -> Result:
+    """
+    Everything that is described at the top of this file.
+
+    Args:
+        folder: a checkpoint.
+        python: the interpreter of an environment; by default this one's, with its torch and transformers alone.
+        recorded: of `record`; computed here where it is not given.
+
+    Raises:
+        CheckpointError: there is no SeNER checkpoint that this repository can load.
+    """
+    folder = Path(folder)
+    recorded = record(folder) if recorded is None else recorded
+    result = Result(failures=check_files(folder))
+    if not result.failures:
+        result.passed["files"] = 0.0
+    with tempfile.TemporaryDirectory(prefix="published-") as temporary:
+        place = Path(temporary).resolve()
+        shutil.copytree(folder, place / "copy")
+        (place / "recorded.json").write_text(json.dumps(recorded), encoding="ascii")
+        shutil.copyfile(SCRIPT, place / SCRIPT.name)
+        runs = [("folder", False), ("cache", False), ("folder", True)]
+        for number, (source, device_map) in enumerate(tqdm(runs, desc="loading as strangers do", leave=False)):
+            found = run_stranger(place, f"run{number}", source, device_map, python)
+            result.versions |= found["versions"]
+            result.packages = result.packages or found["packages"]
+            result.passed |= {f"{name} ({source})": worst for name, worst in found["passed"].items()}
+            result.failures += [f"{source}: {failure}" for failure in found["failures"]]
+    return result
+
+
+def record(folder: str | Path) -> dict:
+    """
+    What `TEXTS` give with the repository's own code: `input_ids`, `word_index`; `every_span`, five columns: number of
+    the text, first word and end, number of the label, score; `entities` by text, as (start, end, label, score); with
+    the `labels` and the text of the `code`.
+    """
+    model, processor = load_checkpoint(folder)
+    inputs = processor(list(TEXTS))
+    candidates = model.find_candidates(**inputs, thresholds=torch.zeros(model.config.num_labels, dtype=torch.float64))
+    with torch.no_grad():
+        entities = processor.post_process(model(**inputs), inputs)
+    columns = ("start", "end", "label", "score")
+    return {
+        "texts": TEXTS,
+        "labels": model.config.labels,
+        "code": {file.name: file.read_text(encoding="utf-8") for file in CODE.glob("[!_]*.py")},
+        **{name: inputs[name].tolist() for name in ("input_ids", "word_index")},
+        "every_span": [column.tolist() for column in candidates],
+        "entities": [[[entity[column] for column in columns] for entity in text] for text in entities],
+    }
+
+
+def check_files(folder: Path) -> list[str]:
+    """What is wrong with the files of a folder, a sentence each: files that are missing, or not to be published; code
+    that is not the repository's, byte for byte; shards without their index; a card without its header."""
+    names = {
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    code = {file.name for file in CODE.glob("[!_]*.py")}
+    index = folder / SAFETENSORS_INDEX_FILE
+    if index.is_file():
+        weights = {*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values(), index.name}
+    else:
+        weights = {"model.safetensors"}
+    wanted = {*FILES, *code, *weights}
+    wrong = [f"{name} is missing" for name in sorted(wanted - names)]
+    wrong += [
+        f"{name} is no file of a published model" for name in sorted(names - wanted - {"__init__.py", "LICENSE"})
+    ]
+    wrong += [f"{name} is not the repository's" for name in sorted(code & names)
+              if (folder / name).read_bytes() != (CODE / name).read_bytes()]  # fmt: skip
+    if "README.md" in names:
+        try:
+            header = ModelCard.load(folder / "README.md").data.to_dict()
+        except (yaml.YAMLError, ValueError) as error:
+            wrong.append(f"README.md: the header is not valid YAML: {' '.join(str(error).split())}")
+        else:
+            wrong += [f"README.md: the header has no {name}" for name in HEADER if not header.get(name)]
+    return wrong
+
+
+def run_stranger(place: Path, name: str, source: str, device_map: bool, python: str | Path | None) -> dict:
+    """
+    One run of `load_published.py` in a home of its own; what it prints.
+
+    Args:
+        place: a folder with `copy` (the published one) and `recorded.json`.
+        source: "folder" or "cache".
+    """
+    here, hub = place / name, place / name / "hf" / "hub"
+    (here / "home").mkdir(parents=True)
+    (here / "work").mkdir()
+    if source == "cache":
+        lay_out_cache(place / "copy", hub)
+    (here / "home").chmod(0o555)
+    site = None
+    if python is None:
+        site = link_packages(here / "site", ["torch", "transformers", *(["accelerate"] if device_map else [])])
+    request = {
+        "source": REPO if source == "cache" else str(place / "copy"), "recorded": str(place / "recorded.json"),
+        "site": site and str(site), "read_only": [str(here / "home"), str(place / "copy")], "work": str(here / "work"),
+        "device_map": device_map,
+    }  # fmt: skip
+    (here / "request.json").write_text(json.dumps(request), encoding="ascii")
+    ours = ("HF_", "PYTHON", "TRANSFORMERS_", "XDG_", "VIRTUAL_ENV")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    environment |= {"HOME": str(here / "home"), "HF_HOME": str(here / "hf"), "HF_HUB_OFFLINE": "1"}
+    # -I: no variable, no folder of the user's or of this script; -S: no site-packages, and what stands in its files.
+    command = [
+        Path(python or sys.executable).absolute(),
+        "-I",
+        *(["-S"] if python is None else []),
+        place / SCRIPT.name,
+    ]
+    failed = {"versions": {}, "packages": [], "passed": {}}
+    try:
+        done = subprocess.run([*map(str, command), here / "request.json"], cwd=here / "work", env=environment,
+                              capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {**failed, "failures": [f"the interpreter was not done in {SECONDS} seconds"]}
+    if done.returncode != 0:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        return {**failed, "failures": [f"the interpreter failed: {last}"]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def lay_out_cache(folder: Path, hub: Path) -> None:
+    """Write `folder` below `hub` as `huggingface_hub` keeps it: content once, by its hash, and links by name."""
+    root = hub / f"models--{REPO.replace('/', '--')}"
+    snapshot = root / "snapshots" / COMMIT
+    for part in (root / "blobs", root / "refs", snapshot):
+        part.mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    for file in folder.iterdir():
+        if file.is_file():
+            with file.open("rb") as content:
+                blob = root / "blobs" / sha_fileobj(content).hex()
+            if not blob.exists():
+                os.link(file, blob)
+            (snapshot / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+
+
+def link_packages(site: Path, names: Iterable[str]) -> Path:
+    """Make `site` a folder of links to packages of this environment, those that they require included."""
+    site.mkdir()
+    waiting, done = [canonicalize_name(name) for name in names], set()
+    while waiting:
+        name = waiting.pop()
+        if name in done:
+            continue
+        done.add(name)
+        distribution = importlib.metadata.distribution(name)
+        for file in distribution.files or ():
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (site / top).exists():
+                (site / top).symlink_to(Path(distribution.locate_file(top)).resolve())
+        for line in distribution.requires or ():
+            required = Requirement(line)
+            if required.marker is None or required.marker.evaluate({"extra": ""}):
+                waiting.append(canonicalize_name(required.name))
+    return site
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="the checkpoint to be published")
+    parser.add_argument("--python", metavar="FILE", help="interpreter of an environment to check in, as it is")
+    options = parser.parse_args(arguments)
+    result = check(options.folder, options.python)
+    print(", ".join(f"{name} {version}" for name, version in result.versions.items()))
+    for name, worst in result.passed.items():
+        print(f"passed: {name}" + (f", scores within {worst:.1g}" if worst else ""))
+    if result.failures:
+        raise ValueError(f"{options.folder}: not fit to be published:\n  " + "\n  ".join(result.failures))
+
+
+if __name__ == "__main__":
+    run(main)
