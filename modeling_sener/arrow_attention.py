@@ -82,6 +82,7 @@ class Arrow:
         mask: *Shape:* (B, T), true for real pieces.
         part_size: pieces of the batch that a layer computes at a time where no gradients are asked for.
         lengths: real pieces of each text, *Shape:* (B,); counted from the mask.
+        padded: whether a text is padded; asked of the mask, once a batch, where layers are computed in parts.
         stretch: set where the states are a part of the text only.
     """
 
@@ -91,6 +92,7 @@ class Arrow:
     mask: Tensor
     part_size: int | None = None
     lengths: Tensor | None = None
+    padded: bool = True
     stretch: Stretch | None = None
     _block_masks: dict = field(default_factory=dict)
 
@@ -100,6 +102,8 @@ class Arrow:
             # at all, every piece counts, and nobody reads the result.
             self.mask = self.mask.bool() | ~self.mask.bool().any(dim=1, keepdim=True)
             self.lengths = self.mask.sum(dim=1)
+            # A question to the device, which no loop over stretches should ask.
+            self.padded = must_run_whole() or not bool(self.mask.all())
 
     def parts(self, length: int, least: int = 1) -> list[slice]:
         """The rows in parts of `least` rows or more."""
@@ -121,15 +125,15 @@ class Arrow:
     def block_mask(self, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
         """
         What is added to the scores of each block, computed once for all layers with the same window, and once for all
-        stretches deep inside the text.
+        stretches of texts without padding.
 
         Returns:
             *Shape:* (B, M, 1, Q, K + 1): 0 where query and key attend, -inf elsewhere. The last key is [CLS], which
             its own place in the window then leaves out. A piece always attends to itself, padding too: a row without
             keys would be NaN, and spread.
         """
-        is_edge = self.stretch is not None and not self.mask.all()
-        if is_edge or torch.compiler.is_exporting():  # there a length is a symbol, which is no key
+        may_be_padded = self.stretch is not None and self.padded
+        if may_be_padded or torch.compiler.is_exporting():  # there a length is a symbol, which is no key
             return _block_mask(self.mask, window, with_cls, dtype)
         key = (window, with_cls, dtype, self.mask.shape[1])
         if key not in self._block_masks:

@@ -104,7 +104,7 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
     # 0.9 rounds down in single precision: the caller's number decides, not its rounding.
     reached = ~(score < thresholds[label])
     found = (text, row + first_row, row + span + first_row + 1, label, score)
-    found = Candidates(*(field[reached].detach().cpu().numpy() for field in found))
+    found = Candidates(*(field.detach().cpu().numpy() for field in found)).take(reached.cpu().numpy())
     if np.isnan(found.score).any():
         raise FloatingPointError(
             "the model's scores are not finite (NaN or infinity): check its weights and the precision it runs in"

@@ -22,7 +22,8 @@ def dropout(states: Tensor, p: float) -> Tensor:
     if states.device.type != "cpu" or p in (0, 1) or torch.compiler.is_compiling():
         return F.dropout(states, p)
     # random_ of int64 fills 64 bits a draw: four elements.
-    draws = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    draws = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
+    draws.random_(torch.iinfo(torch.int64).min, None)
     bits = draws.view(torch.int16)[: states.numel()].view(states.shape)
     dropped = bits < cut - LEVELS // 2
     return states.masked_fill(dropped, 0).mul_(LEVELS / (LEVELS - cut))

@@ -30,6 +30,7 @@ from .dropout import Dropout  # noqa: F401
 from .encoder_parts import compute_layers_in_parts
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
+from .pooling import pool_in_place, pool_words
 from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 
@@ -214,21 +215,11 @@ class SenerModel(PreTrainedModel):
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
+        # A program's shapes follow from its inputs' shapes: an exported one has a row for every piece.
+        num_words = word_index.shape[1] if torch.compiler.is_exporting() else int(lengths.max())
         if must_run_whole():
-            return pool_words(output.last_hidden_state, word_index), lengths
-        return self.pool_in_place(output.last_hidden_state, word_index), lengths
-
-    def pool_in_place(self, hidden: Tensor, word_index: Tensor) -> Tensor:
-        """`pool_words` in parts that overwrite `hidden`: a word is never further on than its pieces."""
-        num_words, size = int(word_index.max()), max(1, self.part_size // len(hidden))
-        for first in range(0, num_words, size):
-            number = word_index - first
-            number = number * ((number > 0) & (number <= size))
-            pieces = number.any(dim=0).nonzero()
-            part = slice(int(pieces[0]), int(pieces[-1]) + 1)
-            words = pool_words(hidden[:, part], number[:, part])
-            hidden[:, first : first + words.shape[1]] = words
-        return hidden[:, :num_words]
+            return pool_words(output.last_hidden_state, word_index, num_words), lengths
+        return pool_in_place(output.last_hidden_state, word_index, num_words, self.part_size), lengths
 
     @property
     def part_size(self) -> int:
@@ -378,13 +369,3 @@ def wrapped_positions(backbone: nn.Module, length: int, device: torch.device) ->
             positions = torch.arange(length, device=device) % (table.num_embeddings - first)
             return (positions + first)[None]
     return None
-
-
-def pool_words(hidden: Tensor, word_index: Tensor) -> Tensor:
-    """A word's state is the elementwise maximum over its pieces: (B, T, d) and (B, T) -> (B, N, d)."""
-    batch, pieces, size = hidden.shape
-    # A program's shapes follow from its inputs' shapes: an exported one has a row for every piece.
-    num_words = pieces if torch.compiler.is_exporting() else int(word_index.max())
-    words = hidden.new_zeros(batch, num_words + 1, size)
-    index = word_index.long()[..., None].expand(-1, -1, size)
-    return words.scatter_reduce(1, index, hidden, reduce="amax", include_self=False)[:, 1:]

@@ -20,7 +20,7 @@ from tiny_models import (
 )
 
 from modeling_sener import SenerConfig, SenerModel
-from modeling_sener.modeling_sener import pool_words
+from modeling_sener.pooling import pool_in_place, pool_words
 
 
 w_a, w = HEAD["attention_window"], HEAD["span_window"]
@@ -256,10 +256,12 @@ def test_labels_of_another_shape_are_refused():
 def test_words_are_pooled_by_their_maximum():
     hidden = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0)) - 5
     index = torch.tensor([[0, 1, 1, 2, 3, 3, 3, 0, 0], [0, 1, 2, 2, 0, 0, 0, 0, 0]])
-    words = pool_words(hidden, index)
+    words = pool_words(hidden, index, 3)
     assert torch.equal(words[0], references.pool_words(hidden[0], index[0]))
     assert torch.equal(words[1, :2], references.pool_words(hidden[1], index[1]))
     assert not words[1, 2:].any()
+    for part_size in range(1, 9):
+        assert torch.equal(pool_in_place(hidden.clone(), index, 3, part_size), words)
 
 
 @pytest.mark.parametrize("field", ["biaffine_dropout", "span_dropout"])

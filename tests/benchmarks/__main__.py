@@ -124,7 +124,7 @@ class Bench:
 
     def search(self, point: Point, mode: str, limit: int):
         words, trials = longest(lambda length: self.added(point, length), limit, start=128 if self.quick else 512)
-        note = "not known to 3 %" if len(trials) == TRIALS else ""
+        note = "not known to 5 %" if len(trials) == TRIALS else ""
         found = {"words": words, "limit_bytes": limit, "trials": trials, "note": note}
         self.longest.append({"model": point.model, "mode": mode, **found})
         self.write(self.partial)
