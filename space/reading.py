@@ -50,10 +50,7 @@ def read_apart(path: str | Path) -> list[tuple[str, str]]:
 def main() -> None:
     """`reading.py PATH BYTES`: the texts of a file, or what is wrong with it, as JSON."""
     path, memory = sys.argv[1], int(sys.argv[2])
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    limit_memory(memory)
     try:
         answer = {"texts": read_file(path)}
     except DemoError as error:
@@ -61,6 +58,16 @@ def main() -> None:
     except FileNotFoundError:
         answer = {"error": f"{Path(path).name}: deleted by now. Drop it again."}
     print(json.dumps(answer))
+
+
+def limit_memory(size: int) -> None:
+    """Bound the memory of this process where the system can: Windows has no such limit, macOS refuses to set it."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    except (ImportError, ValueError, OSError):
+        pass  # or the limit is narrower already
 
 
 def read_file(path: str | Path) -> list[tuple[str, str]]:

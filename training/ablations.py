@@ -119,10 +119,10 @@ def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], N
         ValueError: it failed; with its own message.
     """
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace",
-        preexec_fn=end_with_parent,
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # Windows takes none
     ) as child:  # fmt: skip
         begin = file.tell()
         try:
@@ -239,7 +239,9 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
             if not (own / "report.json").is_file():
                 run_row(own, folder / BASE / f"seed_{seed}", rows[row], seed, training, sources, tell)
             entries = summarise(folder, rows, seeds)
-            text = json.dumps({"base": json.loads((folder / "fields.json").read_text()), "rows": entries}, indent=1)
+            text = json.dumps(
+                {"base": json.loads((folder / "fields.json").read_text("utf-8")), "rows": entries}, indent=1
+            )
             (folder / "ablations.json").write_text(text + "\n", encoding="utf-8")
             (folder / "ablations.md").write_text(table(entries, fields, base), encoding="utf-8")
             bar.update()

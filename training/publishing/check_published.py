@@ -193,7 +193,8 @@ def run_stranger(place: Path, name: str, source: str, device_map: bool, python: 
     failed = {"versions": {}, "packages": [], "passed": {}}
     try:
         done = subprocess.run([*map(str, command), here / "request.json"], cwd=here / "work", env=environment,
-                              capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
+                              capture_output=True, encoding="utf-8", errors="replace",
+                              timeout=SECONDS)  # fmt: skip
     except subprocess.TimeoutExpired:
         return {**failed, "failures": [f"the interpreter was not done in {SECONDS} seconds"]}
     if done.returncode != 0:
@@ -208,7 +209,7 @@ def lay_out_cache(folder: Path, hub: Path) -> None:
     snapshot = root / "snapshots" / COMMIT
     for part in (root / "blobs", root / "refs", snapshot):
         part.mkdir(parents=True)
-    (root / "refs" / "main").write_text(COMMIT)
+    (root / "refs" / "main").write_text(COMMIT, encoding="ascii")
     for file in folder.iterdir():
         if file.is_file():
             with file.open("rb") as content:
