@@ -9,7 +9,7 @@ from elsewhere import WITHOUT
 from predictions import toy_checkpoint, toy_corpus
 from toy import ROOT, python, toy_folder, training_arguments
 
-from training.fields import parse_fields
+from training.fitting.fields import parse_fields
 
 
 CODE = [path for folder in ("modeling_sener", "training", "space") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -93,9 +93,9 @@ def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
     from accelerate import Accelerator
 
     from modeling_sener import SenerConfig, SenerProcessor
-    from training.corpus import store_windows
+    from training.corpus.windows import StoredWindows
+    from training.fitting.run_data import store_windows
     from training.train import build_batches
-    from training.windows import StoredWindows
 
     toy_folder(tmp_path)
     fields = parse_fields(training_arguments(tmp_path, tmp_path / "out"))
