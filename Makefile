@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/python space/app.py
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/.cluster .venv/.fuzz
 	$(BIN)/python -m pytest -m slow
