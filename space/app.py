@@ -242,6 +242,9 @@ def max_seconds() -> float:
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal: no message ends the page
     name = os.environ.get("SENER_MODEL") or str(BUNDLED)
     try:
         extractor = Extractor(name, max_seconds())

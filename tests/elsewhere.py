@@ -4,7 +4,7 @@ A Python as on another system, in which the commands are run one after another:
     python tests/elsewhere.py SYSTEM '[["train", ["--config", ...]], ...]'
 
 `windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; a file that this process has open is not renamed,
-replaced or removed. `macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned.
+replaced or removed. `macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned. `linux`: as it is.
 """
 
 import json
@@ -22,6 +22,8 @@ HIDDEN = ("fcntl", "resource")  # of these, those that other packages do without
 
 def as_on(system):
     """Make this process one of another system; before anything else is imported."""
+    if system == "linux":
+        return
     for name in ("sched_getaffinity", "sched_setaffinity"):
         delattr(os, name)
     multiprocessing.set_start_method("spawn")

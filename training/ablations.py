@@ -240,7 +240,7 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
                 run_row(own, folder / BASE / f"seed_{seed}", rows[row], seed, training, sources, tell)
             entries = summarise(folder, rows, seeds)
             text = json.dumps(
-                {"base": json.loads((folder / "fields.json").read_text("utf-8")), "rows": entries}, indent=1
+                {"base": json.loads((folder / "fields.json").read_text(encoding="utf-8")), "rows": entries}, indent=1
             )
             (folder / "ablations.json").write_text(text + "\n", encoding="utf-8")
             (folder / "ablations.md").write_text(table(entries, fields, base), encoding="utf-8")

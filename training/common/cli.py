@@ -26,6 +26,7 @@ def run(main: Callable[[], None]) -> None:
     there, or the end of another process of the run becomes one line on standard error and exit code 1; SIGINT and
     SIGTERM do with 130 and 143. A launcher that ends takes this process with it.
     """
+    take_any_text()
     signal.signal(signal.SIGTERM, end)
     threading.excepthook = tell_of_thread
     if is_launched():
@@ -42,6 +43,19 @@ def run(main: Callable[[], None]) -> None:
         leave("interrupted", 130)
     except Terminated:
         leave("terminated", 143)
+
+
+def take_any_text() -> None:
+    """
+    Let standard output and error take any string: what their encoding lacks (labels in a terminal of code page 1252,
+    half of a surrogate pair in a file name) is written in escapes. Where there is no such stream, nothing is written.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
 
 
 def end_with_parent() -> None:
