@@ -31,7 +31,7 @@ from tiny import CORPUS
 from toy import ROOT
 from tqdm import tqdm
 
-from training.inference.extraction.job import STRETCH_TEXTS
+from training.inference.job import STRETCH_TEXTS
 
 
 SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # of the lognormal: 5 % have more than 15,000 words

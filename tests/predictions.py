@@ -12,8 +12,8 @@ from toy import as_raw, toy_backbone, toy_records, write_jsonl
 
 from modeling_sener import SenerModel, SenerProcessor
 from training.fitting.checkpoint import load_checkpoint
-from training.inference.extraction.inputs import stream_inputs
-from training.inference.extraction.job import signature_of
+from training.inference.inputs import stream_inputs
+from training.inference.job import signature_of
 from training.inference.results import Results, checksum_of_text
 
 

@@ -38,17 +38,23 @@ def fields_of(tmp_path, **fields):
 
 def test_every_row_differs_from_the_base_in_one_field_and_train_takes_it(tmp_path):
     """The paper's rows and two more, whichever side the base is on."""
+    shared = ["base", "attention=sliding_window", "attention=full", "log_n_scaling=false", "span_interaction=cnn",
+              "span_interaction=none", "lora_rank=0", "mask_share=0.0"]  # fmt: skip
     base = ablations.base_values(fields_of(tmp_path))
     rows = ablations.rows_of(base, ablations.ROWS)
-    assert list(rows) == ["base", "attention=sliding_window", "attention=full", "log_n_scaling=false",
-                          "span_interaction=cnn", "span_interaction=none", "lora_rank=0", "mask_share=0.0",
-                          "vertical_readout=transposed", "triangle_mean=probability"]  # fmt: skip
+    assert list(rows) == [*shared, "triangles=both"], "a new model has the upper triangle, with one read-out"
+    base = ablations.base_values(fields_of(tmp_path, triangles="both", vertical_readout="mirrored"))
+    rows = ablations.rows_of(base, ablations.ROWS)
+    assert list(rows) == [*shared, "triangles=upper", "vertical_readout=transposed", "triangle_mean=probability"]
+    assert rows["triangles=upper"] == {"triangles": "upper", "vertical_readout": "transposed"}
     for row, changes in rows.items():
-        changed = ablations.base_values(fields_of(tmp_path, **changes))
+        changed = ablations.base_values(
+            fields_of(tmp_path, **{"triangles": "both", "vertical_readout": "mirrored", **changes})
+        )
         assert {name: value for name, value in changed.items() if value != base[name]} == changes, row
         assert all(type(changed[name]) is type(base[name]) for name in base), row
     other = {"attention": "full", "log_n_scaling": False, "span_interaction": "none", "lora_rank": 0, "mask_share": 0,
-             "vertical_readout": "transposed", "triangle_mean": "probability"}  # fmt: skip
+             "triangles": "both", "vertical_readout": "transposed", "triangle_mean": "probability"}  # fmt: skip
     base = ablations.base_values(fields_of(tmp_path, **other))
     assert base == other
     assert list(ablations.rows_of(base, ["lora_rank", "log_n_scaling", "mask_share", "attention"])) == [

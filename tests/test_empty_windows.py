@@ -6,6 +6,7 @@ import pytest
 from test_baseline_tagger import arguments as tagger_arguments
 from toy import LABELS, empty_records, toy_folder, toy_records, training_arguments, write_jsonl
 
+from modeling_sener import SenerModel
 from training import baseline_tagger as tagger
 from training import train as training
 from training.corpus.data import DataError
@@ -30,7 +31,7 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
     toy, tmp_path, monkeypatch, capsys, share, drawn, said
 ):
     """12 windows with an entity and 8 without: each step's loss, weighted with its windows, makes up the epoch's."""
-    forward, end_step, seen, steps = training.SenerModel.forward, training.end_step, [], []
+    forward, end_step, seen, steps = SenerModel.forward, loop.end_step, [], []
 
     def spy(model, *inputs, **named):
         if model.training:
@@ -41,7 +42,7 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
         steps.append(loss)
         end_step(run, loss)
 
-    monkeypatch.setattr(training.SenerModel, "forward", spy)
+    monkeypatch.setattr(SenerModel, "forward", spy)
     monkeypatch.setattr(loop, "end_step", note)
     training.main(given(toy, tmp_path, "--empty_window_share", share))
     assert f"20 windows\n  windows without an entity: 8; {said}\n" in capsys.readouterr().out
@@ -57,7 +58,7 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
 
 
 def test_the_learning_rate_ends_with_the_last_step(toy, tmp_path, monkeypatch):
-    rates, end_step = [], training.end_step
+    rates, end_step = [], loop.end_step
 
     def note(run, loss):
         end_step(run, loss)

@@ -21,7 +21,7 @@ from training.common.files import WriteError, write_text
 from training.corpus.data import DataError, Document
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting.state import ResumeError, newest_state
-from training.inference.extraction.job import Prediction
+from training.inference.job import Prediction
 from training.inference.results import Results, as_line
 
 

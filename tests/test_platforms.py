@@ -94,8 +94,8 @@ def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
 
     from modeling_sener import SenerConfig, SenerProcessor
     from training.corpus.windows import StoredWindows
+    from training.fitting.run import build_batches
     from training.fitting.run_data import store_windows
-    from training.train import build_batches
 
     toy_folder(tmp_path)
     fields = parse_fields(training_arguments(tmp_path, tmp_path / "out"))

@@ -1,17 +1,16 @@
 """Which precision a run takes on which device, what it says, and that a run is resumed in no other."""
 
-import json
-
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from test_baseline_tagger import arguments as tagger_arguments
 from toy import toy_folder, training_arguments
 
+from modeling_sener import SenerModel
 from training import baseline_tagger as tagger
 from training import train as training
 from training.fitting.precision import choose_precision, has_bf16, training_device
-from training.fitting.state import ResumeError
+from training.fitting.state import ResumeError, read_progress
 
 
 # As `torch.cpu.get_capabilities` describes processors; the last is one that it knows nothing of.
@@ -90,19 +89,19 @@ def test_a_run_computes_in_what_auto_takes_and_says_it_once(
     toy, tmp_path, no_state, processor, monkeypatch, capsys, capabilities, precision
 ):
     processor(capabilities)
-    forward, seen = training.SenerModel.forward, set()
+    forward, seen = SenerModel.forward, set()
 
     def spy(model, *given, **named):
         if model.training:
             seen.add(torch.is_autocast_enabled("cpu"))
         return forward(model, *given, **named)
 
-    monkeypatch.setattr(training.SenerModel, "forward", spy)
+    monkeypatch.setattr(SenerModel, "forward", spy)
     training.main(training_arguments(toy, tmp_path, "--num_epochs", "1", "--mixed_precision", "auto", "--report_to",
                                      "none", "--batch_size", "16"))  # fmt: skip
     assert capsys.readouterr().out.count(f"mixed_precision: auto takes {precision}: ") == 1
     assert seen == {precision == "bf16"}
-    state = json.loads((tmp_path / "checkpoints" / "state_0002_0000000" / "progress.json").read_text())
+    state = read_progress(tmp_path / "checkpoints" / "state_0002_0000000")
     assert state["terms"]["mixed_precision"] == precision
 
 

@@ -23,9 +23,10 @@ from toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, python, write_jsonl
 
 from training import predict
 from training.corpus.data import DataError, Document
-from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, extraction, length_batches
-from training.inference.extraction.inputs import stream_inputs
-from training.inference.extraction.job import STRETCH_TEXTS, STRETCH_WORDS, Prediction, stretches
+from training.inference import extraction
+from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
+from training.inference.inputs import stream_inputs
+from training.inference.job import STRETCH_TEXTS, STRETCH_WORDS, Prediction, stretches
 from training.inference.results import Results, as_line
 
 

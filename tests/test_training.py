@@ -4,15 +4,18 @@ import json
 
 import pytest
 import torch
+from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
+from training.fitting import loop
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.fitting.fields import FieldError, parse_fields
 from training.fitting.lora import add_lora, merged_state_dict
+from training.fitting.run import build_model, build_optimizer
 from training.inference.extraction import extract
 
 
@@ -80,7 +83,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
     save_checkpoint(trained, SenerProcessor(tokenizer, trained.config, r"\S+"), tmp_path)
 
     given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
-    model, processor = training.build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
     assert "outputs of Material, Task kept, of Method, Person new" in capsys.readouterr().out
     assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
     inputs = processor(["Ada Lovelace trains ResNet-50 ."])
@@ -91,12 +94,13 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
         assert not any(torch.equal(now[..., new], before[..., old]) for old in range(3))
 
     with pytest.raises(CheckpointError, match="its weights are of other sizes than the fields .*span_channels"):
-        training.build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
+        build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
 
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
 def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path, monkeypatch, command):
-    evaluate, ends, evaluated = command.evaluate, [], []
+    module = loop if command is training else command
+    evaluate, ends, evaluated = module.evaluate, [], []
 
     def spy(run, *arguments):
         ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
@@ -104,8 +108,8 @@ def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path,
         evaluated.append({name: tensor.clone() for name, tensor in run.published.state_dict().items()})
         return {**result, "f1": len(ends) / 10}  # each is the best so far
 
-    monkeypatch.setattr(command, "evaluate", spy)
-    fields = ["--num_epochs", "4", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
+    monkeypatch.setattr(module, "evaluate", spy)
+    fields = ["--num_epochs", "5", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
     command.main(training_arguments(toy, tmp_path, *fields))
     stored, moved = load_file(tmp_path / "model.safetensors"), 0
     for epoch, weights in enumerate(evaluated):
@@ -117,14 +121,16 @@ def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path,
     assert moved > 1e-3  # a mean, and not the last
     assert all(torch.equal(stored[name], tensor) for name, tensor in evaluated[-1].items())
     kept = sorted(file.name for file in (tmp_path / "checkpoints").glob("weights_*"))
-    assert kept == [f"weights_{epoch:04d}.safetensors" for epoch in (2, 3, 4)]
+    assert kept == [
+        f"weights_{epoch:04d}.safetensors" for epoch in (2, 3, 4, 5)
+    ]  # one more, of the state before the newest
 
 
 def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
     fields = parse_fields(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     torch.manual_seed(fields.seed)
-    start, _ = training.build_model(fields, LABELS)
-    training.set_seed(fields.seed)
+    start, _ = build_model(fields, LABELS)
+    set_seed(fields.seed)
     training.main(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     saved = load_file(tmp_path / "out" / "model.safetensors")
     model, _ = load_checkpoint(tmp_path / "out")
@@ -138,7 +144,7 @@ def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
 
 def test_lora_merges_into_the_same_scores_and_leaves_the_model_as_it_is(toy, tmp_path):
     fields = parse_fields(training_arguments(toy, tmp_path / "out", "--lora_rank", "4"))
-    model, processor = training.build_model(fields, LABELS)
+    model, processor = build_model(fields, LABELS)
     model.eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -165,10 +171,10 @@ def test_lora_needs_a_known_family():
 
 def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
     fields = parse_fields(training_arguments(toy, "out", "--lora_rank", "0"))
-    model, _ = training.build_model(fields, LABELS)
+    model, _ = build_model(fields, LABELS)
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = set()
-    for group in training.build_optimizer(model, model.backbone, fields).param_groups:
+    for group in build_optimizer(model, model.backbone, fields).param_groups:
         for parameter in group["params"]:
             name = names[parameter]
             seen.add(name)
@@ -179,7 +185,7 @@ def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
 
 
 def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
-    model, processor = training.build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), LABELS)
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), LABELS)
     texts = ["London", ["Ada", "Lovelace"], "", "Ada Lovelace in London " * 9, [], ["London"] * 30]
     together = extract(model, processor, texts, batch_size=2, threshold=0.0)
     for text, entities in zip(texts, together, strict=True):
