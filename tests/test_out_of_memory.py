@@ -10,7 +10,7 @@ from predictions import read, toy_checkpoint
 from toy import ROOT, python, write_jsonl
 
 from modeling_sener.memory import TextTooLargeError, is_out_of_memory
-from training.inference.extraction import extraction
+from training.inference import extraction
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded as Linux does it")
