@@ -1,11 +1,29 @@
-"""Fixtures that several modules share: the web demo, running, a browser, and Accelerate as in a new process."""
+"""
+Fixtures that several modules share: the device, the web demo, running, a browser, and Accelerate as in a new process.
+"""
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from demo_browser import CHROMIUM, TIMEOUT
 from demo_server import DemoServer, tiny_checkpoint
 from gradio_client import Client
 from playwright.sync_api import sync_playwright
+
+
+DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request) -> str:
+    """Where an exactness test computes: on the CPU, and on a CUDA device where there is one, without TF32."""
+    if request.param == "cpu":
+        yield "cpu"
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield request.param
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.fixture(scope="session")

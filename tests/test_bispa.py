@@ -3,7 +3,7 @@
 import pytest
 import references
 import torch
-from tiny_models import randomize
+from tiny_models import assert_close, randomize
 
 from modeling_sener.arrow_attention import BLOCK
 from modeling_sener.band import Band
@@ -50,73 +50,75 @@ def dense_band(kind, state, cells, lengths):
     return torch.stack(bands)
 
 
-def case(kind, lengths):
+def case(kind, lengths, device):
     """A block, the band of texts, which of its cells are valid (B, N, W, 1), and the shape of cells."""
-    band = Band.of(torch.tensor(lengths), w, kind[-1])
+    band = Band.of(torch.tensor(lengths, device=device), w, kind[-1])
     valid = references.valid_band(lengths, max(lengths), w, kind[-1])[..., None]
-    return block(kind), band, valid, (len(lengths), max(lengths), band.width, C)
+    return block(kind).to(device), band, valid, (len(lengths), max(lengths), band.width, C)
 
 
 def parameters(module):
-    return {name: tensor.detach().clone().requires_grad_() for name, tensor in module.named_parameters()}
+    """Copies on the CPU."""
+    return {name: tensor.detach().cpu().clone().requires_grad_() for name, tensor in module.named_parameters()}
 
 
 def assert_same_gradients(module, state):
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(
+        assert_close(
             parameter.grad, state[name].grad, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"d {name}: {text}"
         )
 
 
 @pytest.mark.parametrize("lengths", TEXTS, ids=str)
 @pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
-def test_block_equals_dense(kind, lengths):
-    module, band, valid, shape = case(kind, lengths)
+def test_block_equals_dense(device, kind, lengths):
+    module, band, valid, shape = case(kind, lengths, device)
     state = parameters(module)
     cells, weight = random(*shape) * valid, random(*shape, seed=1) * valid
-    inputs = [cells.clone().requires_grad_() for _ in range(2)]
-    ours, expected = module(inputs[0], band, WholeText(7)), dense_band(kind, state, inputs[1], lengths)
-    torch.testing.assert_close(ours * valid, expected * valid, atol=1e-6, rtol=0)
+    inputs = [cells.to(device, copy=True).requires_grad_(), cells.clone().requires_grad_()]
+    ours, expected = module(inputs[0], band, WholeText(7)).cpu(), dense_band(kind, state, inputs[1], lengths)
+    assert_close(ours * valid, expected * valid, atol=1e-6, rtol=0)
     (ours * weight).sum().backward()
     (expected * weight).sum().backward()
-    torch.testing.assert_close(inputs[0].grad * valid, inputs[1].grad * valid, atol=1e-5, rtol=1e-5)
+    assert_close(inputs[0].grad.cpu() * valid, inputs[1].grad * valid, atol=1e-5, rtol=1e-5)
     assert_same_gradients(module, state)
 
 
 @pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
-def test_what_an_invalid_cell_holds_never_reaches_a_valid_one(kind):
-    module, band, valid, shape = case(kind, [2 * w + 3, 1, w + 1])
-    cells, run = random(*shape), WholeText(5)
+def test_what_an_invalid_cell_holds_never_reaches_a_valid_one(device, kind):
+    module, band, valid, shape = case(kind, [2 * w + 3, 1, w + 1], device)
+    valid, cells, run = valid.to(device), random(*shape).to(device), WholeText(5)
     clean = (cells * valid).requires_grad_()
     dirty = torch.where(valid, cells, 30.0).requires_grad_()
-    torch.testing.assert_close(module(clean, band, run) * valid, module(dirty, band, run) * valid, atol=1e-12, rtol=0)
+    assert_close(module(clean, band, run) * valid, module(dirty, band, run) * valid, atol=1e-12, rtol=0)
     (module(dirty, band, run) * valid).sum().backward()
     assert not (dirty.grad * ~valid).any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, w, 11, 40])
 @pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
-def test_block_chunk_by_chunk_equals_the_whole(kind, size):
-    module, band, valid, shape = case(kind, [30, 17])
-    cells = random(*shape)
+def test_block_chunk_by_chunk_equals_the_whole(device, kind, size):
+    module, band, valid, shape = case(kind, [30, 17], device)
+    valid, cells = valid.to(device), random(*shape).to(device)
     with torch.no_grad():
         whole = module(cells.clone(), band, WholeText(40))
         joined = torch.cat(list(module(iter(cells.split(size, dim=1)), band, ChunkByChunk(30))), dim=1)
-    torch.testing.assert_close(joined * valid, whole * valid, atol=1e-12, rtol=0)
+    assert_close(joined * valid, whole * valid, atol=1e-12, rtol=0)
 
 
-def biaffine_case(lengths):
+def biaffine_case(lengths, device):
     N = max(lengths)
     module = randomize(BiaffineBand(d, p, C, 0.0).double())
     state = {f"biaffine.{name}": tensor for name, tensor in parameters(module).items()}
     words = random(len(lengths), N, d) * (torch.arange(N) < torch.tensor(lengths)[:, None])[..., None]
-    return module, state, [words.clone().requires_grad_() for _ in range(2)]
+    return module.to(device), state, [words.to(device, copy=True).requires_grad_(), words.clone().requires_grad_()]
 
 
 def rows_of(module, words, lengths, rows, triangles="both"):
     starts, ends = module(words)
-    band = Band.of(torch.tensor(lengths), w, triangles)
-    real = (torch.arange(words.shape[1]) < torch.tensor(lengths)[:, None])[..., None]
+    lengths = torch.tensor(lengths, device=words.device)
+    band = Band.of(lengths, w, triangles)
+    real = (torch.arange(words.shape[1], device=words.device) < lengths[:, None])[..., None]
     ends = torch.nn.functional.pad(ends * real, (0, 0, band.before, w))
     reached = ends[:, rows.start : rows.stop + band.width - 1]
     return module.rows(starts[:, rows.start : rows.stop], reached, rows, band)
@@ -124,8 +126,8 @@ def rows_of(module, words, lengths, rows, triangles="both"):
 
 @pytest.mark.parametrize("triangles", TRIANGLES)
 @pytest.mark.parametrize("lengths", TEXTS + LONG, ids=str)
-def test_biaffine_band_equals_dense(lengths, triangles):
-    module, state, (ours_in, dense_in) = biaffine_case(lengths)
+def test_biaffine_band_equals_dense(device, lengths, triangles):
+    module, state, (ours_in, dense_in) = biaffine_case(lengths, device)
     N = max(lengths)
     ours = rows_of(module, ours_in, lengths, range(N), triangles)
     bands = [
@@ -133,27 +135,27 @@ def test_biaffine_band_equals_dense(lengths, triangles):
         for words, n in zip(dense_in, lengths, strict=True)
     ]
     expected = torch.stack([torch.nn.functional.pad(x, (0, 0, 0, 0, 0, N - len(x))) for x in bands])
-    torch.testing.assert_close(ours, expected, atol=1e-10, rtol=0)
+    assert_close(ours, expected, atol=1e-10, rtol=0)
     weight = random(*ours.shape, seed=1)
-    (ours * weight).sum().backward()
+    (ours * weight.to(device)).sum().backward()
     (expected * weight).sum().backward()
-    torch.testing.assert_close(ours_in.grad, dense_in.grad, atol=1e-10, rtol=1e-9)
+    assert_close(ours_in.grad, dense_in.grad, atol=1e-10, rtol=1e-9)
     assert_same_gradients(module, {name.removeprefix("biaffine."): tensor for name, tensor in state.items()})
 
 
-def test_biaffine_rows_of_a_part():
+def test_biaffine_rows_of_a_part(device):
     lengths = [90, 31]
-    module, _, (words, _) = biaffine_case(lengths)
+    module, _, (words, _) = biaffine_case(lengths, device)
     whole = rows_of(module, words, lengths, range(90))
-    torch.testing.assert_close(rows_of(module, words, lengths, range(13, 81)), whole[:, 13:81], atol=1e-12, rtol=0)
+    assert_close(rows_of(module, words, lengths, range(13, 81)), whole[:, 13:81], atol=1e-12, rtol=0)
 
 
-def test_rotation_of_queries_and_keys():
+def test_rotation_of_queries_and_keys(device):
     q, k, v = random(3, 2, 3, W, C)
     positions = torch.arange(W)
     turned = [references.rotate(x, positions.expand(2, 3, W)) for x in (q, k)]
-    ours = apply_rotary(torch.cat([q, k, v], -1), positions)
-    torch.testing.assert_close(ours, torch.cat([*turned, v], -1), atol=1e-5, rtol=0)
+    ours = apply_rotary(torch.cat([q, k, v], -1).to(device), positions.to(device))
+    assert_close(ours, torch.cat([*turned, v], -1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("halo", [(0, 0), (1, 1), (3, 0), (0, 2), (2, 5)], ids=str)

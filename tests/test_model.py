@@ -1,5 +1,6 @@
 """The whole model against the dense references, transformers' own encoders, itself in a padded batch, and ablated."""
 
+import copy
 import json
 
 import pytest
@@ -11,8 +12,10 @@ from tiny_models import (
     HEAD,
     LABELS,
     alone,
+    assert_close,
     batch,
     dense_states,
+    on,
     own_encoder,
     randomize,
     tiny_config,
@@ -58,7 +61,7 @@ ABLATIONS = [
 def piece_states(model, inputs):
     """Encoder states (B, T, d): with every piece a word of its own, word states are piece states."""
     T = inputs["input_ids"].shape[1]
-    every_piece = torch.arange(1, T + 1).expand_as(inputs["input_ids"])
+    every_piece = torch.arange(1, T + 1, device=inputs["input_ids"].device).expand_as(inputs["input_ids"])
     return model.encode(inputs["input_ids"], inputs["attention_mask"], every_piece)[0]
 
 
@@ -102,13 +105,14 @@ def test_full_attention_gives_the_states_of_transformers_own_encoder_at_any_leng
 
 @pytest.mark.parametrize("kind", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_long_texts_give_dense_states(backbone, kind):
+def test_long_texts_give_dense_states(device, backbone, kind):
     """Of 150 pieces: longer than every window, than a block, and more than twice a learned position table of 64."""
     model = tiny_model(backbone, attention=kind).double()
     inputs = batch([150, 70, 5], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     expected = dense_states(model, inputs["input_ids"], inputs["attention_mask"], **dense_how(model.config))
     real = inputs["attention_mask"].bool()
-    torch.testing.assert_close(piece_states(model, inputs)[real], expected[real], atol=1e-6, rtol=0)
+    states = piece_states(model.to(device), on(device, inputs)).cpu()
+    assert_close(states[real], expected[real], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-absolute"])
@@ -126,44 +130,44 @@ def test_positions_start_again_where_the_table_ends(backbone):
 
 @pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("backbone", ["deberta-v3", "deberta-own-keys", "bert", "roberta", "modernbert"])
-def test_logits_loss_and_every_gradient_equal_dense(backbone, fields):
+def test_logits_loss_and_every_gradient_equal_dense(device, backbone, fields):
     model = tiny_model(backbone, **fields).double()
-    assert_equals_dense(model, batch([40, 3, 17]))
+    assert_equals_dense(model, batch([40, 3, 17]), device)
 
 
 @pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("length", [3, w + 2, w + 3, 2 * w + 1, 2 * w + 2, 2 * w + 3])
-def test_every_length_equals_dense(length, fields):
+def test_every_length_equals_dense(device, length, fields):
     """One-piece words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
     model = tiny_model("deberta-v3", **fields).double()
-    assert_equals_dense(model, batch([length], pieces_per_word=1))
+    assert_equals_dense(model, batch([length], pieces_per_word=1), device)
 
 
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_equal_dense(fields):
-    assert_equals_dense(tiny_model("deberta-v3", **fields).double(), batch([40, 3, 17]))
+def test_ablations_equal_dense(device, fields):
+    assert_equals_dense(tiny_model("deberta-v3", **fields).double(), batch([40, 3, 17]), device)
 
 
-def assert_equals_dense(model, inputs):
+def assert_equals_dense(model, inputs, device):
     valid = valid_cells(inputs, model.config)
     generator = torch.Generator().manual_seed(2)
     labels = (torch.rand(*valid.shape, R, generator=generator) < 0.3).to(torch.uint8)
-    output = model(**inputs, labels=labels)
+    ours = copy.deepcopy(model).to(device)
+    output = ours(**on(device, inputs), labels=labels.to(device))
     output.loss.backward()
-    ours = {name: parameter.grad for name, parameter in model.named_parameters()}
-    model.zero_grad()
     logits = dense_logits(model, inputs)
-    torch.testing.assert_close(output.logits[valid], logits[valid], atol=1e-5, rtol=0)
+    assert_close(output.logits.cpu()[valid], logits[valid], atol=1e-5, rtol=0)
     cells = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     loss = cells[valid].sum() / len(valid)
     if model.config.span_window is not None:
         how = inputs["word_index"].max(1).values, model.config.span_window, model.config.triangles
         torch.testing.assert_close(references.span_loss(logits, labels, *how), loss)
-    torch.testing.assert_close(output.loss.double(), loss, atol=0, rtol=1e-6)
+    assert_close(output.loss.double(), loss, atol=0, rtol=1e-6)
     loss.backward()
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
     for name, parameter in model.named_parameters():
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        found = torch.zeros_like(parameter) if ours[name] is None else ours[name]
+        found = torch.zeros_like(parameter) if gradients[name] is None else gradients[name].cpu()
         if name == "backbone.embeddings.word_embeddings.weight":
             # An embedding's padding row takes no gradient in torch.
             expected[model.config.backbone_config.pad_token_id] = 0
@@ -173,9 +177,9 @@ def assert_equals_dense(model, inputs):
 
 @pytest.mark.parametrize("part_size", [7, 1024])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_text_alone_and_in_a_padded_batch(backbone, part_size):
-    model = tiny_model(backbone, part_size=part_size).double()
-    inputs = batch([45, 3, 20, 80], pad_token_id=model.config.backbone_config.pad_token_id or 0)
+def test_a_text_alone_and_in_a_padded_batch(device, backbone, part_size):
+    model = tiny_model(backbone, part_size=part_size).double().to(device)
+    inputs = batch([45, 3, 20, 80], pad_token_id=model.config.backbone_config.pad_token_id or 0, device=device)
     with torch.no_grad():
         together = model(**inputs).logits
         for b in range(4):
@@ -186,9 +190,9 @@ def test_a_text_alone_and_in_a_padded_batch(backbone, part_size):
 
 
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_are_padding_invariant(fields):
-    model = tiny_model("deberta-v3", **fields).double()
-    inputs = batch([45, 3, 20])
+def test_ablations_are_padding_invariant(device, fields):
+    model = tiny_model("deberta-v3", **fields).double().to(device)
+    inputs = batch([45, 3, 20], device=device)
     with torch.no_grad():
         together = model(**inputs).logits
         for b in range(3):
@@ -204,20 +208,20 @@ def test_ablations_are_padding_invariant(fields):
 
 @pytest.mark.parametrize("part_size", [1, 5, 16, 33, 64, 90, 180])
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_in_parts(fields, part_size):
-    assert_parts_do_not_change_the_result("deberta-v3", fields, part_size)
+def test_ablations_in_parts(device, fields, part_size):
+    assert_parts_do_not_change_the_result("deberta-v3", fields, part_size, device)
 
 
 @pytest.mark.parametrize("part_size", [1, 5, 33])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_do_not_change_the_result(backbone, part_size):
-    assert_parts_do_not_change_the_result(backbone, {}, part_size)
+def test_parts_do_not_change_the_result(device, backbone, part_size):
+    assert_parts_do_not_change_the_result(backbone, {}, part_size, device)
 
 
-def assert_parts_do_not_change_the_result(backbone, fields, part_size):
-    inputs = batch([90, 41], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0))
-    whole = tiny_model(backbone, **fields, part_size=100_000).double()
-    parts = tiny_model(backbone, **fields, part_size=part_size).double()
+def assert_parts_do_not_change_the_result(backbone, fields, part_size, device):
+    inputs = batch([90, 41], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
+    whole = tiny_model(backbone, **fields, part_size=100_000).double().to(device)
+    parts = tiny_model(backbone, **fields, part_size=part_size).double().to(device)
     valid = valid_cells(inputs, whole.config)
     with torch.no_grad():
         torch.testing.assert_close(parts(**inputs).logits[valid], whole(**inputs).logits[valid], atol=1e-6, rtol=0)
@@ -281,16 +285,16 @@ def test_dropout_works_in_training_only(field):
 
 
 @pytest.mark.parametrize("backbone", ["deberta-v3", "bert"])
-def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(backbone):
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(device, backbone):
     fields = {**BACKBONES[backbone], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    inputs, gradients, kept = batch([40, 12]), [], []
+    inputs, gradients, kept = batch([40, 12], device=device), [], []
 
     def count(tensor):
         kept[-1] += tensor.numel()
         return tensor
 
     for checkpointing in (False, True):
-        model = tiny_model(fields, biaffine_dropout=0.0, span_dropout=0.0).double().train()
+        model = tiny_model(fields, biaffine_dropout=0.0, span_dropout=0.0).double().to(device).train()
         if checkpointing:
             model.activation_checkpointing_enable()
         kept.append(0)

@@ -26,13 +26,13 @@ def at_size(model, part_size):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @SETTINGS
 @given(lengths=lengths, window=windows, part_size=part_sizes, kind=st.sampled_from(KINDS))
-def test_encoder(backbone, lengths, window, part_size, kind):
-    model = tiny_model(backbone, attention=kind, attention_window=window).double()
-    inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0))
+def test_encoder(device, backbone, lengths, window, part_size, kind):
+    model = tiny_model(backbone, attention=kind, attention_window=window).double().to(device)
+    inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
     with torch.no_grad():
         whole, counts = at_size(model, 10**6).encode(**inputs)
         parts, _ = at_size(model, part_size).encode(**inputs)
-    words = torch.arange(whole.shape[1]) < counts[:, None]
+    words = torch.arange(whole.shape[1], device=device) < counts[:, None]
     torch.testing.assert_close(parts[words], whole[words], atol=1e-9, rtol=0)
 
 
@@ -42,14 +42,14 @@ def test_encoder(backbone, lengths, window, part_size, kind):
     how=st.sampled_from([("both", "transposed"), ("both", "mirrored"), ("upper", "transposed")]),
     layers=st.integers(0, 3),
 )  # fmt: skip
-def test_head(lengths, window, part_size, interaction, how, layers):
+def test_head(device, lengths, window, part_size, interaction, how, layers):
     triangles, readout = how
     fields = {"triangles": triangles, "vertical_readout": readout, "span_interaction": interaction,
               "span_layers": layers}  # fmt: skip
-    model = tiny_model("bert", span_window=window, **fields).double()
-    counts = torch.tensor(lengths)
+    model = tiny_model("bert", span_window=window, **fields).double().to(device)
+    counts = torch.tensor(lengths, device=device)
     generator = torch.Generator().manual_seed(0)
-    words = torch.randn(len(lengths), max(lengths), 16, generator=generator, dtype=torch.float64)
+    words = torch.randn(len(lengths), max(lengths), 16, generator=generator, dtype=torch.float64).to(device)
     with torch.no_grad():
         whole, parts = (
             torch.cat(list(at_size(model, size).logit_chunks(words, model.band(words, counts))), dim=1)
@@ -64,10 +64,10 @@ def test_head(lengths, window, part_size, interaction, how, layers):
     lengths=lengths, window=windows, part_size=part_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
     triangles=st.sampled_from(["both", "upper"]),
 )  # fmt: skip
-def test_candidates(lengths, window, part_size, threshold, triangles):
+def test_candidates(device, lengths, window, part_size, threshold, triangles):
     """Those of the stream, which keeps no logits, against those of the logits of the whole text."""
-    model = tiny_model("bert", span_window=window, triangles=triangles).double()
-    inputs = batch(lengths)
+    model = tiny_model("bert", span_window=window, triangles=triangles).double().to(device)
+    inputs = batch(lengths, device=device)
     thresholds = torch.full((len(LABELS),), threshold)
     found = at_size(model, part_size).find_candidates(**inputs, thresholds=thresholds)
     with torch.no_grad():

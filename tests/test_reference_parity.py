@@ -47,7 +47,7 @@ def scores_of_checkpoint(path):
     return path.with_name(f"{path.stem}_io.safetensors")
 
 
-def build(backbone, head, **fields):
+def build(backbone, head, device="cpu", **fields):
     """The model whose sizes the tensors `head` (our names) tell, with the released code's conventions."""
     channels, size, _ = head["biaffine.bilinear.weight"].shape
     labels = [f"label{i}" for i in range(len(head["classifier.weight"]))]
@@ -61,7 +61,7 @@ def build(backbone, head, **fields):
         vertical_readout="mirrored",
         **fields,
     )
-    return SenerModel(config).eval()
+    return SenerModel(config).to(device).eval()
 
 
 def assert_scores(logits, golden):
@@ -71,12 +71,12 @@ def assert_scores(logits, golden):
     N, w = logits.shape[1], expected.shape[2] // 2
     assert N == counts.max() and logits.shape[2:] == expected.shape[2:]
     valid = valid_band(counts, N, w)
-    torch.testing.assert_close(logits[valid], expected[:, :N][valid], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits.cpu()[valid], expected[:, :N][valid], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("part_size", PART_SIZES)
 @pytest.mark.parametrize("path", ENCODERS, ids=name)
-def test_encoder(path, part_size):
+def test_encoder(device, path, part_size):
     golden = Golden(path)
     backbone = {"model_type": "deberta-v2", **golden.sizes["backbone_config"]}
     config = SenerConfig(
@@ -86,29 +86,30 @@ def test_encoder(path, part_size):
         label2id={"label": 0},
         part_size=part_size,
     )
-    model = SenerModel(config).eval()
+    model = SenerModel(config).to(device).eval()
     model.backbone.load_state_dict(golden.weights)
     for key, input_ids in golden.inputs.items():
         # Each piece a word of its own: word states are piece states.
-        every_piece = torch.arange(1, input_ids.shape[1] + 1).expand_as(input_ids)
+        input_ids = input_ids.to(device)
+        every_piece = torch.arange(1, input_ids.shape[1] + 1, device=device).expand_as(input_ids)
         with torch.no_grad():
             states, _ = model.encode(input_ids, torch.ones_like(input_ids), every_piece)
         expected = golden.outputs[key.replace("input_ids", "last_hidden_state")]
-        torch.testing.assert_close(states, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(states.cpu(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("part_size", PART_SIZES)
 @pytest.mark.parametrize("path", HEADS, ids=name)
-def test_head(path, part_size):
+def test_head(device, path, part_size):
     golden = Golden(path)
-    hidden_states, word_index = golden.inputs["hidden_states"], golden.inputs["word_index"]
+    hidden_states, word_index = (golden.inputs[name].to(device) for name in ("hidden_states", "word_index"))
     head = golden.our_weights()
     some_encoder = {
         "model_type": "bert", "vocab_size": 8, "hidden_size": hidden_states.shape[-1], "num_hidden_layers": 1,
         "num_attention_heads": 1, "intermediate_size": 8, "max_position_embeddings": 8,
     }  # fmt: skip
     w = golden.outputs["scores"].shape[2] // 2
-    model = build(some_encoder, head, span_window=w, part_size=part_size)
+    model = build(some_encoder, head, device, span_window=w, part_size=part_size)
     loaded = model.load_state_dict(head, strict=False)
     assert not loaded.unexpected_keys
     assert all(key.startswith("backbone.") for key in loaded.missing_keys), loaded.missing_keys
@@ -119,38 +120,39 @@ def test_head(path, part_size):
     assert_scores(logits, golden)
 
 
-def whole_model(golden, **fields):
+def whole_model(golden, device="cpu", **fields):
     weights = golden.our_weights()
     backbone = {"model_type": "deberta-v2", **golden.sizes["backbone_config"]}
     w = golden.outputs["scores"].shape[2] // 2
     window = golden.sizes["attention_window"]
-    model = build(backbone, weights, span_window=w, attention_window=window, **fields)
+    model = build(backbone, weights, device, span_window=w, attention_window=window, **fields)
     model.load_state_dict(weights)
-    inputs = {key: golden.inputs[key] for key in ("input_ids", "word_index")}
+    inputs = {key: golden.inputs[key].to(device) for key in ("input_ids", "word_index")}
     return model, {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
 
 @pytest.mark.parametrize("part_size", PART_SIZES)
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_whole_model(path, part_size):
+def test_whole_model(device, path, part_size):
     golden = Golden(path)
-    model, inputs = whole_model(golden, part_size=part_size)
+    model, inputs = whole_model(golden, device, part_size=part_size)
     with torch.no_grad():
         assert_scores(model(**inputs).logits, golden)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_loss_and_gradients(path):
+def test_loss_and_gradients(device, path):
     golden = Golden(path)
-    model, inputs = whole_model(golden)
-    output = model(**inputs, labels=golden.inputs["labels"][:, : int(inputs["word_index"].max())])
+    model, inputs = whole_model(golden, device)
+    labels = golden.inputs["labels"][:, : int(inputs["word_index"].max())].to(device)
+    output = model(**inputs, labels=labels)
     assert_scores(output.logits.detach(), golden)
-    torch.testing.assert_close(output.loss, golden.outputs["loss"].squeeze(), atol=0, rtol=1e-5)
+    torch.testing.assert_close(output.loss.cpu(), golden.outputs["loss"].squeeze(), atol=0, rtol=1e-5)
     output.loss.backward()
     parameters = dict(model.named_parameters())
     assert golden.grads
     for key, expected in golden.grads.items():
-        difference = (parameters[our_name(key)].grad - expected).abs().max() / expected.abs().max()
+        difference = (parameters[our_name(key)].grad.cpu() - expected).abs().max() / expected.abs().max()
         assert difference <= 1e-5, f"{key}: {difference:.1e} of its largest magnitude"
 
 

@@ -84,7 +84,7 @@ def tiny_model(backbone="bert", seed=0, **fields):
     return randomize(SenerModel(tiny_config(backbone, **fields)), seed).eval()
 
 
-def batch(lengths, seed=0, pieces_per_word=2, pad_token_id=0):
+def batch(lengths, seed=0, pieces_per_word=2, pad_token_id=0, device="cpu"):
     """input_ids, attention_mask, word_index of texts of `lengths` pieces: [CLS], pieces of words, [SEP], padding.
 
     Words have one to `pieces_per_word` pieces.
@@ -100,13 +100,23 @@ def batch(lengths, seed=0, pieces_per_word=2, pad_token_id=0):
         if length > 2:
             starts[0] = True
         word_index[b, 1 : length - 1] = starts.long().cumsum(0)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "word_index": word_index}
+    return on(device, {"input_ids": input_ids, "attention_mask": attention_mask, "word_index": word_index})
 
 
 def alone(inputs, b):
     """Text b of a batch, without its padding."""
     length = int(inputs["attention_mask"][b].sum())
     return {name: tensor[b : b + 1, :length] for name, tensor in inputs.items()}
+
+
+def on(device, inputs):
+    """The inputs of a model, on a device."""
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def assert_close(ours, expected, **tolerance):
+    """As torch's. References compute on the CPU, wherever ours were computed."""
+    torch.testing.assert_close(ours, expected, check_device=False, **tolerance)
 
 
 DENSE = {"kind": "arrow", "window": None, "log_n": False}
