@@ -55,7 +55,7 @@ def task(*regions, text=TEXT, **fields):
         ("a.spacy", b"x\x9cnothing", "a.spacy: cannot be read as a DocBin"),
         ("a.parquet", b"PAR1nothing", "a.parquet: cannot be read after row 0"),
         ("a.jsonl.gz", b"nothing", "a.jsonl.gz: cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:-9], "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:-9], "a.jsonl.gz: cannot be read"),
         ("a.tsv", "#FORMAT=WebAnno TSV 3.3\n\n#Text=a\n1-1\t999999998-999999999\ta\t\n", "a.tsv:4: [999999998"),
         ("a.json", json.dumps([{**task({"start": 0, "end": 3, "labels": ["X"]}), "data": {"b": TEXT, "a": TEXT}}]),
          "a.json: which of the fields a, b is the annotated text?"),
