@@ -81,7 +81,7 @@ def dense_logits(model, inputs):
 def valid_cells(inputs, config):
     counts, N = inputs["word_index"].max(1).values, int(inputs["word_index"].max())
     window = max(N - 1, 0) if config.span_window is None else config.span_window
-    return references.valid_band(counts, N, window, config.triangles)
+    return references.valid_band(counts, N, window, config.triangles).to(counts.device)
 
 
 @pytest.mark.parametrize("lengths", [[1], [2], [w_a + 1], [w_a + 1, 3, 6]], ids=str)
