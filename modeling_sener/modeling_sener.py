@@ -241,7 +241,9 @@ class SenerModel(PreTrainedModel):
         del words  # their projections are all that the chunks need, and the text may be long
         size = max(1, self.part_size * CELLS_PER_PIECE // (starts.shape[0] * band.width))
         if must_run_whole():
-            scores = next(self.score_chunks(starts, ends, band, num_words))
+            # Not a loop of one turn: an exported program has none as long as the text.
+            reached = F.pad(ends, (0, 0, band.before, band.window))
+            scores = self.biaffine.rows(starts, reached, slice(0, num_words), band)
             yield self.classify(scores, band, WholeText(size))
         else:
             yield from self.classify(self.score_chunks(starts, ends, band, size), band, ChunkByChunk(num_words))

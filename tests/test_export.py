@@ -44,6 +44,12 @@ def test_program_equals_model(backbone, fields):
         torch.testing.assert_close(found[valid], expected[valid], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("triangles", ["both", "upper"])
+def test_a_band_as_wide_as_the_text_is_refused(triangles):
+    with pytest.raises(ValueError, match="span_window is None"):
+        export(tiny_model("bert", span_window=None, triangles=triangles))
+
+
 LOAD = """
 import json
 from types import SimpleNamespace

@@ -43,7 +43,12 @@ def export(model: nn.Module) -> torch.export.ExportedProgram:
 
     Its inputs are the processor's, each *Shape:* (B, T), any B and T from 1; its output is the model's logits with a
     row for every piece, *Shape:* (B, T, W, R): rows past the words of a text hold no meaning.
+
+    Raises:
+        ValueError: the model scores all pairs of a text: its band would be as wide as the text is long.
     """
+    if model.config.span_window is None:
+        raise ValueError("span_window is None: a program has a fixed width of the band: train with a span_window")
     example = {name: torch.ones(2, 256, dtype=torch.int64) for name in INPUTS}
     shapes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
     # Or else the program would be for two texts and 65 pieces at least: tracing takes a size of 1 for a constant.
