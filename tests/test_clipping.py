@@ -45,6 +45,13 @@ def test_an_outlier_is_scaled_down():
     assert total[3] < 99 + 10 and (total[:3] == 99).all()
 
 
+def test_one_outlier_does_not_lift_the_limit_for_those_that_follow():
+    norms = NormHistory()
+    for norm in [1.0] * 60 + [1e6]:
+        norms.add(norm, norms.limit(4.0))
+    assert norms.limit(4.0) < 30
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40), st.floats(1e-3, 1e3), st.floats(1.0, 5.0))
 def test_the_limit_follows_the_scale_of_the_gradients(norms, scale, ratio):

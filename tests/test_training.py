@@ -97,6 +97,17 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
         build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
 
 
+def test_a_checkpoint_of_other_triangles_is_no_beginning(toy, tmp_path):
+    """Without blocks the weights of either would fit: what they mean would not."""
+    trained = SenerModel.from_backbone(toy / "bert", LABELS, triangles="both", span_interaction="none")
+    tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
+    save_checkpoint(trained, SenerProcessor(tokenizer, trained.config), tmp_path)
+    given = training_arguments(toy, "out", "--backbone", str(tmp_path), "--triangles", "upper",
+                               "--vertical_readout", "transposed")  # fmt: skip
+    with pytest.raises(CheckpointError, match="triangles is 'upper', this checkpoint was trained with 'both'"):
+        build_model(parse_fields(given), LABELS)
+
+
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
 def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path, monkeypatch, command):
     module = loop if command is training else command
