@@ -93,6 +93,7 @@ def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
     from accelerate import Accelerator
 
     from modeling_sener import SenerConfig, SenerProcessor
+    from training.corpus.batches import Collator, Masking
     from training.corpus.windows import StoredWindows
     from training.fitting.run import build_batches
     from training.fitting.run_data import store_windows
@@ -102,7 +103,10 @@ def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
     config = SenerConfig(id2label=dict(enumerate(["Material", "Method", "Person", "Task"])), **fields.model)
     processor = SenerProcessor.from_backbone(str(tmp_path / "bert"), config)
     store_windows(tmp_path / "windows.arrow", fields, processor, config)
-    batches = build_batches(Accelerator(cpu=True), fields, processor, StoredWindows(tmp_path / "windows.arrow"))
+    masking = Masking(processor.tokenizer, fields.mask_share)
+    collator = Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels)
+    windows = StoredWindows(tmp_path / "windows.arrow")
+    batches = build_batches(Accelerator(cpu=True), fields, windows, masking, collator)
     own = batches.loader(1).dataset
     other = pickle.loads(pickle.dumps(own))
     assert len(own) == len(other) == 8

@@ -49,7 +49,7 @@ from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict
-from training.fitting.run import build_accelerator, build_optimizer, start_trackers
+from training.fitting.run import build_accelerator, build_batches, build_optimizer, start_trackers
 from training.fitting.run_data import check_data, write_windows
 from training.fitting.state import Progress, only_run
 
@@ -260,17 +260,11 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
         accelerator, lambda: store_flat_windows(windows_file, fields, processor, labels, max_tokens)
     )
     accelerator.print("\n".join(lines or []))
-    batches = StepBatches(
-        StoredWindows(windows_file),
+    masking, collator = (
         Masking(processor.tokenizer, fields.mask_share),
         TagCollator(processor.tokenizer.pad_token_id or 0),
-        seed=fields.seed,
-        batch_size=fields.batch_size,
-        accumulation=fields.gradient_accumulation_steps,
-        empty_window_share=fields.empty_window_share,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
     )
+    batches = build_batches(accelerator, fields, StoredWindows(windows_file), masking, collator)
     accelerator.print(f"parameters: {model.num_parameters():,} trainable")
     model, optimizer = accelerator.prepare(model, build_optimizer(model, model.base_model, fields))
     total = batches.steps * fields.num_epochs

@@ -1,6 +1,7 @@
 """What a run is built of: model, optimizer, accelerator, batches, and the state that it is resumed from."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -146,21 +147,14 @@ def build_accelerator(fields: TrainingFields) -> Accelerator:
 
 
 def build_batches(
-    accelerator: Accelerator, fields: TrainingFields, processor: SenerProcessor, windows: StoredWindows
+    accelerator: Accelerator, fields: TrainingFields, windows: StoredWindows, masking: Masking, collator: Callable
 ) -> StepBatches:
     """This process's batches."""
-    config = processor.config
     return StepBatches(
-        windows,
-        Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0),
-        Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels),
-        seed=fields.seed,
-        batch_size=fields.batch_size,
-        accumulation=fields.gradient_accumulation_steps,
-        empty_window_share=fields.empty_window_share,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
+        windows, masking, collator, seed=fields.seed, batch_size=fields.batch_size,
+        accumulation=fields.gradient_accumulation_steps, empty_window_share=fields.empty_window_share,
+        process=accelerator.process_index, processes=accelerator.num_processes,
+    )  # fmt: skip
 
 
 def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
@@ -197,7 +191,10 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     accelerator.print(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
 
-    batches = build_batches(accelerator, fields, processor, windows)
+    config = model.config
+    masking = Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0)
+    collator = Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels)
+    batches = build_batches(accelerator, fields, windows, masking, collator)
     backbone = model.backbone
     if fields.masked_words_weight > 0:
         model = MaskedWords(model, fields.masked_words_weight)

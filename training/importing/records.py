@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from training.common.cli import first_line
 from training.corpus.data import DataError, read_lines
-from training.corpus.recognise import read_head, recognise, recognise_head
+from training.corpus.recognise import read_head, recognise
 
 
 MAX_WHOLE = 500_000_000  # bytes of a file that is read as a whole
@@ -146,8 +146,3 @@ def kind_of_records(path: str) -> str | None:
         if kind is not None or number == 1000:
             return kind
     return None
-
-
-def kind_of_file(path: str) -> str | None:
-    kind = recognise_head(head_of(path))
-    return kind_of_records(path) if kind in ("json", "parquet") else kind
