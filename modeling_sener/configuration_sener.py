@@ -78,8 +78,8 @@ class SenerConfig(PretrainedConfig):
             w: pairs of words up to w apart are scored, so that an entity has at most w + 1 words. `None` scores all
             pairs of a text: the quadratic baseline.
         triangles (`"both"` or `"upper"`):
-            The paper's band, which holds each pair as (i, j) and as (j, i), or only the cells with start <= end: half
-            the work. It decides what the weights mean: a checkpoint keeps its own.
+            The paper's band, which holds each pair as (i, j) and as (j, i), or only the cells with start <= end, about
+            half of them. It decides what the weights mean: a checkpoint keeps its own.
         biaffine_size (`int`): p, the size of the start and end vectors.
         span_channels (`int`): C, the channels of a cell of the span tensor; even.
         span_layers (`int`): the number of span interaction blocks.

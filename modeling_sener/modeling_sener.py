@@ -120,7 +120,7 @@ class SenerModel(PreTrainedModel):
         Args:
             backbone: an encoder's name on the Hub, or its folder.
             labels: label names, in the order of the outputs.
-            triangles: "upper", or "both" for the paper's band, at twice the cost.
+            triangles: "upper", or "both" for the paper's band, which holds each pair twice.
             config_fields: any other field of `SenerConfig`.
         """
         encoder_config = AutoConfig.from_pretrained(backbone)
