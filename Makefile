@@ -22,8 +22,8 @@ demo: install
 	$(BIN)/python space/app.py
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/test_demo_browser.py
-	$(BIN)/python -m pytest tests/test_demo_browser.py  # a browser beside other work is too slow for its waits
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/demo/test_demo_browser.py
+	$(BIN)/python -m pytest tests/demo/test_demo_browser.py  # a browser beside other work is too slow for its waits
 
 test-slow: .venv/.cluster .venv/.fuzz
 	$(BIN)/python -m pytest -m slow
@@ -44,7 +44,7 @@ fuzz: .venv/.fuzz
 
 # Each supported pair of torch and transformers in an environment of its own: half an hour, 30 GB in outputs/versions/.
 versions: install
-	$(BIN)/python tests/version_matrix.py
+	$(BIN)/python tests/tools/version_matrix.py
 
 style: install
 	$(BIN)/ruff check --fix .

@@ -5,10 +5,10 @@ Fixtures that several modules share: the device, the web demo, running, a browse
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from demo_browser import CHROMIUM, TIMEOUT
-from demo_server import DemoServer, tiny_checkpoint
 from gradio_client import Client
 from playwright.sync_api import sync_playwright
+from support.demo_browser import CHROMIUM, TIMEOUT
+from support.demo_server import DemoServer, tiny_checkpoint
 
 
 DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.is_available()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
-from toy import ROOT, write_jsonl
+from support.toy import ROOT, write_jsonl
 
 from training.corpus.data import read_documents
 from training.corpus.parquet import read_parquet

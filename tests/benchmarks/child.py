@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 
-import references
 import torch
+from support import references
 from transformers import AutoConfig, DebertaV2Model
 
 from modeling_sener import SenerConfig, SenerModel, SenerPipeline, SenerProcessor

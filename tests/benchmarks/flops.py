@@ -3,7 +3,7 @@ Floating-point operations of a forward pass, counted from the sizes: matrix prod
 
 Only what is needed is counted: the pairs inside the windows, not the corners of the blocks that they are computed in.
 `torch.utils.flop_counter` counts the blocks as well, and needs to be told of the CPU's attention kernel; with the
-blocks' sizes in place of the windows' these formulas give its number (tests/test_benchmarks.py).
+blocks' sizes in place of the windows' these formulas give its number (tests/benchmarks/test_benchmarks.py).
 """
 
 from modeling_sener import SenerConfig

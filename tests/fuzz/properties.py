@@ -5,8 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from tiny import tiny_tokenizer
-from tiny_models import BACKBONES, tiny_model
+from support.tiny import tiny_tokenizer
+from support.tiny_models import BACKBONES, tiny_model
 from tokenizers import Tokenizer
 
 from modeling_sener import SenerPipeline, SenerProcessor

@@ -1,8 +1,8 @@
 """Any bytes as a text or as a decoder's problem: what the coverage-guided run calls, each time with other bytes."""
 
 import numpy as np
-import references_decoding as references
 import torch
+from support import references_decoding as references
 
 from modeling_sener.decoding import Candidates, decode, select
 

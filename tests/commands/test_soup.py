@@ -1,0 +1,48 @@
+"""The mean of checkpoints: its weights, its thresholds, and which checkpoints have none."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.tiny import tiny_tokenizer
+from support.tiny_models import BACKBONES, tiny_model
+
+from modeling_sener import SenerProcessor
+from training import soup
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Three with weights of their own; the fourth has another window."""
+    tokenizer, folders = tiny_tokenizer("wordpiece"), []
+    backbone = BACKBONES["bert"] | {"vocab_size": len(tokenizer)}
+    for seed, fields in enumerate(({"threshold": 0.3}, {}, {}, {"span_window": 3})):
+        model = tiny_model(backbone, seed, **fields)
+        folders.append(str(tmp_path / str(seed)))
+        save_checkpoint(model, SenerProcessor(tokenizer, model.config), folders[-1])
+    return folders
+
+
+def test_each_weight_is_the_mean_and_thresholds_start_again(checkpoints, tmp_path, capsys):
+    soup.main(["--models", *checkpoints[:3], "--output_dir", str(tmp_path / "mean")])
+    assert "mean of 3 checkpoints" in capsys.readouterr().out
+    parts = [load_file(f"{folder}/model.safetensors") for folder in checkpoints[:3]]
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    assert set(mean) == set(parts[0])
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, sum(part[name].double() for part in parts).div(3).to(tensor.dtype))
+    model, processor = load_checkpoint(tmp_path / "mean")
+    assert (processor.thresholds() == 0.5).all() and model.config.threshold == 0.5
+
+
+def test_checkpoints_of_different_models_have_no_mean(checkpoints, tmp_path):
+    with pytest.raises(CheckpointError, match="3: span_window is 3, in .*0 4: only checkpoints of the same model"):
+        soup.main(["--models", checkpoints[0], checkpoints[3], "--output_dir", str(tmp_path / "mean")])
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize("models, output", [((0,), "mean"), ((0, 1), "1")])
+def test_one_checkpoint_has_no_mean_and_none_is_replaced(checkpoints, tmp_path, models, output, capsys):
+    with pytest.raises(SystemExit):
+        soup.main(["--models", *(checkpoints[i] for i in models), "--output_dir", str(tmp_path / output)])
+    assert "--models" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""Fitted thresholds: never worse on their data, the best where that can be enumerated, and used by the pipeline."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from support.corpora import LABELS, corpora, small_config
+
+from modeling_sener import SenerConfig
+from modeling_sener.decoding import Candidates
+from training.corpus.data import Document
+from training.evaluation.breakdown import score_corpus
+from training.evaluation.candidates import FLOOR, ScoredSpans
+from training.evaluation.scoring import match, ratios
+from training.evaluation.thresholds import fit_thresholds, store_thresholds
+
+
+def f1(documents, scored, thresholds, config):
+    found = scored.entities(scored.choose(thresholds, config), LABELS)
+    outcomes = match([document.entities for document in documents], found)
+    return ratios(np.bincount(outcomes.outcome, minlength=3))[2]
+
+
+@given(corpora(), st.lists(st.sampled_from([0.0, 0.03, 0.3, 0.5, 0.9, 1.0]), min_size=3, max_size=3),
+       st.booleans(), st.sampled_from(["all", "best"]))  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_fitting_never_loses(corpus, start, allow_nested, labels_per_span):
+    documents, scored = corpus
+    config, start = small_config(allow_nested=allow_nested, labels_per_span=labels_per_span), np.array(start)
+    fitted = fit_thresholds(scored, documents, start, config)
+    assert ((0 <= fitted) & (fitted <= 1)).all()
+    assert f1(documents, scored, fitted, config) >= f1(documents, scored, start, config)
+
+
+def test_spans_below_the_floor_do_not_count():
+    """A right A that scores 0.02 is no reason to accept a wrong one, which here drops two wrong Bs that it crosses."""
+    spans = [(5, 6, 1, 0.9), (0, 3, 1, 0.2), (8, 11, 1, 0.2), (2, 9, 0, 0.3), (12, 13, 0, 0.02)]
+    start, end, label, score = (np.array(column) for column in zip(*spans, strict=True))
+    scored = ScoredSpans.join([(Candidates(start * 0, start, end, label, score.astype(np.float32)),
+                                np.stack([np.arange(13), np.arange(13) + 1], axis=1))])  # fmt: skip
+    documents = [Document("a", ["w"] * 13, ((5, 6, "B"), (12, 13, "A")))]
+    assert fit_thresholds(scored, documents, np.array([0.5, 0.05, 0.5]), small_config())[0] == 0.5
+
+
+@given(corpora(least=1))
+@settings(max_examples=100, deadline=None)
+def test_no_cut_of_a_label_gives_more_where_no_spans_compete(corpus):
+    """Every cut that leaves a label a right span is tried; a label without one is another test's business."""
+    documents, scored = corpus
+    scored = scored.above(np.full(3, FLOOR))
+    config, found = small_config(), scored.entities(scored.candidates, LABELS)
+    assume(not any(a < c < b < d for part in found for a, b, _ in part for c, d, _ in part))
+    gold = [document.entities for document in documents]
+    is_right = np.isin(scored.keys(scored.candidates), scored.gold_keys(gold, LABELS))
+    fitted = fit_thresholds(scored, documents, np.full(3, 0.5), config)
+    best = f1(documents, scored, fitted, config)
+    for label, score in zip(scored.candidates.label[is_right], scored.candidates.score[is_right], strict=True):
+        trial = fitted.copy()
+        trial[label] = score
+        assert f1(documents, scored, trial, config) <= best + 1e-12
+
+
+@given(corpora())
+@settings(max_examples=60, deadline=None)
+def test_a_label_without_a_right_span_keeps_its_threshold(corpus):
+    documents, scored = corpus
+    found = scored.entities(scored.candidates, LABELS)
+    right = {entity[2] for document, part in zip(documents, found, strict=True) for entity in part
+             if entity in document.entities}  # fmt: skip
+    fitted = fit_thresholds(scored, documents, np.array([0.5, 0.6, 0.7]), small_config())
+    for number, label in enumerate(LABELS):
+        assert label in right or fitted[number] == [0.5, 0.6, 0.7][number]
+
+
+def test_a_threshold_finds_the_gap_between_right_and_wrong():
+    """Right spans score 0.4, wrong ones 0.2: the default accepts none, one half-way accepts the right ones."""
+    numbers = np.arange(8)
+    score = np.where(numbers % 2, 0.4, 0.2).astype(np.float32)
+    candidates = Candidates(numbers * 0, numbers, numbers + 1, numbers * 0, score)
+    scored = ScoredSpans.join([(candidates, np.stack([numbers, numbers + 1], axis=1))])
+    documents = [Document("a", ["w"] * 8, tuple((i, i + 1, "A") for i in range(1, 8, 2)))]
+    fitted = fit_thresholds(scored, documents, np.full(3, 0.5), small_config())
+    assert fitted.tolist() == [0.3, 0.5, 0.5]
+    result = score_corpus(documents, scored, fitted, small_config())
+    assert result["f1"] == 1.0 and result["thresholds"] == {"A": 0.3, "B": 0.5, "C": 0.5}
+
+
+def test_a_label_that_is_mostly_wrong_is_not_switched_off():
+    """One right B below twenty wrong ones: F1 would rise without any B, but then the label would be lost."""
+    numbers = np.arange(22)
+    labels = np.array([0, *[1] * 21])
+    score = np.linspace(0.99, 0.6, 22).astype(np.float32)
+    scored = ScoredSpans.join([(Candidates(numbers * 0, numbers, numbers + 1, labels, score),
+                                np.stack([numbers, numbers + 1], axis=1))])  # fmt: skip
+    documents = [Document("a", ["w"] * 22, ((0, 1, "A"), (21, 22, "B")))]
+    fitted = fit_thresholds(scored, documents, np.full(3, 0.5), small_config())
+    assert (21, 22, "B") in scored.entities(scored.choose(fitted, small_config()), LABELS)[0]
+
+
+def test_storing_changes_nothing_but_the_thresholds(tmp_path):
+    small_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    before = path.read_text()
+    store_thresholds(tmp_path, {"A": 0.25, "B": 0.5, "C": 0.75})
+    fields = json.loads(path.read_text())
+    assert fields.pop("threshold") == {"A": 0.25, "B": 0.5, "C": 0.75}
+    old = json.loads(before)
+    assert old.pop("threshold") == 0.5 and fields == old
+    assert SenerConfig.from_pretrained(tmp_path).threshold == {"A": 0.25, "B": 0.5, "C": 0.75}
+    assert [file.name for file in tmp_path.glob("config*.json*")] == ["config.json"]
+    with pytest.raises(OSError):
+        store_thresholds(tmp_path / "nowhere", {})

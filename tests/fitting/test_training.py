@@ -1,0 +1,256 @@
+"""Training through the real command: a toy set learnt by heart, saved, reloaded; LoRA; fields."""
+
+import json
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+from support.toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
+
+from modeling_sener import SenerModel, SenerProcessor
+from training import baseline_tagger as tagger
+from training import train as training
+from training.fitting import loop
+from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.fitting.fields import FieldError, parse_fields
+from training.fitting.lora import add_lora, merged_state_dict
+from training.fitting.run import build_model, build_optimizer
+from training.inference.extraction import extract
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return toy_folder(tmp_path_factory.mktemp("toy"))
+
+
+FRESH = """
+import json, sys
+import torch
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+texts = [json.loads(line)["text"] for line in open(sys.argv[2])]
+inputs = processor(texts, return_tensors="pt")
+with torch.no_grad():
+    found = processor.post_process(model(**inputs), inputs)
+assert model.dtype == torch.float32, model.dtype
+assert all(text[e["start"]:e["end"]] == e["text"] for text, entities in zip(texts, found) for e in entities)
+print(json.dumps([[[e["start"], e["end"], e["label"]] for e in entities] for entities in found]))
+"""
+
+
+def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
+    done = launch("train.py", *training_arguments(toy, tmp_path / "out", "--num_epochs", "25", "--mask_share", "0.05",
+                                         "--lora_rank", "0", "--save_dtype", "float16",
+                                         "--biaffine_dropout", "0.1", "--span_dropout", "0.1"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before_training = done.stdout[: done.stdout.index("epoch 1:")]
+    assert "16 texts" in before_training and "trainable" in before_training
+    assert "best F1 on dev: 1.0000" in done.stdout
+
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+    done = launch("score.py", "--model", tmp_path / "out", "--data", toy / "both.jsonl", toy / "raw.jsonl",
+                  "--output", tmp_path / "report.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["precision"] == result["recall"] == result["f1"] == 1.0
+    assert set(result["per_label"]) == set(LABELS)
+    assert result == json.loads((tmp_path / "report.json").read_text())
+
+    done = python("-I", "-c", FRESH, tmp_path / "out", toy / "raw.jsonl", HF_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    gold = [sorted([e["start"], e["end"], e["label"]] for e in as_raw(record)["entities"]) for record in toy_records()]
+    assert json.loads(done.stdout.splitlines()[-1]) == gold
+
+    # Trained further, with steps too small to change a thing: it goes on from what is known.
+    done = launch("train.py", *training_arguments(toy, tmp_path / "further", "--backbone", str(tmp_path / "out"),
+                                         "--num_epochs", "1", "--learning_rate", "1e-9",
+                                         "--head_learning_rate", "1e-9"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "best F1 on dev: 1.0000" in done.stdout
+
+
+def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys):
+    """Known labels keep their outputs in any order; the words stay the same words; no old threshold is kept."""
+    sizes = {"span_window": 8, "biaffine_size": 16, "span_channels": 8}
+    thresholds = {"Task": 0.2, "Odd": 0.3, "Material": 0.4}
+    trained = SenerModel.from_backbone(toy / "bert", ["Task", "Odd", "Material"], threshold=thresholds, **sizes)
+    tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
+    save_checkpoint(trained, SenerProcessor(tokenizer, trained.config, r"\S+"), tmp_path)
+
+    given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
+    assert "outputs of Material, Task kept, of Method, Person new" in capsys.readouterr().out
+    assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
+    inputs = processor(["Ada Lovelace trains ResNet-50 ."])
+    with torch.no_grad():
+        now, before = model.eval()(**inputs).logits, trained.eval()(**inputs).logits
+    assert torch.equal(now[..., [LABELS.index("Task"), LABELS.index("Material")]], before[..., [0, 2]])
+    for new in (LABELS.index("Method"), LABELS.index("Person")):
+        assert not any(torch.equal(now[..., new], before[..., old]) for old in range(3))
+
+    with pytest.raises(CheckpointError, match="its weights are of other sizes than the fields .*span_channels"):
+        build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
+
+
+def test_a_checkpoint_of_other_triangles_is_no_beginning(toy, tmp_path):
+    """Without blocks the weights of either would fit: what they mean would not."""
+    trained = SenerModel.from_backbone(toy / "bert", LABELS, triangles="both", span_interaction="none")
+    tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
+    save_checkpoint(trained, SenerProcessor(tokenizer, trained.config), tmp_path)
+    given = training_arguments(toy, "out", "--backbone", str(tmp_path), "--triangles", "upper",
+                               "--vertical_readout", "transposed")  # fmt: skip
+    with pytest.raises(CheckpointError, match="triangles is 'upper', this checkpoint was trained with 'both'"):
+        build_model(parse_fields(given), LABELS)
+
+
+@pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
+def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path, monkeypatch, command):
+    module = loop if command is training else command
+    evaluate, ends, evaluated = module.evaluate, [], []
+
+    def spy(run, *arguments):
+        ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
+        result = evaluate(run, *arguments)
+        evaluated.append({name: tensor.clone() for name, tensor in run.published.state_dict().items()})
+        return {**result, "f1": len(ends) / 10}  # each is the best so far
+
+    monkeypatch.setattr(module, "evaluate", spy)
+    fields = ["--num_epochs", "5", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
+    command.main(training_arguments(toy, tmp_path, *fields))
+    stored, moved = load_file(tmp_path / "model.safetensors"), 0
+    for epoch, weights in enumerate(evaluated):
+        last = ends[max(0, epoch - 2) : epoch + 1]
+        for name, tensor in weights.items():
+            mean = sum(end[name] for end in last) / len(last)
+            torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6)
+            moved = max(moved, (mean - ends[epoch][name]).abs().max().item())
+    assert moved > 1e-3  # a mean, and not the last
+    assert all(torch.equal(stored[name], tensor) for name, tensor in evaluated[-1].items())
+    kept = sorted(file.name for file in (tmp_path / "checkpoints").glob("weights_*"))
+    assert kept == [
+        f"weights_{epoch:04d}.safetensors" for epoch in (2, 3, 4, 5)
+    ]  # one more, of the state before the newest
+
+
+def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
+    fields = parse_fields(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
+    torch.manual_seed(fields.seed)
+    start, _ = build_model(fields, LABELS)
+    set_seed(fields.seed)
+    training.main(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    model, _ = load_checkpoint(tmp_path / "out")
+    assert set(saved) == set(model.state_dict()) and not [name for name in saved if "lora" in name or "base" in name]
+    start = merged_state_dict(start)
+    for name, tensor in saved.items():
+        changed = not torch.equal(tensor, start[name])
+        adapted = ".query." in name or ".value." in name
+        assert changed == (not name.startswith("backbone.") or adapted), name
+
+
+def test_lora_merges_into_the_same_scores_and_leaves_the_model_as_it_is(toy, tmp_path):
+    fields = parse_fields(training_arguments(toy, tmp_path / "out", "--lora_rank", "4"))
+    model, processor = build_model(fields, LABELS)
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    inputs = processor(["Ada Lovelace trains ResNet-50 .", "London"])
+    (tmp_path / "out").mkdir()
+    save_checkpoint(model, processor, tmp_path / "out")
+    merged, _ = load_checkpoint(tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_lora_needs_a_known_family():
+    class Unknown(torch.nn.Module):
+        config = type("Config", (), {"model_type": "strange"})
+
+    model = torch.nn.Module()
+    model.backbone = Unknown()
+    with pytest.raises(ValueError, match="lora_rank is 8: no LoRA targets are known for 'strange'"):
+        add_lora(model, 8, 16)
+
+
+def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
+    fields = parse_fields(training_arguments(toy, "out", "--lora_rank", "0"))
+    model, _ = build_model(fields, LABELS)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    seen = set()
+    for group in build_optimizer(model, model.backbone, fields).param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            seen.add(name)
+            assert group["lr"] == (2e-3 if name.startswith("backbone.") else 5e-3)
+            is_bias_or_norm = name.endswith("bias") or "norm" in name.lower()
+            assert group["weight_decay"] == (0.0 if is_bias_or_norm else 0.01), name
+    assert seen == set(names.values())
+
+
+def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), LABELS)
+    texts = ["London", ["Ada", "Lovelace"], "", "Ada Lovelace in London " * 9, [], ["London"] * 30]
+    together = extract(model, processor, texts, batch_size=2, threshold=0.0)
+    for text, entities in zip(texts, together, strict=True):
+        alone = extract(model, processor, [text], threshold=0.0)[0]
+        assert [(e["start"], e["end"], e["label"]) for e in entities] == [
+            (e["start"], e["end"], e["label"]) for e in alone
+        ]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--learning_rate", "fast"], "learning_rate is 'fast': expected a number"),
+        (["--num_epochs", "0"], "num_epochs is 0: expected an integer from 1"),
+        (["--num_epochs", "1.5"], "num_epochs is 1.5: expected an integer"),
+        (["--mixed_precision", "fp8"], "mixed_precision is 'fp8': expected one of no, bf16, fp16, auto"),
+        (["--mask_share", "1"], "mask_share is 1.0: expected a number from 0 to below 1"),
+        (["--masked_words_weight", "0.1", "--mask_share", "0"], "masked_words_weight is 0.1: expected 0 where"),
+        (["--backbone", ""], "no value for backbone"),
+        (["--empty_window_share", "1.1"], "empty_window_share is 1.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "-0.1"], "empty_window_share is -0.1: expected a number from 0 to 1"),
+        (["--empty_window_share", "nan"], "empty_window_share is nan: expected a number from 0 to 1"),
+        (["--empty_window_share", "half"], "empty_window_share is 'half': expected a number"),
+        (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
+    ],
+)
+def test_a_wrong_field_is_named(toy, given, message):
+    with pytest.raises(FieldError) as error:
+        parse_fields(training_arguments(toy, "out", *given))
+    assert message in str(error.value)
+
+
+def test_fields_come_from_yaml_and_the_command_line_wins(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("backbone: a\ntrain_file: [b, 1.jsonl]\ndev_file: c\noutput_dir: d\nlearning_rate: 3e-4\n"
+                      "mixed_precision: no\nlabels: [x, y]\nspan_window: 7\nthreshold: 0.25\n")  # fmt: skip
+    fields = parse_fields(["--config", str(config), "--span_window", "9", "--labels", "p, q", "--resume"])
+    assert (fields.train_file, fields.dev_file) == (["b", "1.jsonl"], ["c"])
+    assert parse_fields(["--config", str(config), "--train_file", "x", "2"]).train_file == ["x", "2"]
+    assert (fields.backbone, fields.learning_rate, fields.mixed_precision) == ("a", 3e-4, "no")
+    assert (fields.labels, fields.resume, fields.model) == (["p", "q"], True, {"span_window": 9, "threshold": 0.25})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("learning_rat: 1", "unknown field 'learning_rat'; did you mean 'learning_rate'?"),
+        ("a: [", "not valid YAML"),
+        ("- a", "expected fields (`name: value`)"),
+    ],
+)
+def test_a_faulty_yaml_file_is_named(tmp_path, text, message):
+    config = tmp_path / "run.yaml"
+    config.write_text(text)
+    with pytest.raises(FieldError) as error:
+        parse_fields(["--config", str(config)])
+    assert str(error.value).startswith(str(config)) and message in str(error.value)

@@ -1,0 +1,105 @@
+"""A text in parts gives what it gives whole: over random lengths, windows, part sizes and batches, every encoder."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_models import BACKBONES, LABELS, batch, tiny_model
+from torch import nn
+
+from modeling_sener.decoding import find_candidates, span_probabilities
+from modeling_sener.encoder_parts import LEAST_WINDOWS, compute_layers_in_parts
+
+
+KINDS = ["arrow", "sliding_window", "full"]
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+lengths = st.lists(st.integers(1, 300), min_size=1, max_size=3)
+windows = st.integers(1, 14)
+part_sizes = st.integers(1, 250)
+
+
+def at_size(model, part_size):
+    model.config.part_size = part_size
+    return model
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@SETTINGS
+@given(lengths=lengths, window=windows, part_size=part_sizes, kind=st.sampled_from(KINDS))
+def test_encoder(device, backbone, lengths, window, part_size, kind):
+    model = tiny_model(backbone, attention=kind, attention_window=window).double().to(device)
+    inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
+    with torch.no_grad():
+        whole, counts = at_size(model, 10**6).encode(**inputs)
+        parts, _ = at_size(model, part_size).encode(**inputs)
+    words = torch.arange(whole.shape[1], device=device) < counts[:, None]
+    torch.testing.assert_close(parts[words], whole[words], atol=1e-9, rtol=0)
+
+
+@SETTINGS
+@given(
+    lengths=lengths, window=windows, part_size=part_sizes, interaction=st.sampled_from(["bispa", "cnn", "none"]),
+    how=st.sampled_from([("both", "transposed"), ("both", "mirrored"), ("upper", "transposed")]),
+    layers=st.integers(0, 3),
+)  # fmt: skip
+def test_head(device, lengths, window, part_size, interaction, how, layers):
+    triangles, readout = how
+    fields = {"triangles": triangles, "vertical_readout": readout, "span_interaction": interaction,
+              "span_layers": layers}  # fmt: skip
+    model = tiny_model("bert", span_window=window, **fields).double().to(device)
+    counts = torch.tensor(lengths, device=device)
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(len(lengths), max(lengths), 16, generator=generator, dtype=torch.float64).to(device)
+    with torch.no_grad():
+        whole, parts = (
+            torch.cat(list(at_size(model, size).logit_chunks(words, model.band(words, counts))), dim=1)
+            for size in (10**6, part_size)
+        )
+    valid = model.band(words, counts).mask(range(max(lengths)))
+    torch.testing.assert_close(parts[valid], whole[valid], atol=1e-9, rtol=0)
+
+
+@SETTINGS
+@given(
+    lengths=lengths, window=windows, part_size=part_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    triangles=st.sampled_from(["both", "upper"]),
+)  # fmt: skip
+def test_candidates(device, lengths, window, part_size, threshold, triangles):
+    """Those of the stream, which keeps no logits, against those of the logits of the whole text."""
+    model = tiny_model("bert", span_window=window, triangles=triangles).double().to(device)
+    inputs = batch(lengths, device=device)
+    thresholds = torch.full((len(LABELS),), threshold)
+    found = at_size(model, part_size).find_candidates(**inputs, thresholds=thresholds)
+    with torch.no_grad():
+        logits = at_size(model, 10**6)(**inputs).logits
+    padded = nn.functional.pad(logits, (0, 0, 0, 0, 0, window if triangles == "both" else 0))
+    probabilities = span_probabilities(padded, triangles, model.config.triangle_mean)
+    expected = find_candidates(probabilities, thresholds, inputs["word_index"].amax(1))
+
+    def by_span(candidates):
+        spans = zip(*(field.tolist() for field in candidates[:4]), strict=True)
+        return dict(zip(spans, candidates.score.tolist(), strict=True))
+
+    assert by_span(found) == pytest.approx(by_span(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if not name.startswith("deberta")])
+def test_layers_of_other_encoders_never_see_the_whole_text(backbone):
+    model = tiny_model(backbone, part_size=40)
+    seen = []
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    inputs = batch([400], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0))
+    with torch.no_grad():
+        model.encode(**inputs)
+    whole = [length for length in seen if length == 400]
+    assert len(whole) <= (backbone == "electra"), "of ELECTRA the embeddings are projected as they are"
+    assert max(length for length in seen if length != 400) <= LEAST_WINDOWS * 8 + 2 * 8 + 1
+
+
+def test_an_encoder_without_layers_is_an_error():
+    encoder = tiny_model("bert").backbone
+    encoder.config.num_hidden_layers = 7
+    with pytest.raises(ValueError, match="7 layers"):
+        compute_layers_in_parts(encoder)

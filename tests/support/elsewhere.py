@@ -1,0 +1,79 @@
+"""
+A Python as on another system, in which the commands are run one after another:
+
+    python tests/support/elsewhere.py SYSTEM '[["train", ["--config", ...]], ...]'
+
+`windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; a file that this process has open is not renamed,
+replaced or removed. `macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned. `linux`: as it is.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+
+WITHOUT = ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty")  # of Python's own, those that Windows lacks
+HIDDEN = ("fcntl", "resource")  # of these, those that other packages do without on Linux, too
+
+
+def as_on(system):
+    """Make this process one of another system; before anything else is imported."""
+    if system == "linux":
+        return
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        delattr(os, name)
+    multiprocessing.set_start_method("spawn")
+    if system == "macos":
+        import resource
+
+        def refuse(kind, limits):
+            raise ValueError("current limit exceeds maximum limit")
+
+        resource.setrlimit = refuse
+        return
+    import psutil  # noqa: F401  which asks for `resource`, as it sees that this is Linux
+
+    for name in HIDDEN:
+        sys.modules[name] = None  # an import of it is an ImportError
+    start = subprocess.Popen.__init__
+
+    def without_preexec(self, *arguments, preexec_fn=None, **options):
+        if preexec_fn is not None:
+            raise ValueError("preexec_fn is not supported on Windows platforms")
+        start(self, *arguments, **options)
+
+    subprocess.Popen.__init__ = without_preexec
+    sys.addaudithook(refuse_open_files)
+
+
+def refuse_open_files(event, values):
+    """What Windows does not do to a file that is open."""
+    if event in ("os.rename", "os.remove"):
+        places = [os.path.realpath(os.fspath(path)) for path in values[:2] if isinstance(path, str | os.PathLike)]
+        for descriptor in os.listdir("/proc/self/fd"):
+            try:
+                held = os.readlink(f"/proc/self/fd/{descriptor}")
+            except OSError:
+                continue
+            if any(held == place or held.startswith(place + os.sep) for place in places):
+                raise PermissionError(13, f"{event}: the process has this file open", held)
+
+
+def main():
+    as_on(sys.argv[1])
+    root = Path(__file__).parents[2]
+    sys.path[:0] = [str(root), str(root / "space")]
+    for command, arguments in json.loads(sys.argv[2]):
+        if command == "reading":
+            sys.argv = ["reading.py", *arguments]
+            import_module("reading").main()
+        else:
+            import_module("training.common.cli").run(lambda: import_module(f"training.{command}").main(arguments))  # noqa: B023
+
+
+if __name__ == "__main__":
+    main()

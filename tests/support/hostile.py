@@ -1,0 +1,113 @@
+"""Disks that are full, and commands in the background that are sent signals."""
+
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from contextlib import contextmanager
+from importlib import import_module
+from threading import Thread
+
+import psutil
+import torch
+from support.toy import one_core
+
+
+MINUTE = 60
+PATIENCE = 10 * MINUTE  # of what may take long where other work goes on
+
+
+@contextmanager
+def full_disk(size):
+    """No file of this process grows beyond `size` bytes: as on a full disk, a part is written and the rest is not."""
+    limit_files(size)
+    try:
+        yield
+    finally:
+        limit_files(resource.RLIM_INFINITY)
+
+
+def limit_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+class Command:
+    """
+    training/COMMAND.py with its `run`, in a process of its own, in the background: forked from a server that has
+    imported once what takes seconds.
+
+    Args:
+        limit: see `full_disk`.
+    """
+
+    def __init__(self, command, arguments, limit=resource.RLIM_INFINITY, **environment):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["training.predict", "training.train"])
+        reader, writer = context.Pipe(duplex=False)
+        self.process = context.Process(
+            target=_work, args=(writer, command, arguments, limit, environment), daemon=True
+        )
+        self.process.start()
+        writer.close()
+        self.pid, self.printed = self.process.pid, b""
+        self._reading = Thread(target=self._read, args=(reader,), daemon=True)
+        self._reading.start()
+
+    def is_running(self):
+        return self.process.exitcode is None
+
+    def send(self, number):
+        os.kill(self.pid, number)
+
+    def end(self, timeout=PATIENCE):
+        """(exit code, lines of both outputs, of bars what they showed last)."""
+        self.process.join(timeout)
+        assert not self.is_running(), self.printed
+        self._reading.join()
+        lines = self.printed.decode().split("\n")
+        return self.process.exitcode, [line.rpartition("\r")[2] for line in lines if line.strip()]
+
+    def _read(self, reader):
+        while part := os.read(reader.fileno(), 4096):
+            self.printed += part
+
+
+def _work(writer, command, arguments, limit, environment):
+    for descriptor in (1, 2):
+        os.dup2(writer.fileno(), descriptor)
+    writer.close()
+    os.environ.update(environment, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", COLUMNS="80")
+    one_core()
+    torch.set_num_threads(1)
+    limit_files(limit)
+    from training.common.cli import run
+
+    run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]))
+    sys.stdout.flush()
+
+
+def pair(command, arguments, port):
+    """The two processes of a run that no launcher looks after."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [Command(command, arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+
+
+def wait_for(condition, is_running=lambda: True):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline and is_running()
+        time.sleep(0.01)
+
+
+def workers(launcher):
+    """The processes of a launcher, by rank; while they start, those that are there."""
+    found = {}
+    for process in psutil.Process(launcher.pid).children(recursive=True):
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            continue
+        if "RANK" in environment:
+            found[int(environment["RANK"])] = process
+    return found

@@ -1,0 +1,73 @@
+"""Commands that are killed by SIGKILL: from inside, at a place of the run; or from outside, with all their workers."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from importlib import import_module
+
+import psutil
+import torch
+from support.toy import ROOT, TWO_PROCESSES, one_core
+
+
+def run_until_killed(command, point, ending, count, delay, arguments):
+    """
+    `main(arguments)` of training/COMMAND.py in a process of its own, which kills itself `delay` seconds after the
+    `count`-th time that Python reports the event `point` (a file is opened, renamed, removed, ...) of a file whose
+    name ends with `ending`; or, with a `point` as "module:class.method", that this method is called.
+
+    Returns:
+        the exit code.
+    """
+    context = multiprocessing.get_context("forkserver")  # which imports once what takes seconds
+    context.set_forkserver_preload(["training.predict", "training.train"])
+    process = context.Process(target=_run, args=(command, point, ending, count, delay, arguments))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _run(command, point, ending, count, delay, arguments):
+    one_core()
+    torch.set_num_threads(1)  # as in a process that starts on one core: what is compared is compared to the bit
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    main, kill = import_module(f"training.{command}").main, lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+    def reached():
+        nonlocal count
+        count -= 1
+        if count == 0:
+            threading.Timer(delay, kill).start() if delay else kill()
+
+    if ":" in point:
+        module, _, path = point.partition(":")
+        owner, _, name = path.partition(".")
+        owner = getattr(import_module(module), owner)
+        method = getattr(owner, name)
+        setattr(owner, name, lambda *given, **named: reached() or method(*given, **named))
+    else:
+        sys.addaudithook(lambda event, values: event == point and str(values[0]).endswith(ending) and reached())
+    main(arguments)
+
+
+def start_two_processes(script, arguments):
+    """`accelerate launch` of training/SCRIPT in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES, f"training/{script}", *arguments],
+        cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}, preexec_fn=one_core,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def kill_with_workers(launcher):
+    """SIGKILL to a launcher and all below it (its workers lead sessions of their own); returns when all have ended."""
+    below = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert len(below) >= 2 and launcher.wait() == -signal.SIGKILL and not psutil.wait_procs(below, timeout=60)[1]

@@ -1,0 +1,83 @@
+"""
+Check that checkpoints load and give the same in every supported pair of torch and transformers: `make versions`.
+
+    python tests/tools/version_matrix.py            # half an hour and 30 GB of environments in outputs/versions/
+    python tests/tools/version_matrix.py --record   # new golden files, after a new bundled checkpoint
+
+Each pair is an environment of its own with torch, transformers and Accelerate, in which training/publishing's check
+loads the bundled checkpoint (WordPiece) and a tiny one like DeBERTa-v3 (SentencePiece). Prints a table.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from support.environments import make_environment  # noqa: E402
+from support.golden_checkpoints import CHECKPOINTS, golden, write_golden  # noqa: E402
+from tqdm.auto import tqdm  # noqa: E402
+
+from training.publishing.check_published import check, record  # noqa: E402
+
+
+# The ends of the ranges in pyproject.toml, and some between.
+PAIRS = [
+    ("2.13.0", "5.24.0"),
+    ("2.13.0", "5.18.0"),
+    ("2.13.0", "5.12.1"),
+    ("2.13.0", "5.6.2"),
+    ("2.13.0", "5.0.0"),
+    ("2.7.0", "5.24.0"),
+    ("2.7.0", "5.0.0"),
+]
+COLUMNS = "| torch | transformers | checkpoint | checks passed | largest difference of a score in float32 | failures |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="write tests/data/golden/ instead")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {}
+        for kind, make in CHECKPOINTS.items():
+            (Path(temporary) / kind).mkdir()
+            folders[kind] = make(Path(temporary) / kind)
+        recorded = {kind: record(folder) for kind, folder in folders.items()}
+        if options.record:
+            for kind in CHECKPOINTS:
+                write_golden(kind, recorded[kind])
+            return 0
+        # What is compared with is on record, not what this environment's versions happen to give.
+        recorded = {kind: {**recorded[kind], **golden(kind)} for kind in CHECKPOINTS}
+        return print_matrix(folders, recorded)
+
+
+def print_matrix(folders: dict[str, Path], recorded: dict[str, dict]) -> int:
+    """A row for each pair and checkpoint; 1 where something failed, else 0."""
+    failed = 0
+    print(COLUMNS + "\n" + "|---" * COLUMNS.count(" | ") + "|---|")
+    for torch, transformers in tqdm(PAIRS, unit="pair"):
+        place = ROOT / "outputs" / "versions" / f"torch-{torch}-transformers-{transformers}"
+        python = make_environment(place, [f"torch=={torch}", f"transformers=={transformers}", "accelerate", "numpy"])
+        for kind, folder in folders.items():
+            result = check(folder, python=python, recorded=recorded[kind])
+            exact = max(worst for name, worst in result.passed.items() if "16" not in name)
+            failed |= bool(result.failures)
+            cells = [
+                torch,
+                transformers,
+                kind,
+                len(result.passed),
+                f"{exact:.1g}",
+                "; ".join(result.failures) or "none",
+            ]
+            tqdm.write("| " + " | ".join(map(str, cells)) + " |", file=sys.stdout)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
