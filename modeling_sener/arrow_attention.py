@@ -1,12 +1,12 @@
 """
-Arrow attention: a local window for every piece, global attention for [CLS] (paper, "Arrow Attention").
+Arrow attention: a local window for every token, global attention for [CLS] (paper, "Arrow Attention").
 
-Token 0 ([CLS]) attends to every real piece and every piece attends to it; any other pair (i, j) attends where
+Token 0 ([CLS]) attends to every real token and every token attends to it; any other pair (i, j) attends where
 |i - j| <= w. Scores are computed in blocks of queries beside the keys that they can reach: O(w T) time and memory.
 Encoders of transformers find `arrow_attention` by its name in their attention interface; DeBERTa, whose scores have
 position terms, has an encoder of its own in deberta_arrow.py on the same helpers.
 
-B batch, H heads, T pieces, D head size, w window, Q queries of a block, M = T / Q blocks, K = Q + 2w keys of a block.
+B batch, H heads, T tokens, D head size, w window, Q queries of a block, M = T / Q blocks, K = Q + 2w keys of a block.
 """
 
 import math
@@ -22,7 +22,7 @@ from .dropout import dropout
 
 
 NAME = "sener_arrow"
-LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many pieces, the length that encoders were pretrained at
+LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many tokens, the length that encoders were pretrained at
 BLOCK = 64
 
 
@@ -56,9 +56,9 @@ class OnlineSoftmax:
 
 
 @dataclass
-class Stretch:
+class ChunkContext:
     """
-    The part of a text that a layer of `encoder_parts` is computed on: rows with a window on either side, after [CLS].
+    The part of a text that a layer of `chunked_layers` is computed on: rows with a window on either side, after [CLS].
 
     Args:
         own: the rows to be made, as a slice of the states that the layer gets; `None` for [CLS]'s row, which comes
@@ -71,17 +71,17 @@ class Stretch:
 
 
 @dataclass
-class Arrow:
+class ArrowAttentionContext:
     """
-    What the pieces of one batch attend to; handed to every attention layer as the keyword argument `arrow`.
+    What the tokens of one batch attend to; handed to every attention layer as the keyword argument `arrow`.
 
     Args:
         attention: `"arrow"`, `"sliding_window"` (no global [CLS]) or `"full"`.
-        window: pieces on either side.
+        window: tokens on either side.
         log_n_scaling: whether [CLS]'s scores are multiplied by log(L) / log(512).
-        mask: *Shape:* (B, T), true for real pieces.
-        part_size: pieces of the batch that a layer computes at a time where no gradients are asked for.
-        lengths: real pieces of each text, *Shape:* (B,); counted from the mask.
+        mask: *Shape:* (B, T), true for real tokens.
+        chunk_size: tokens of the batch that a layer computes at a time where no gradients are asked for.
+        lengths: real tokens of each text, *Shape:* (B,); counted from the mask.
         padded: whether a text is padded; asked of the mask, once a batch, where layers are computed in parts.
         stretch: set where the states are a part of the text only.
     """
@@ -90,31 +90,31 @@ class Arrow:
     window: int
     log_n_scaling: bool
     mask: Tensor
-    part_size: int | None = None
+    chunk_size: int | None = None
     lengths: Tensor | None = None
     padded: bool = True
-    stretch: Stretch | None = None
+    chunk: ChunkContext | None = None
     _block_masks: dict = field(default_factory=dict)
 
     def __post_init__(self):
         if self.lengths is None:
-            # A row without keys would be NaN (and its gradient whatever was in memory): where a text has no real piece
-            # at all, every piece counts, and nobody reads the result.
+            # A row without keys would be NaN (and its gradient whatever was in memory): where a text has no real token
+            # at all, every token counts, and nobody reads the result.
             self.mask = self.mask.bool() | ~self.mask.bool().any(dim=1, keepdim=True)
             self.lengths = self.mask.sum(dim=1)
             # A question to the device, which no loop over stretches should ask.
             self.padded = must_run_whole() or not bool(self.mask.all())
 
-    def parts(self, length: int, least: int = 1) -> list[slice]:
+    def chunks(self, length: int, least: int = 1) -> list[slice]:
         """The rows in parts of `least` rows or more."""
-        if self.part_size is None or must_run_whole():
+        if self.chunk_size is None or must_run_whole():
             return [slice(0, length)]
-        size = max(least, self.part_size // self.mask.shape[0])
+        size = max(least, self.chunk_size // self.mask.shape[0])
         return [slice(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
 
-    def of_stretch(self, index: Tensor, stretch: Stretch) -> "Arrow":
+    def of_chunk(self, index: Tensor, chunk: ChunkContext) -> "ArrowAttentionContext":
         """The same for a part of the text: its rows are `index`, *Shape:* (n,)."""
-        return replace(self, mask=self.mask[:, index], stretch=stretch)
+        return replace(self, mask=self.mask[:, index], chunk=chunk)
 
     def cls_scale(self) -> Tensor | None:
         """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
@@ -129,10 +129,10 @@ class Arrow:
 
         Returns:
             *Shape:* (B, M, 1, Q, K + 1): 0 where query and key attend, -inf elsewhere. The last key is [CLS], which
-            its own place in the window then leaves out. A piece always attends to itself, padding too: a row without
+            its own place in the window then leaves out. A token always attends to itself, padding too: a row without
             keys would be NaN, and spread.
         """
-        may_be_padded = self.stretch is not None and self.padded
+        may_be_padded = self.chunk is not None and self.padded
         if may_be_padded or torch.compiler.is_exporting():  # there a length is a symbol, which is no key
             return _block_mask(self.mask, window, with_cls, dtype)
         key = (window, with_cls, dtype, self.mask.shape[1])
@@ -191,7 +191,7 @@ def arrow_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    arrow: Arrow | None = None,
+    arrow: ArrowAttentionContext | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """
@@ -226,11 +226,11 @@ def block_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, bias: Tensor, window: int
 ) -> Tensor:
     """
-    Every piece over its window and [CLS].
+    Every token over its window and [CLS].
 
     Args:
         query, key, value: *Shape:* (B, H, T, D).
-        bias: *Shape:* (B, M, 1, Q, K + 1), of `Arrow.block_mask`.
+        bias: *Shape:* (B, M, 1, Q, K + 1), of `ArrowAttentionContext.block_mask`.
 
     Returns:
         *Shape:* (B, T, H, D).
@@ -277,23 +277,27 @@ def _at_least_float(states: Tensor) -> torch.dtype:
     return torch.promote_types(states.dtype, torch.float32)
 
 
-def cls_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow) -> Tensor:
-    """[CLS]'s row over every real piece, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
+def cls_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
+) -> Tensor:
+    """[CLS]'s row over every real token, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
     scale = arrow.cls_scale()
     query = query if scale is None else query * scale.to(query.dtype)
     mask = arrow.mask.bool()[:, None, None]
-    if arrow.stretch is None:
+    if arrow.chunk is None:
         return sdpa(query, key, value, mask, dropout, scaling)
-    own = arrow.stretch.own
+    own = arrow.chunk.own
     if own is None:
-        return arrow.stretch.cls.result()
+        return arrow.chunk.cls.result()
     scores = query @ key[:, :, own].transpose(-1, -2) * scaling
-    arrow.stretch.cls.add(scores.masked_fill(~mask[..., own], -math.inf), value[:, :, own])
+    arrow.chunk.cls.add(scores.masked_fill(~mask[..., own], -math.inf), value[:, :, own])
     return torch.zeros_like(query)  # nobody reads it: [CLS]'s row comes last
 
 
-def full_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: Arrow) -> Tensor:
-    """The `full` ablation: every piece over every real piece. (B, H, T, D) -> (B, H, T, D)."""
+def full_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
+) -> Tensor:
+    """The `full` ablation: every token over every real token. (B, H, T, D) -> (B, H, T, D)."""
     scale = arrow.cls_scale()
     if scale is not None:
         query = torch.cat([query[:, :, :1] * scale.to(query.dtype), query[:, :, 1:]], dim=2)

@@ -117,11 +117,11 @@ class _Overlapping(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         batch, count, size, *rest = grad.shape
-        step, pieces = ctx.step, -(-size // ctx.step)
-        total = grad.new_zeros(batch, count + pieces - 1, step, *rest)
-        for piece in range(pieces):
-            part = grad[:, :, piece * step : (piece + 1) * step]
-            total[:, piece : piece + count, : part.shape[2]] += part
+        step, slices = ctx.step, -(-size // ctx.step)
+        total = grad.new_zeros(batch, count + slices - 1, step, *rest)
+        for number in range(slices):
+            part = grad[:, :, number * step : (number + 1) * step]
+            total[:, number : number + count, : part.shape[2]] += part
         return total.flatten(1, 2)[:, : ctx.shape[1]], None, None
 
 

@@ -29,7 +29,7 @@ RANGES = {
     "biaffine_size": (1, 2_048),
     "span_channels": (1, 1_024),
     "span_layers": (0, 64),
-    "part_size": (1, 2**40),
+    "chunk_size": (1, 2**40),
 }
 RANGES_OF_BACKBONE = {
     "vocab_size": (1, 2**20),
@@ -41,7 +41,7 @@ RANGES_OF_BACKBONE = {
     "type_vocab_size": (0, 2**16),
 }
 LARGEST_OF_BACKBONE = 2**22  # of any other integer
-OR_NONE = {"span_window": "None for the whole square", "part_size": "None for what suits the device"}
+OR_NONE = {"span_window": "None for the whole square", "chunk_size": "None for what suits the device"}
 # Fields of an encoder's configuration that have no say in it here; wrong ones would stop it all the same.
 UNREAD_OF_BACKBONE = ("add_cross_attention", "chunk_size_feed_forward", "dtype", "id2label", "is_decoder", "label2id",
                       "num_labels", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
@@ -69,11 +69,11 @@ class SenerConfig(PretrainedConfig):
             Configuration of the encoder, with its `model_type`: any encoder of transformers whose
             attention goes through its `AttentionInterface`, or DeBERTa-v2 and -v3.
         attention (`"arrow"`, `"sliding_window"` or `"full"`):
-            What the encoder's pieces attend to: a window and [CLS] both ways; the window alone; everything.
+            What the encoder's tokens attend to: a window and [CLS] both ways; the window alone; everything.
         attention_window (`int`):
-            Pieces on either side that a piece attends to (the paper's window of arrow attention).
+            Tokens on either side that a token attends to (the paper's window of arrow attention).
         log_n_scaling (`bool`):
-            Multiply [CLS]'s scores by log(L) / log(512), L the number of pieces of the text.
+            Multiply [CLS]'s scores by log(L) / log(512), L the number of tokens of the text.
         span_window (`int` or `None`):
             w: pairs of words up to w apart are scored, so that an entity has at most w + 1 words. `None` scores all
             pairs of a text: the quadratic baseline.
@@ -95,7 +95,7 @@ class SenerConfig(PretrainedConfig):
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
         threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
-        part_size (`int`): pieces that inference computes at a time, and 48 cells of the span tensor for each; memory
+        chunk_size (`int`): tokens that inference computes at a time, and 48 cells of the span tensor for each; memory
             depends on it, results do not. `None`: 1,024 on the CPU, 16,384 on an accelerator.
     """
 
@@ -120,7 +120,7 @@ class SenerConfig(PretrainedConfig):
         span_dropout=0.2,
         threshold=0.5,
         allow_nested=True,
-        part_size=None,
+        chunk_size=None,
         **kwargs,
     ):
         self.backbone_config = _revive(backbone_config)
@@ -142,7 +142,7 @@ class SenerConfig(PretrainedConfig):
         self.span_dropout = span_dropout
         self.threshold = threshold
         self.allow_nested = allow_nested
-        self.part_size = part_size
+        self.chunk_size = chunk_size
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         _check_given(kwargs)

@@ -6,7 +6,7 @@ key j is (q_i.k_j + q_i.KR[b(i - j)] + k_j.QR[b(i - j)]) / sqrt(3 D), b the log-
 key and query projections of the relative embeddings. In a window the distances are the same 2w + 1 for every query,
 so a band's column is a row of KR and QR: the position terms are two matrix products, and no T x T tensor exists.
 
-B batch, H heads, T pieces, D head size, d hidden size, w window, W = 2w + 1, P rows of the relative embeddings,
+B batch, H heads, T tokens, D head size, d hidden size, w window, W = 2w + 1, P rows of the relative embeddings,
 Q queries of a block, M blocks, K = Q + 2w keys of a block.
 """
 
@@ -21,7 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from .arrow_attention import Arrow, OnlineSoftmax, block_size, sdpa
+from .arrow_attention import ArrowAttentionContext, OnlineSoftmax, block_size, sdpa
 from .band import overlapping, skewed_view
 from .dropout import Dropout
 
@@ -47,7 +47,11 @@ class DebertaArrowModel(PreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, arrow: Arrow, position_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        arrow: ArrowAttentionContext,
+        position_ids: Tensor | None = None,
     ) -> BaseModelOutput:
         hidden = self.embeddings(input_ids, attention_mask, position_ids, arrow)
         return BaseModelOutput(last_hidden_state=self.encoder(hidden, attention_mask, arrow))
@@ -67,10 +71,12 @@ class DebertaEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None, arrow: Arrow) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None, arrow: ArrowAttentionContext
+    ) -> Tensor:
         """(B, T) -> (B, T, d)."""
         hidden = None
-        for rows in arrow.parts(input_ids.shape[1]):
+        for rows in arrow.chunks(input_ids.shape[1]):
             own = slice(rows.start, rows.stop)
             positions = None if position_ids is None else position_ids[:, own]
             made = self.embed(input_ids[:, own], mask[:, own], positions)
@@ -104,7 +110,7 @@ class DebertaEncoder(nn.Module):
             self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.conv = DebertaConvolution(config) if getattr(config, "conv_kernel_size", 0) > 0 else None
 
-    def forward(self, hidden: Tensor, mask: Tensor, arrow: Arrow) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, arrow: ArrowAttentionContext) -> Tensor:
         embedded = None if self.conv is None else hidden.clone()  # layers overwrite their input
         positions = self.relative_embeddings()
         for index, layer in enumerate(self.layer):
@@ -130,7 +136,7 @@ class RelativeDistance:
         self.buckets = getattr(config, "position_buckets", -1)
         self.span = self.buckets if self.buckets > 0 else self.longest
 
-    def rows(self, distance: Tensor) -> Tensor:
+    def log_bucket(self, distance: Tensor) -> Tensor:
         """Integers of any shape -> rows 0 .. 2 span - 1 of the same shape."""
         if self.buckets > 0:
             # In float32, as the encoders were pretrained: the ceiling falls differently in another precision.
@@ -167,14 +173,14 @@ class DebertaLayer(GradientCheckpointingLayer):
         self.output = DebertaOutput(config.intermediate_size, config)
 
     def forward(
-        self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow
+        self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: ArrowAttentionContext
     ) -> Tensor:
         """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`: one hidden state, whatever T."""
         attention = self.attention.self
         if arrow.attention == "full":
             return self.finish(attention.full(hidden, positions, distance, arrow), hidden)
         residual = hidden[:, :1].clone()
-        cls = ClsRow(attention, residual, positions, distance, arrow)
+        cls = ClsAttention(attention, residual, positions, distance, arrow)
         for rows, attended in attention.stream(hidden, positions, distance, arrow, cls):
             own = slice(rows.start, rows.stop)
             made = self.finish(attended, hidden[:, own])
@@ -250,10 +256,15 @@ class DisentangledArrowAttention(nn.Module):
         self.pos_dropout = Dropout(config.hidden_dropout_prob)
 
     def stream(
-        self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: Arrow, cls: "ClsRow"
+        self,
+        hidden: Tensor,
+        positions: Tensor | None,
+        distance: RelativeDistance | None,
+        arrow: ArrowAttentionContext,
+        cls: "ClsAttention",
     ) -> Iterator[tuple[slice, Tensor]]:
         """
-        Every piece over its window and, with arrow attention, [CLS], in parts of rows: (rows, (B, n, H D)).
+        Every token over its window and, with arrow attention, [CLS], in parts of rows: (rows, (B, n, H D)).
 
         Keys are projected once, a window ahead of their part, so that a part's rows may be overwritten once it is
         made. [CLS]'s own row is not among them: `cls` gathers it from the parts.
@@ -261,7 +272,7 @@ class DisentangledArrowAttention(nn.Module):
         length, w = hidden.shape[1], arrow.window
         tables = self.position_tables(positions)
         held = None
-        for rows in arrow.parts(length):
+        for rows in arrow.chunks(length):
             count = rows.stop - rows.start
             # Keys [rows.start - w, rows.start + w) are held from the part before.
             first = 0 if held is None else min(rows.start + w, length)
@@ -293,7 +304,9 @@ class DisentangledArrowAttention(nn.Module):
         queries = self.split(query_proj(positions)[None])[0] * self.scale if self.has_p2c else None
         return keys, queries
 
-    def window(self, query, key, value, tables, distance, arrow: Arrow, cls: "ClsRow", rows: slice) -> Tensor:
+    def window(
+        self, query, key, value, tables, distance, arrow: ArrowAttentionContext, cls: "ClsAttention", rows: slice
+    ) -> Tensor:
         """
         Attention of the part's rows to their windows, and to [CLS] as the last key of each block.
 
@@ -326,13 +339,15 @@ class DisentangledArrowAttention(nn.Module):
         out = out.flatten(1, 2)[:, :count].unflatten(0, (batch, -1))
         return out.transpose(1, 2).flatten(2)
 
-    def window_bias(self, query, key, tables, distance, arrow: Arrow, cls: "ClsRow", rows: slice, block: int):
+    def window_bias(
+        self, query, key, tables, distance, arrow: ArrowAttentionContext, cls: "ClsAttention", rows: slice, block: int
+    ):
         """Position terms and masks of each block's scores: (B, H, M, Q, K + 1), -inf where a pair does not attend."""
         w, after = arrow.window, -query.shape[2] % block
         keys_HPD, queries_HPD = tables
         bias_BHTW = self.key_bias(key, queries_HPD, distance, arrow, rows)
         if keys_HPD is not None:
-            near = distance.rows(torch.arange(w, -w - 1, -1, device=query.device))
+            near = distance.log_bucket(torch.arange(w, -w - 1, -1, device=query.device))
             bias_BHTW = (query @ keys_HPD[:, near].transpose(-1, -2)).add_(bias_BHTW)
         # Row q of a block reaches the keys q .. q + 2w of its K: padding rows to K + 2 and reading rows of K + 1 moves
         # row q by q. What the padding leaves is -inf; the last key is [CLS]. Rows added at the end see their window.
@@ -346,14 +361,14 @@ class DisentangledArrowAttention(nn.Module):
         return bias
 
     @staticmethod
-    def key_bias(key, queries_HPD, distance, arrow: Arrow, rows: slice) -> Tensor:
+    def key_bias(key, queries_HPD, distance, arrow: ArrowAttentionContext, rows: slice) -> Tensor:
         """k_j.QR[b(i - j)] where j is a key that i may see, else -inf, by query: (B, H, n, W)."""
         w = arrow.window
         column = torch.arange(2 * w + 1, device=key.device)
         if queries_HPD is None:
             bias = key.new_zeros(*key.shape[:3], 2 * w + 1)
         else:
-            bias = key @ queries_HPD[:, distance.rows(w - column)].transpose(-1, -2)
+            bias = key @ queries_HPD[:, distance.log_bucket(w - column)].transpose(-1, -2)
         j = torch.arange(rows.start - w, rows.stop + w, device=key.device)
         real = ((j >= 0) & (j < arrow.mask.shape[1])) & arrow.mask[:, j.clamp(0, arrow.mask.shape[1] - 1)].bool()
         if arrow.attention == "arrow":
@@ -362,14 +377,14 @@ class DisentangledArrowAttention(nn.Module):
         hidden = ~real[:, None, :, None] & (column != w)
         return skewed_view(bias.masked_fill_(hidden, -math.inf))
 
-    def full(self, hidden, positions, distance, arrow: Arrow) -> Tensor:
+    def full(self, hidden, positions, distance, arrow: ArrowAttentionContext) -> Tensor:
         """The `full` ablation, T x T: what transformers' own DeBERTa computes, and LogN-Scaling. -> (B, T, H D)."""
         query = self.split(self.query_proj(hidden)) * self.scale
         key, value = self.split(self.key_proj(hidden)), self.split(self.value_proj(hidden))
         keys_HPD, queries_HPD = self.position_tables(positions)
         scores = query @ key.transpose(-1, -2)
         i = torch.arange(hidden.shape[1], device=hidden.device)
-        rows = None if distance is None else distance.rows(i[:, None] - i).expand(*scores.shape)
+        rows = None if distance is None else distance.log_bucket(i[:, None] - i).expand(*scores.shape)
         if keys_HPD is not None:
             scores = scores + (query @ keys_HPD.transpose(-1, -2)).gather(-1, rows)
         if queries_HPD is not None:
@@ -383,13 +398,15 @@ class DisentangledArrowAttention(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
 
-class ClsRow:
+class ClsAttention:
     """
-    [CLS] of one layer: its key and value, which every piece sees, and its own row over every piece, gathered part by
+    [CLS] of one layer: its key and value, which every token sees, and its own row over every token, gathered part by
     part by an online softmax with LogN-Scaling of the whole score.
     """
 
-    def __init__(self, attention: DisentangledArrowAttention, cls: Tensor, positions, distance, arrow: Arrow):
+    def __init__(
+        self, attention: DisentangledArrowAttention, cls: Tensor, positions, distance, arrow: ArrowAttentionContext
+    ):
         self.distance, self.arrow, self.dropout = distance, arrow, attention.dropout
         self.query = attention.split(attention.query_proj(cls)) * attention.scale  # (B, H, 1, D), like key and value
         self.key = attention.split(attention.key_proj(cls))
@@ -404,7 +421,7 @@ class ClsRow:
             return
         scores = self.query @ key.transpose(-1, -2)
         if self.distance is not None:
-            near = self.distance.rows(-torch.arange(rows.start, rows.stop, device=key.device))
+            near = self.distance.log_bucket(-torch.arange(rows.start, rows.stop, device=key.device))
             if self.c2p is not None:
                 scores = scores + self.c2p[..., near]
             if self.queries_HPD is not None:
@@ -425,7 +442,7 @@ class ClsRow:
         column = query.new_zeros(query.shape[:3])
         if self.distance is None:
             return column
-        near = self.distance.rows(torch.arange(rows.start, rows.stop, device=query.device))
+        near = self.distance.log_bucket(torch.arange(rows.start, rows.stop, device=query.device))
         if keys_HPD is not None:
             column = column + (query * keys_HPD[:, near]).sum(-1)
         if self.queries_HPD is not None:

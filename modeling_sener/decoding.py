@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-STRETCH = 2048  # rows decoded at a time: bounds the memory, changes no result
+CHUNK = 2048  # rows decoded at a time: bounds the memory, changes no result
 
 
 class Candidates(NamedTuple):
@@ -181,7 +181,7 @@ def decode(
     triangle_mean: str,
     labels_per_span: str,
     allow_nested: bool,
-    stretch: int = STRETCH,
+    chunk: int = CHUNK,
 ) -> list[Candidates]:
     """
     The accepted spans of each text of a batch, from the logits of the whole texts.
@@ -201,8 +201,8 @@ def decode(
     batch, rows, width = logits.shape[:3]
     halo = width // 2 if triangles == "both" else 0
     parts = []
-    for first in range(0, rows, stretch):
-        own = min(stretch, rows - first)
+    for first in range(0, rows, chunk):
+        own = min(chunk, rows - first)
         part = logits[:, first : first + own + halo]
         part = F.pad(part, (0, 0, 0, 0, 0, own + halo - part.shape[1])).cpu()
         probabilities = span_probabilities(part, triangles, triangle_mean)

@@ -1,7 +1,7 @@
 """
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
 
-B batch, T pieces, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
+B batch, T tokens, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
 """
 
 import math
@@ -19,15 +19,15 @@ from transformers.utils import ModelOutput
 
 # Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
 # that only those import), and saving a model writes all that was fetched.
-from .arrow_attention import NAME, Arrow
+from .arrow_attention import NAME, ArrowAttentionContext
 from .band import Band, must_run_whole
 from .bispa import BiaffineBand, BilinearWeight, BiSPABlock
 from .checks import check_weights, explain, is_finite
+from .chunked_layers import compute_layers_in_chunks
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
 from .dropout import Dropout  # noqa: F401
-from .encoder_parts import compute_layers_in_parts
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .pooling import pool_in_place, pool_words
@@ -35,9 +35,9 @@ from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 
 
-PART_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
-PART_SIZE = 16384  # an accelerator needs large ones
-CELLS_PER_PIECE = 48  # cells of the band in a part of the head for each piece in a part of the encoder
+CHUNK_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
+CHUNK_SIZE = 16384  # an accelerator needs large ones
+CELLS_PER_TOKEN = 48  # cells of the band in a part of the head for each token in a part of the encoder
 PRIOR = 1e-4  # a new model's probability that a cell is an entity: shares counted on data are 1e-6 to 2e-3 for a label
 
 
@@ -170,9 +170,9 @@ class SenerModel(PreTrainedModel):
     ) -> SenerOutput:
         """
         Args:
-            input_ids: *Shape:* (B, T), the first piece [CLS], padded on the right.
-            attention_mask: *Shape:* (B, T), 1 for real pieces.
-            word_index: *Shape:* (B, T), the 1-based word of each piece, 0 for special pieces and padding.
+            input_ids: *Shape:* (B, T), the first token [CLS], padded on the right.
+            attention_mask: *Shape:* (B, T), 1 for real tokens.
+            word_index: *Shape:* (B, T), the 1-based word of each token, 0 for special tokens and padding.
             labels: *Shape:* (B, N, W, R), 0 or 1, of `band_labels`.
 
         Raises:
@@ -204,27 +204,27 @@ class SenerModel(PreTrainedModel):
     def encode(self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor) -> tuple[Tensor, Tensor]:
         """Word states (B, N, d), zeros past the end of a text, and the number of words of each text (B,)."""
         config = self.config
-        arrow = Arrow(
+        arrow = ArrowAttentionContext(
             config.attention,
             config.attention_window,
             config.log_n_scaling,
             attention_mask.bool(),
-            self.part_size,
+            self.chunk_size,
         )
         positions = wrapped_positions(self.backbone, input_ids.shape[1], input_ids.device)
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
-        # A program's shapes follow from its inputs' shapes: an exported one has a row for every piece.
+        # A program's shapes follow from its inputs' shapes: an exported one has a row for every token.
         num_words = word_index.shape[1] if torch.compiler.is_exporting() else int(lengths.max())
         if must_run_whole():
             return pool_words(output.last_hidden_state, word_index, num_words), lengths
-        return pool_in_place(output.last_hidden_state, word_index, num_words, self.part_size), lengths
+        return pool_in_place(output.last_hidden_state, word_index, num_words, self.chunk_size), lengths
 
     @property
-    def part_size(self) -> int:
-        """Pieces that inference computes at a time: the config's, or what suits the device."""
-        return self.config.part_size or (PART_SIZE_ON_CPU if self.device.type == "cpu" else PART_SIZE)
+    def chunk_size(self) -> int:
+        """Tokens that inference computes at a time: the config's, or what suits the device."""
+        return self.config.chunk_size or (CHUNK_SIZE_ON_CPU if self.device.type == "cpu" else CHUNK_SIZE)
 
     def band(self, words: Tensor, lengths: Tensor) -> Band:
         """The band of texts with the word states (B, N, d); without a span window it holds every pair of words."""
@@ -239,7 +239,7 @@ class SenerModel(PreTrainedModel):
             return
         starts, ends = self.biaffine(words)
         del words  # their projections are all that the chunks need, and the text may be long
-        size = max(1, self.part_size * CELLS_PER_PIECE // (starts.shape[0] * band.width))
+        size = max(1, self.chunk_size * CELLS_PER_TOKEN // (starts.shape[0] * band.width))
         if must_run_whole():
             # Not a loop of one turn: an exported program has none as long as the text.
             reached = F.pad(ends, (0, 0, band.before, band.window))
@@ -349,7 +349,7 @@ def build_backbone(config) -> PreTrainedModel:
             "xlm-roberta, electra, distilbert, modernbert, deberta-v2, ...)"
         )
     drop_pooler(backbone)
-    compute_layers_in_parts(backbone)
+    compute_layers_in_chunks(backbone)
     return backbone
 
 

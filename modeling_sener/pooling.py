@@ -1,7 +1,7 @@
 """
-From pieces to words: a word's state is the elementwise maximum over its pieces.
+From tokens to words: a word's state is the elementwise maximum over its tokens.
 
-B batch, T pieces, N words, d hidden size.
+B batch, T tokens, N words, d hidden size.
 """
 
 import torch
@@ -12,10 +12,10 @@ def pool_words(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     """
     Args:
         hidden: *Shape:* (B, T, d).
-        word_index: *Shape:* (B, T), the 1-based word of each piece, 0 for those of none.
+        word_index: *Shape:* (B, T), the 1-based word of each token, 0 for those of none.
 
     Returns:
-        *Shape:* (B, N, d); zeros for a word without pieces.
+        *Shape:* (B, N, d); zeros for a word without tokens.
     """
     batch, _, size = hidden.shape
     words = hidden.new_zeros(batch, num_words + 1, size)
@@ -23,10 +23,10 @@ def pool_words(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     return words.scatter_reduce(1, index, hidden, reduce="amax", include_self=False)[:, 1:]
 
 
-def pool_in_place(hidden: Tensor, word_index: Tensor, num_words: int, part_size: int) -> Tensor:
-    """`pool_words` in parts that overwrite `hidden`: a word is never further on than its pieces."""
-    size = max(1, part_size // len(hidden))
-    for number, (start, stop) in enumerate(piece_ranges(word_index, num_words, size)):
+def pool_in_place(hidden: Tensor, word_index: Tensor, num_words: int, chunk_size: int) -> Tensor:
+    """`pool_words` in parts that overwrite `hidden`: a word is never further on than its tokens."""
+    size = max(1, chunk_size // len(hidden))
+    for number, (start, stop) in enumerate(token_ranges(word_index, num_words, size)):
         first = number * size
         count = min(size, num_words - first)
         index = word_index[:, start:stop] - first
@@ -35,9 +35,9 @@ def pool_in_place(hidden: Tensor, word_index: Tensor, num_words: int, part_size:
     return hidden[:, :num_words]
 
 
-def piece_ranges(word_index: Tensor, num_words: int, size: int) -> list[list[int]]:
+def token_ranges(word_index: Tensor, num_words: int, size: int) -> list[list[int]]:
     """
-    The pieces [start, stop) of the words of each part, over all texts: one question to the device for all parts.
+    The tokens [start, stop) of the words of each part, over all texts: one question to the device for all parts.
 
     Args:
         word_index: *Shape:* (B, T).
@@ -45,7 +45,7 @@ def piece_ranges(word_index: Tensor, num_words: int, size: int) -> list[list[int
     """
     parts = -(-num_words // size)
     part = torch.where(word_index > 0, (word_index.long() - 1) // size, parts).flatten()
-    piece = torch.arange(word_index.shape[1], device=word_index.device).expand_as(word_index).flatten()
-    start = piece.new_full((parts + 1,), word_index.shape[1]).scatter_reduce(0, part, piece, "amin")
-    stop = piece.new_zeros(parts + 1).scatter_reduce(0, part, piece + 1, "amax")
+    token = torch.arange(word_index.shape[1], device=word_index.device).expand_as(word_index).flatten()
+    start = token.new_full((parts + 1,), word_index.shape[1]).scatter_reduce(0, part, token, "amin")
+    stop = token.new_zeros(parts + 1).scatter_reduce(0, part, token + 1, "amax")
     return torch.stack([start, stop], dim=1)[:parts].tolist()

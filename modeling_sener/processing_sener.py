@@ -1,7 +1,7 @@
 """
-Text in, spans of text out: words with their offsets, the encoder's pieces, and from scores back to characters.
+Text in, spans of text out: words with their offsets, the encoder's tokens, and from scores back to characters.
 
-B batch, T pieces, N words with pieces (rows of the span tensor), W columns of the band, R labels.
+B batch, T tokens, N words with tokens (rows of the span tensor), W columns of the band, R labels.
 """
 
 import json
@@ -182,9 +182,9 @@ class SenerProcessor(ProcessorMixin):
             return_tensors: "pt"; no other kind is made.
 
         Returns:
-            `input_ids`, `attention_mask` and `word_index` (the 1-based row of a piece's word, 0 for special tokens
+            `input_ids`, `attention_mask` and `word_index` (the 1-based row of a token's word, 0 for special tokens
             and padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
-            `texts` and `word_offsets`. A word without pieces (a control character, say) takes no row.
+            `texts` and `word_offsets`. A word without tokens (a control character, say) takes no row.
 
         Raises:
             TypeError: something is not a string; says where.
@@ -203,7 +203,7 @@ class SenerProcessor(ProcessorMixin):
         encodings = self._backend().encode_batch(words, is_pretokenized=True)
         ids, index, word_offsets = [], [], []
         for encoding, places in zip(encodings, offsets, strict=True):
-            rows, kept = _number_rows(encoding.word_ids)
+            rows, kept = _number_words(encoding.word_ids)
             ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
             index.append(torch.from_numpy(rows))
             word_offsets.append([places[number] for number in kept])
@@ -311,7 +311,7 @@ def _carried(inputs) -> tuple[list, list]:
 
 
 def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pieces and rows of several texts, padded on the right: the model's inputs, each *Shape:* (B, T)."""
+    """Tokens and words of several texts, padded on the right: the model's inputs, each *Shape:* (B, T)."""
     mask = [torch.ones_like(text) for text in ids]
     pad = torch.nn.utils.rnn.pad_sequence
     return {
@@ -321,8 +321,8 @@ def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) 
     }
 
 
-def _number_rows(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
-    """1-based rows of the pieces (0: none), and the number of the word that each row is."""
+def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
+    """1-based rows of the tokens (0: none), and the number of the word that each row is."""
     numbers = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
     rows = np.zeros_like(numbers)
     kept, place = np.unique(numbers[numbers >= 0], return_inverse=True)

@@ -131,7 +131,7 @@ class Extractor:
         inputs = self.processor(text)
         num_tokens = inputs["input_ids"].shape[1]
         if num_tokens > MAX_TOKENS:
-            raise too_long(num_tokens, MAX_TOKENS, "tokens (pieces of words)")
+            raise too_long(num_tokens, MAX_TOKENS, "tokens (tokens of words)")
         return inputs
 
     def read(self, text: str) -> Iterator[float | dict]:

@@ -12,7 +12,7 @@ again). Each row and seed is a run of training/train.py and one
 of training/score.py in a folder of its own. The command can be killed and started again: what has a report is not run
 again, and a training goes on from its newest state. Writes `ablations.json` and `ablations.md`; prints the latter.
 
-With `--by_length` one trained model sees texts of at most 256, 512, ... 8,192 pieces at once, stretches that do not
+With `--by_length` one trained model sees texts of at most 256, 512, ... 8,192 tokens at once, stretches that do not
 overlap, and then whole texts (the paper's Figure 2a): `by_length.json`, `by_length.md`, `by_length.png`.
 """
 
@@ -54,7 +54,7 @@ SCORED_ONLY = "triangle_mean"  # it is no part of training
 FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to")  # may differ between calls
 RATIOS = ("precision", "recall", "f1")
 BASE = "base"
-LENGTHS = tuple(2**power for power in range(8, 14))  # pieces
+LENGTHS = tuple(2**power for power in range(8, 14))  # tokens
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -100,15 +100,15 @@ def as_text(value) -> str:
 
 def check_folder(folder: Path, fields: TrainingFields) -> None:
     """Note the base fields in `folder`; `FieldError` where reports of another base are there already."""
-    terms = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
+    signature = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
     file = folder / "fields.json"
     if file.is_file():
         for name, value in json.loads(file.read_text(encoding="utf-8")).items():
-            if terms.get(name) != value:
+            if signature.get(name) != value:
                 raise FieldError(f"{folder}: {name} was {value!r} for the rows that are there and is "
-                                 f"{terms.get(name)!r} now: give the same value, or another output_dir")  # fmt: skip
+                                 f"{signature.get(name)!r} now: give the same value, or another output_dir")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(terms, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
 
 
 def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], None]) -> None:
@@ -195,7 +195,7 @@ def summarise(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dic
     return entries
 
 
-def table(entries: list[dict], fields: TrainingFields, base: dict) -> str:
+def results_table(entries: list[dict], fields: TrainingFields, base: dict) -> str:
     """The Markdown table of `summarise`, in per cent, under a line that says what was run."""
     facts = {"backbone": Path(fields.backbone).name, "num_epochs": fields.num_epochs, "max_tokens": fields.max_tokens,
              "span_window": SenerConfig(**fields.model).span_window, **base}  # fmt: skip
@@ -243,36 +243,36 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
                 {"base": json.loads((folder / "fields.json").read_text(encoding="utf-8")), "rows": entries}, indent=1
             )
             (folder / "ablations.json").write_text(text + "\n", encoding="utf-8")
-            (folder / "ablations.md").write_text(table(entries, fields, base), encoding="utf-8")
+            (folder / "ablations.md").write_text(results_table(entries, fields, base), encoding="utf-8")
             bar.update()
     print((folder / "ablations.md").read_text(encoding="utf-8"), end="")
 
 
-def stretches(processor: SenerProcessor, document: Document, pieces: int | None) -> tuple[list, int]:
+def chunks(processor: SenerProcessor, document: Document, tokens: int | None) -> tuple[list, int]:
     """
-    A document as stretches of whole words with at most `pieces` pieces each, special tokens included (a word that
+    A document as stretches of whole words with at most `tokens` tokens each, special tokens included (a word that
     alone has more is one); `None` is the whole text.
 
     Returns:
         (where it starts in the text's units, its text) of each; how many gold spans a seam cuts.
     """
-    if pieces is None:
+    if tokens is None:
         return [(0, document.text)], 0
     encoded = encode_document(processor, document)
     offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
-    cuts = window_bounds(encoded.bounds, [], pieces - len(encoded.prefix) - len(encoded.suffix), 0)
+    cuts = window_bounds(encoded.bounds, [], tokens - len(encoded.prefix) - len(encoded.suffix), 0)
     parts = [(offsets[first][0], document.text[offsets[first][0] : offsets[last - 1][1]]) for first, last in cuts]
     seams = [first for first, _ in cuts]
     return parts, sum(bisect_left(seams, last) > bisect_right(seams, first) for first, last, _ in encoded.entities)
 
 
-def score_stretches(
-    model: SenerModel, processor: SenerProcessor, documents: list[Document], pieces: int | None
+def score_by_length(
+    model: SenerModel, processor: SenerProcessor, documents: list[Document], tokens: int | None
 ) -> dict:
-    """Micro scores of a model that sees at most `pieces` pieces at once, with `interval`, `pieces`, `cut_entities`."""
+    """Micro scores of a model that sees at most `tokens` tokens at once, with `interval`, `tokens`, `cut_entities`."""
     texts, origin, cut_entities = [], [], 0
     for number, document in enumerate(documents):
-        parts, cut = stretches(processor, document, pieces)
+        parts, cut = chunks(processor, document, tokens)
         cut_entities += cut
         for start, text in parts:
             texts.append(text)
@@ -281,20 +281,20 @@ def score_stretches(
     for (number, shift), entities in zip(origin, extract(model, processor, texts, progress=True), strict=True):
         found[number] += [(start + shift, end + shift, label) for start, end, label in as_spans(entities)]
     result = score([document.entities for document in documents], found)
-    return {"pieces": pieces, "cut_entities": cut_entities, "interval": result["interval"],
+    return {"tokens": tokens, "cut_entities": cut_entities, "interval": result["interval"],
             **{name: result[name] for name in RATIOS}}  # fmt: skip
 
 
-def length_name(pieces: int | None) -> str:
-    return "whole" if pieces is None else f"{pieces:,}"
+def length_name(tokens: int | None) -> str:
+    return "whole" if tokens is None else f"{tokens:,}"
 
 
 def length_table(points: list[dict]) -> str:
-    lines = ["| pieces at once | gold cut by a seam | precision | recall | F1 | 95 % interval |",
+    lines = ["| tokens at once | gold cut by a seam | precision | recall | F1 | 95 % interval |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for point in points:
         low, high = point["interval"]["f1"]
-        lines.append(f"| {length_name(point['pieces'])} | {point['cut_entities']:,} | "
+        lines.append(f"| {length_name(point['tokens'])} | {point['cut_entities']:,} | "
                      + " | ".join(percent(point[name]) for name in RATIOS)
                      + f" | {percent(low)}–{percent(high)} |")  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -307,8 +307,8 @@ def length_plot(points: list[dict], file: Path) -> None:
     places, f1 = range(len(points)), [point["f1"] for point in points]
     errors = [[abs(point["f1"] - point["interval"]["f1"][side]) for point in points] for side in (0, 1)]
     axes.errorbar(places, f1, yerr=errors, color="#1f5fa8", ecolor="#9aa5b1", marker="o", markersize=5, capsize=3)
-    axes.set_xticks(places, [length_name(point["pieces"]) for point in points])
-    axes.set_xlabel("pieces of text that the model sees at once")
+    axes.set_xticks(places, [length_name(point["tokens"]) for point in points])
+    axes.set_xlabel("tokens of text that the model sees at once")
     axes.set_ylabel("F1 on dev (95 % interval)")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -328,7 +328,7 @@ def run_lengths(name: str, arguments: list[str]) -> None:
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     lengths = tqdm([*LENGTHS, None], unit="length")
-    points = [score_stretches(model, processor, documents, pieces) for pieces in lengths]
+    points = [score_by_length(model, processor, documents, tokens) for tokens in lengths]
     content = {"model": name, "data": options.dev_file, "points": points}
     (folder / "by_length.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / "by_length.md").write_text(length_table(points), encoding="utf-8")

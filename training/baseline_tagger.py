@@ -9,7 +9,7 @@ windows, masking and seed mean the same. Fields of SeNER's own model, `masked_wo
 `save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder
 whose position table ends before `max_tokens` gets windows that fit the table.
 
-BIO tags on the first piece of each word make one flat row of spans. Of gold spans that overlap, the outermost is
+BIO tags on the first token of each word make one flat row of spans. Of gold spans that overlap, the outermost is
 learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
 overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
 
@@ -51,24 +51,24 @@ from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict
 from training.fitting.run import build_accelerator, build_batches, build_optimizer, start_trackers
 from training.fitting.run_data import check_data, write_windows
-from training.fitting.state import Progress, only_run
+from training.fitting.state import Progress, exclusive_run
 
 
-IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all pieces of a word but its first
+IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all tokens of a word but its first
 PREDICTION_BATCH = 16  # windows
 
 
 @dataclass
 class Run:
     """
-    What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it, `published` what is evaluated and
+    What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it, `eval_model` what is evaluated and
     saved: the mean of `average_epochs` epochs.
     """
 
     accelerator: Accelerator
     fields: TrainingFields
     model: torch.nn.Module
-    published: PreTrainedModel
+    eval_model: PreTrainedModel
     processor: SenerProcessor
     labels: list[str]
     dev: list[Document]
@@ -98,9 +98,9 @@ def tag_names(labels: list[str]) -> list[str]:
     return ["O", *(f"{mark}-{label}" for label in labels for mark in "BI")]
 
 
-def encode_tags(spans: list[tuple[int, int, int]], rows: int) -> np.ndarray:
+def encode_tags(spans: list[tuple[int, int, int]], num_words: int) -> np.ndarray:
     """Flat spans (first row, last row + 1, label number) as numbers into `tag_names`: *Shape:* (rows,)."""
-    tags = np.zeros(rows, dtype=np.int64)
+    tags = np.zeros(num_words, dtype=np.int64)
     for first, last, label in spans:
         tags[first:last] = 2 * label + 2
         tags[first] = 2 * label + 1
@@ -120,8 +120,8 @@ def decode_tags(tags: np.ndarray) -> list[tuple[int, int, int]]:
     return spans
 
 
-def first_pieces(window: Window) -> np.ndarray:
-    """Where the first piece of each row stands: *Shape:* (rows,)."""
+def first_tokens(window: Window) -> np.ndarray:
+    """Where the first token of each row stands: *Shape:* (rows,)."""
     return np.flatnonzero(np.diff(window.word_index, prepend=0) > 0)
 
 
@@ -142,7 +142,7 @@ class TagCollator:
             length = len(window.input_ids)
             batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
             batch["attention_mask"][b, :length] = 1
-            batch["labels"][b, first_pieces(window)] = torch.from_numpy(encode_tags(window.spans, window.rows))
+            batch["labels"][b, first_tokens(window)] = torch.from_numpy(encode_tags(window.spans, window.num_words))
         return batch
 
 
@@ -192,11 +192,11 @@ def store_flat_windows(
         *dev_report.lines(),
         f"  flat tags: they can hold {findable:,} of {dev_report.entities.total():,} entities; the others count as "
         "missed, like those off word boundaries",
-        f"windows of {max_tokens:,} pieces" + (shorter if max_tokens < fields.max_tokens else ""),
+        f"windows of {max_tokens:,} tokens" + (shorter if max_tokens < fields.max_tokens else ""),
     ]
 
 
-def kept_rows(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def kept_words(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Of each of these overlapping windows (first row, last row + 1), the rows up to the middle of its overlaps."""
     middles = [(start + end) // 2 for (_, end), (start, _) in zip(cuts, cuts[1:], strict=False)]
     edges = [cuts[0][0], *middles, cuts[-1][1]] if cuts else []
@@ -208,16 +208,16 @@ def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: i
     """The best tag of each row of a document: *Shape:* (rows,)."""
     encoded = replace(encoded, entities=[])
     windows, _, _ = cut_windows(encoded, max_tokens, None, {})
-    cuts = window_bounds(encoded.bounds, [], max_tokens - len(encoded.prefix) - len(encoded.suffix), encoded.rows)
-    tags, collate = np.zeros(encoded.rows, dtype=np.int64), TagCollator(pad_id)
-    plan = list(zip(windows, cuts, kept_rows(cuts), strict=True))
+    cuts = window_bounds(encoded.bounds, [], max_tokens - len(encoded.prefix) - len(encoded.suffix), encoded.num_words)
+    tags, collate = np.zeros(encoded.num_words, dtype=np.int64), TagCollator(pad_id)
+    plan = list(zip(windows, cuts, kept_words(cuts), strict=True))
     for i in range(0, len(plan), PREDICTION_BATCH):
         part = plan[i : i + PREDICTION_BATCH]
         batch = collate([window for window, _, _ in part])
         del batch["labels"]
         best = model(**send_to_device(batch, model.device)).logits.argmax(dim=-1).cpu().numpy()
         for own, (window, (first, _), (a, b)) in zip(best, part, strict=True):
-            tags[a:b] = own[first_pieces(window)][a - first : b - first]
+            tags[a:b] = own[first_tokens(window)][a - first : b - first]
     return tags
 
 
@@ -252,7 +252,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed)
     processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
     model = build_tagger(fields.backbone, labels)
-    published = copy.deepcopy(model).to(accelerator.device)
+    eval_model = copy.deepcopy(model).to(accelerator.device)
     max_tokens = longest_input(model, fields.max_tokens)
     windows_file = Path(fields.output_dir) / "checkpoints" / "windows.arrow"
 
@@ -272,7 +272,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
     bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
-    return Run(accelerator, fields, model, published, processor, labels, dev, max_tokens, batches, optimizer,
+    return Run(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
                scheduler, bar)  # fmt: skip
 
 
@@ -323,10 +323,10 @@ def evaluate(run: Run, epoch: int) -> dict:
     """The scores on whole dev texts, over all entities and by label."""
     accelerator, fields = run.accelerator, run.fields
     weights = merged_state_dict(accelerator.unwrap_model(run.model))
-    run.published.load_state_dict(
+    run.eval_model.load_state_dict(
         average_weights(accelerator, Path(fields.output_dir) / "checkpoints", weights, epoch, fields.average_epochs)
     )
-    found = find_entities(run.published, run.processor, run.labels, run.dev, run.max_tokens)
+    found = find_entities(run.eval_model, run.processor, run.labels, run.dev, run.max_tokens)
     return score([document.entities for document in run.dev], found) | {
         "model": run.fields.output_dir, "data": run.fields.dev_file, "texts": len(run.dev),
         "entities": sum(len(document.entities) for document in run.dev),
@@ -337,7 +337,7 @@ def save_tagger(run: Run, result: dict) -> None:
     """Model, tokenizer and `report.json`, as transformers and people read them."""
     if run.accelerator.is_main_process:
         folder = Path(run.fields.output_dir)
-        run.published.save_pretrained(folder)
+        run.eval_model.save_pretrained(folder)
         run.processor.tokenizer.save_pretrained(folder)
         (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
 
@@ -349,7 +349,7 @@ def main(arguments: list[str] | None = None) -> None:
     use_all_cores(accelerator.device)
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()
-    with only_run(accelerator, Path(fields.output_dir) / "checkpoints"):
+    with exclusive_run(accelerator, Path(fields.output_dir) / "checkpoints"):
         this_run = build_run(accelerator, fields)
         start_trackers(accelerator, fields)
         best = train(this_run)

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", nargs="+", metavar="FILE", help="JSON Lines with gold entities, or DATASET:SPLIT")
     parser.add_argument("--span_window", type=int, default=SenerConfig().span_window,
                         help="count entities that this window cannot hold (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--backbone", help="count pieces of this encoder (default: the bundled checkpoint's)")
+    parser.add_argument("--backbone", help="count tokens of this encoder (default: the bundled checkpoint's)")
     options = parser.parse_args(arguments)
     if options.span_window < 1:
         parser.error(f"--span_window is {options.span_window}: expected an integer from 1")

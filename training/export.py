@@ -42,7 +42,7 @@ def export(model: nn.Module) -> torch.export.ExportedProgram:
     The program of a `SenerModel` in evaluation mode.
 
     Its inputs are the processor's, each *Shape:* (B, T), any B and T from 1; its output is the model's logits with a
-    row for every piece, *Shape:* (B, T, W, R): rows past the words of a text hold no meaning.
+    row for every token, *Shape:* (B, T, W, R): rows past the words of a text hold no meaning.
 
     Raises:
         ValueError: the model scores all pairs of a text: its band would be as wide as the text is long.
@@ -51,7 +51,7 @@ def export(model: nn.Module) -> torch.export.ExportedProgram:
         raise ValueError("span_window is None: a program has a fixed width of the band: train with a span_window")
     example = {name: torch.ones(2, 256, dtype=torch.int64) for name in INPUTS}
     shapes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
-    # Or else the program would be for two texts and 65 pieces at least: tracing takes a size of 1 for a constant.
+    # Or else the program would be for two texts and 65 tokens at least: tracing takes a size of 1 for a constant.
     with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True), warnings.catch_warnings():
         # What the encoder notes down while it runs, nothing that a result depends on.
         warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")

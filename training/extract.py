@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def table(entities: list[dict], width: int) -> list[str]:
+def entity_table(entities: list[dict], width: int) -> list[str]:
     """Lines of an aligned table; texts are shortened so that a line fits `width` columns of the terminal."""
     rows = [(entity["label"], f"{entity['score']:.2f}", f"{entity['start']}-{entity['end']}") for entity in entities]
     head = ("LABEL", "SCORE", "POSITION")
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     sys.stdout.reconfigure(errors="replace")
     if entities:
-        print("\n".join(table(entities, shutil.get_terminal_size().columns)) + "\n")
+        print("\n".join(entity_table(entities, shutil.get_terminal_size().columns)) + "\n")
     print(summary(entities, text))
 
 

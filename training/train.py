@@ -23,7 +23,7 @@ from training.fitting.fields import parse_fields
 from training.fitting.loop import train
 from training.fitting.run import LOGS, build_accelerator, build_run, start_trackers
 from training.fitting.run_data import check_data
-from training.fitting.state import check_best, only_run
+from training.fitting.state import check_best, exclusive_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.disable_progress_bar()  # of loading and saving: the bar of the run is enough
     checkpoints = Path(fields.output_dir) / "checkpoints"
     labels = on_main_process(accelerator, lambda: check_data(fields))
-    with only_run(accelerator, checkpoints):
+    with exclusive_run(accelerator, checkpoints):
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)

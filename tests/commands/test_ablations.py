@@ -256,7 +256,7 @@ def test_rows_are_trained_and_scored_and_a_killed_command_goes_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def by_length(tmp_path_factory):
-    """An untrained checkpoint that finds many spans; texts of 45 to 300 pieces, words and raw text."""
+    """An untrained checkpoint that finds many spans; texts of 45 to 300 tokens, words and raw text."""
     folder = tmp_path_factory.mktemp("by_length")
     toy_backbone(folder / "bert")
     torch.manual_seed(0)
@@ -282,12 +282,12 @@ def test_stretches_are_whole_words_of_at_most_so_many_pieces_and_hold_the_whole_
     for document in read_documents(by_length / "dev.jsonl"):
         places = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
         ends = {start: end for start, end in places}
-        for pieces in (8, 20, 64, 1000):
-            parts, cut = ablations.stretches(processor, document, pieces)
+        for tokens in (8, 20, 64, 1000):
+            parts, cut = ablations.chunks(processor, document, tokens)
             words, seams = [], []
             for start, text in parts:
                 inputs = processor([text], is_split_into_words=document.is_split)
-                assert inputs["input_ids"].shape[1] <= pieces
+                assert inputs["input_ids"].shape[1] <= tokens
                 words += [(a + start, b + start) for a, b in inputs.word_offsets[0]]
                 seams.append(start)
                 assert text == document.text[start : start + len(text)]
@@ -296,10 +296,10 @@ def test_stretches_are_whole_words_of_at_most_so_many_pieces_and_hold_the_whole_
             for (start, _), (following, _) in zip(parts, parts[1:], strict=False):
                 longer = document.text[start : ends[following]]
                 inputs = processor([longer], is_split_into_words=document.is_split)
-                assert inputs["input_ids"].shape[1] > pieces
+                assert inputs["input_ids"].shape[1] > tokens
             expected = [span for span in document.entities if any(span[0] < seam < span[1] for seam in seams)]
             assert cut == len(expected)
-        assert ablations.stretches(processor, document, None) == ([(0, document.text)], 0)
+        assert ablations.chunks(processor, document, None) == ([(0, document.text)], 0)
 
 
 def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys, monkeypatch):
@@ -309,21 +309,21 @@ def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys
     documents = read_documents(by_length / "dev.jsonl")
     ablations.main(["--by_length", str(by_length / "model"), "--dev_file", str(by_length / "dev.jsonl"),
                     "--output_dir", str(tmp_path)])  # fmt: skip
-    points = {point["pieces"]: point for point in json.loads((tmp_path / "by_length.json").read_text())["points"]}
+    points = {point["tokens"]: point for point in json.loads((tmp_path / "by_length.json").read_text())["points"]}
     assert list(points) == [16, 64, 1024, None]
-    for pieces in (16, 64):
+    for tokens in (16, 64):
         found = []
         for document in documents:
             found.append([])
-            for start, text in ablations.stretches(processor, document, pieces)[0]:
+            for start, text in ablations.chunks(processor, document, tokens)[0]:
                 for entity in extract(model, processor, [text])[0]:
                     place = entity["start"] + start, entity["end"] + start
                     quote = document.text[place[0] : place[1]]
                     assert entity["text"] == (" ".join(quote) if document.is_split else quote)
                     found[-1].append((*place, entity["label"]))
         expected = score([document.entities for document in documents], found)
-        assert expected["tp"] and points[pieces]["f1"] == expected["f1"]
-        assert points[pieces]["precision"] == expected["precision"] and points[pieces]["recall"] == expected["recall"]
+        assert expected["tp"] and points[tokens]["f1"] == expected["f1"]
+        assert points[tokens]["precision"] == expected["precision"] and points[tokens]["recall"] == expected["recall"]
     found = extract(model, processor, [document.text for document in documents])
     whole = score([document.entities for document in documents], [as_spans(entities) for entities in found])
     assert whole["f1"] == points[None]["f1"] == points[1024]["f1"] != points[16]["f1"]

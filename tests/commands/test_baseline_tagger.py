@@ -70,7 +70,7 @@ def test_flat_gold_is_learnt_by_heart_and_all_gold_stays_in_the_denominator(toy,
     gold, held = sum(len(document.entities) for document in documents), sum(map(len, map(flat, documents)))
     assert f"the outermost {held} of {gold} entities are learnt" in done.stdout
     assert f"they can hold {held} of {gold} entities; the others count as missed, like those off" in done.stdout
-    assert "windows of 64 pieces\n" in done.stdout and "training:" in done.stderr
+    assert "windows of 64 tokens\n" in done.stdout and "training:" in done.stderr
 
 
 def test_what_is_saved_is_the_tagger_that_was_scored(toy, trained):
@@ -120,7 +120,7 @@ def test_any_tags_are_spans_as_conll_reads_them(tags):
 def test_each_row_is_taken_once_from_the_window_where_it_stands_farthest_from_an_edge(sizes, budget):
     bounds = np.cumsum([0, *sizes])
     cuts = window_bounds(bounds, [], budget, len(sizes))
-    kept = tagger.kept_rows(cuts)
+    kept = tagger.kept_words(cuts)
     assert [row for a, b in kept for row in range(a, b)] == list(range(len(sizes)))
     for (first, last), (a, b), (before, after) in zip(
         cuts, kept, zip([None, *cuts], [*cuts[1:], None], strict=False), strict=True
@@ -132,7 +132,7 @@ def test_each_row_is_taken_once_from_the_window_where_it_stands_farthest_from_an
 
 
 def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
-    """Without layers and positions an encoder sees single pieces: windows of any length must give the same tags."""
+    """Without layers and positions an encoder sees single tokens: windows of any length must give the same tags."""
     toy_backbone(tmp_path, num_hidden_layers=0)
     torch.manual_seed(0)
     model = tagger.build_tagger(str(tmp_path), LABELS).eval()
@@ -140,14 +140,14 @@ def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
     torch.nn.init.normal_(model.classifier.weight)
     processor = SenerProcessor.from_backbone(str(tmp_path), SenerConfig())
     words = [word for record in toy_records(2) for word in record["text"]]
-    words.insert(7, "\x00")  # a word without pieces
+    words.insert(7, "\x00")  # a word without tokens
     write_jsonl(tmp_path / "data.jsonl", [{"text": words, "entity": []}, {"text": ["\x00"], "entity": []},
                                           as_raw({"doc_id": "a", "text": words[10:], "entity": []})])  # fmt: skip
     documents = read_documents(tmp_path / "data.jsonl")
     for document in documents:
         encoded = encode_document(processor, document)
         whole = tagger.tag_document(model, encoded, 128, 0)
-        assert len(set(whole)) > 3 or encoded.rows == 0
+        assert len(set(whole)) > 3 or encoded.num_words == 0
         for max_tokens in (8, 9, 13, 24, 50):
             np.testing.assert_array_equal(tagger.tag_document(model, encoded, max_tokens, 0), whole)
     entities = [tagger.find_entities(model, processor, LABELS, documents, max_tokens) for max_tokens in (8, 128)]
@@ -159,7 +159,7 @@ def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
 
 
 def test_only_first_pieces_have_labels():
-    """Two texts, the shorter one padded; the second row of the first has three pieces."""
+    """Two texts, the shorter one padded; the second row of the first has three tokens."""
     long = Window(np.array([2, 7, 8, 9, 6, 5, 3]), np.array([0, 1, 2, 2, 2, 3, 0]), [(1, 3, 1)])
     short = Window(np.array([2, 7, 3]), np.array([0, 1, 0]), [(0, 1, 0)])
     batch = tagger.TagCollator(pad_id=0)([long, short])
@@ -189,8 +189,8 @@ def test_the_share_of_pieces_that_was_asked_for_is_masked(toy, tmp_path):
     (tmp_path / "out" / "checkpoints").mkdir(parents=True)
     run = tagger.build_run(tagger.build_accelerator(fields), fields)
     run.bar.close()
-    pieces = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
-    assert 0.2 < (pieces == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of them are [MASK]
+    tokens = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
+    assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of them are [MASK]
 
 
 def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):
@@ -199,7 +199,7 @@ def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):
     (tmp_path / "bert").symlink_to(toy / "bert")
     tagger.main(tagger_arguments(tmp_path, tmp_path / "out", "--max_tokens", "500", "--num_epochs", "1"))
     printed = capsys.readouterr().out
-    assert "windows of 128 pieces (max_tokens is 500; the encoder has no more positions)" in printed
+    assert "windows of 128 tokens (max_tokens is 500; the encoder has no more positions)" in printed
     assert json.loads(printed.splitlines()[-1])["entities"] == 1
 
 

@@ -14,7 +14,7 @@ from training.common.cli import run
 from training.export import export, main
 
 
-BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # in pieces
+BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # in tokens
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # i
     ],
 )
 def test_program_equals_model(backbone, fields):
-    model = tiny_model(backbone, part_size=64, **fields)  # most of the texts are longer than a part
+    model = tiny_model(backbone, chunk_size=64, **fields)  # most of the texts are longer than a part
     program = export(model).module(check_guards=False)
     pad = model.config.backbone_config.pad_token_id or 0
     for lengths in BATCHES:

@@ -26,7 +26,7 @@ from training.corpus.data import DataError, Document
 from training.inference import extraction
 from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
 from training.inference.inputs import stream_inputs
-from training.inference.job import STRETCH_TEXTS, STRETCH_WORDS, Prediction, stretches
+from training.inference.job import CHUNK_TEXTS, CHUNK_WORDS, Prediction, chunks
 from training.inference.results import Results, as_line
 
 
@@ -192,7 +192,7 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
     job.start()
     job.show({})
     while texts := job.next_texts():
-        assert len(texts) <= STRETCH_TEXTS
+        assert len(texts) <= CHUNK_TEXTS
         job.add([[] for _ in texts])
         most_in_arrow = max(most_in_arrow, pa.total_allocated_bytes() - before)
     job.finish()
@@ -202,12 +202,12 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
 
 
 def test_a_stretch_ends_after_a_long_text():
-    lengths = [10, STRETCH_WORDS, *[1] * 130]
+    lengths = [10, CHUNK_WORDS, *[1] * 130]
     documents = [Document(str(n), ["a"] * length) for n, length in enumerate(lengths)]
-    found = list(stretches(documents, 1))
-    assert [len(stretch) for stretch in found] == [2, 64, 64, 2]
-    assert [document for stretch in found for document in stretch] == documents
-    assert [len(stretch) for stretch in stretches(documents, 2)] == [128, 4]
+    found = list(chunks(documents, 1))
+    assert [len(chunk) for chunk in found] == [2, 64, 64, 2]
+    assert [document for chunk in found for document in chunk] == documents
+    assert [len(chunk) for chunk in chunks(documents, 2)] == [128, 4]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))

@@ -150,10 +150,10 @@ def test_gold_off_word_boundaries_is_put_on_the_rows_it_touches():
 
 @st.composite
 def texts_with_spans(draw):
-    pieces = draw(st.lists(st.integers(1, 4), min_size=1, max_size=80))
-    bounds = np.concatenate([[0], np.cumsum(pieces)])
-    starts = draw(st.lists(st.integers(0, len(pieces) - 1), max_size=20))
-    spans = [(start, min(len(pieces), start + draw(st.integers(1, 10)))) for start in starts]
+    tokens = draw(st.lists(st.integers(1, 4), min_size=1, max_size=80))
+    bounds = np.concatenate([[0], np.cumsum(tokens)])
+    starts = draw(st.lists(st.integers(0, len(tokens) - 1), max_size=20))
+    spans = [(start, min(len(tokens), start + draw(st.integers(1, 10)))) for start in starts]
     return bounds, spans
 
 
@@ -177,8 +177,8 @@ def test_neighbours_overlap():
     assert all(following == end - 4 for (_, end), (following, _) in zip(cuts, cuts[1:], strict=False))
 
 
-def encoded_text(pieces, entities):
-    bounds = np.concatenate([[0], np.cumsum(pieces)]).astype(np.int64)
+def encoded_text(tokens, entities):
+    bounds = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64)
     return EncodedDocument(np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, 0, 0)
 
 
@@ -204,7 +204,7 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
     report = report_on("train", documents, encoded, ["Method"], span_window=1)
     text = "\n".join(report.lines())
     for line in (
-        "train: 2 texts, 6 words, 6 pieces",
+        "train: 2 texts, 6 words, 6 tokens",
         "entities: 4 (Task 4); the longest has 3 words",
         "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have another one's very span",
         "span_window 2 holds 99 % of the entities, 2 all",
@@ -258,7 +258,7 @@ def test_the_report_alone_is_printed_by_a_command(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(texts_with_spans(), st.integers(4, 60), st.integers(1, 12))
 def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_window):
-    """What is learnt or counted as lost is what there is; a label stands on the pieces that it had in the document."""
+    """What is learnt or counted as lost is what there is; a label stands on the tokens that it had in the document."""
     bounds, spans = text
     entities = [(start, end, "A") for start, end in dict.fromkeys(spans)]
     encoded = encoded_text(np.diff(bounds), entities)
@@ -266,8 +266,8 @@ def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_win
     learnt = set()
     for window in windows:
         for start, end, _ in window.spans:
-            pieces = window.input_ids[(window.word_index > start) & (window.word_index <= end)]
-            learnt.add((int(pieces[0]), int(pieces[-1]) + 1))
+            tokens = window.input_ids[(window.word_index > start) & (window.word_index <= end)]
+            learnt.add((int(tokens[0]), int(tokens[-1]) + 1))
     held = {(int(bounds[start]) + 10, int(bounds[end]) + 10) for start, end, _ in entities
             if end - 1 - start <= span_window and bounds[end] - bounds[start] <= max_tokens - 2}  # fmt: skip
     assert held <= learnt
@@ -275,4 +275,4 @@ def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_win
 
 
 def test_a_window_knows_its_rows():
-    assert Window(np.array([1, 2]), np.array([0, 0]), []).rows == 0
+    assert Window(np.array([1, 2]), np.array([0, 0]), []).num_words == 0

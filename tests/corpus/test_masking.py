@@ -11,39 +11,39 @@ from training.corpus.masking import choose_words, mask_words
 MASK, ORDINARY = 4, np.arange(5, 1000)
 
 
-def text_of(pieces_per_word):
-    """input_ids and word_index of [CLS], the words, [SEP], two pads; each word's pieces unlike any random one."""
-    word_index = np.repeat(np.arange(1, len(pieces_per_word) + 1), pieces_per_word)
+def text_of(tokens_per_word):
+    """input_ids and word_index of [CLS], the words, [SEP], two pads; each word's tokens unlike any random one."""
+    word_index = np.repeat(np.arange(1, len(tokens_per_word) + 1), tokens_per_word)
     word_index = np.concatenate([[0], word_index, [0, 0, 0]])
     return np.where(word_index > 0, 1000 + np.arange(len(word_index)), [1] + [2] * (len(word_index) - 1)), word_index
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), max_size=60), st.floats(0.01, 0.9), st.integers(0, 2**32))
-def test_words_are_masked_whole_and_within_the_quota(pieces_per_word, share, seed):
-    input_ids, word_index = text_of(pieces_per_word)
+def test_words_are_masked_whole_and_within_the_quota(tokens_per_word, share, seed):
+    input_ids, word_index = text_of(tokens_per_word)
     before = input_ids.copy()
     out = mask_words(input_ids, word_index, share, np.random.default_rng(seed), MASK, ORDINARY)
     assert (input_ids == before).all()
     changed = out != input_ids
     assert not changed[word_index == 0].any()
-    for word in range(1, len(pieces_per_word) + 1):
-        pieces = out[word_index == word]
-        is_masked, is_random = pieces == MASK, np.isin(pieces, ORDINARY)
+    for word in range(1, len(tokens_per_word) + 1):
+        tokens = out[word_index == word]
+        is_masked, is_random = tokens == MASK, np.isin(tokens, ORDINARY)
         assert is_masked.all() or is_random.all() or not changed[word_index == word].any()
-    assert changed.sum() <= max(1, round(share * sum(pieces_per_word)))
+    assert changed.sum() <= max(1, round(share * sum(tokens_per_word)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 2**32))
-def test_words_are_chosen_until_the_next_one_passes_the_quota(pieces_per_word, share, seed):
-    _, word_index = text_of(pieces_per_word)
+def test_words_are_chosen_until_the_next_one_passes_the_quota(tokens_per_word, share, seed):
+    _, word_index = text_of(tokens_per_word)
     words = choose_words(word_index, share, np.random.default_rng(seed))
     assert len(set(words)) == len(words)
-    chosen = sum(pieces_per_word[word - 1] for word in words)
-    quota = max(1, round(share * sum(pieces_per_word)))
+    chosen = sum(tokens_per_word[word - 1] for word in words)
+    quota = max(1, round(share * sum(tokens_per_word)))
     assert chosen <= quota
-    assert len(words) == len(pieces_per_word) or chosen + max(pieces_per_word) > quota
+    assert len(words) == len(tokens_per_word) or chosen + max(tokens_per_word) > quota
 
 
 def test_of_the_chosen_words_80_10_10():
@@ -54,7 +54,7 @@ def test_of_the_chosen_words_80_10_10():
     assert abs(np.isin(out, ORDINARY).sum() / chosen - 0.1) < 0.01
 
 
-@pytest.mark.parametrize("share, pieces", [(0, [1, 2, 3]), (0.5, [])])
-def test_nothing_to_mask(share, pieces):
-    input_ids, word_index = text_of(pieces)
+@pytest.mark.parametrize("share, tokens", [(0, [1, 2, 3]), (0.5, [])])
+def test_nothing_to_mask(share, tokens):
+    input_ids, word_index = text_of(tokens)
     assert (mask_words(input_ids, word_index, share, np.random.default_rng(0), MASK, ORDINARY) == input_ids).all()

@@ -25,7 +25,7 @@ def masked_batch(lengths=(23, 9), labels=3):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_loss_is_that_of_the_spans_and_of_each_masked_piece(backbone):
-    """Masked pieces of all windows count alike, each by the state of its own place; the mean is over windows."""
+    """Masked tokens of all windows count alike, each by the state of its own place; the mean is over windows."""
     model = tiny_model(backbone)
     with_words = MaskedWords(model, weight=0.25).eval()
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_the_loss_is_that_of_the_spans_and_of_each_masked_piece(backbone):
     spans = model(**inputs)
     assert torch.equal(output.logits, spans.logits)
 
-    # Each piece as a word of its own: the words' states are then the pieces'.
+    # Each token as a word of its own: the words' states are then the tokens'.
     each = torch.arange(1, masked_ids.shape[1] + 1) * inputs["attention_mask"]
     states, _ = model.encode(inputs["input_ids"], inputs["attention_mask"], each)
     embeddings = model.backbone.get_input_embeddings().weight

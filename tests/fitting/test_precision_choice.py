@@ -101,7 +101,7 @@ def test_a_run_computes_in_what_auto_takes_and_says_it_once(
     assert capsys.readouterr().out.count(f"mixed_precision: auto takes {precision}: ") == 1
     assert seen == {precision == "bf16"}
     state = read_progress(tmp_path / "checkpoints" / "state_0002_0000000")
-    assert state["terms"]["mixed_precision"] == precision
+    assert state["resume_signature"]["mixed_precision"] == precision
 
 
 def test_a_run_is_not_resumed_in_another_precision(toy, tmp_path, no_state, processor):

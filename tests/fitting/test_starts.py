@@ -37,9 +37,9 @@ def windows(draw):
 
 def cells_of(own, span_window, triangles, labels):
     """A window's targets (N, W, R) and how many of its cells are pairs of words."""
-    width = own.rows - 1 if span_window is None else span_window
-    valid = Band.of(torch.tensor([own.rows]), width, triangles).mask(slice(0, own.rows))
-    return band_labels(own.spans, own.rows, width, triangles, labels), int(valid.sum())
+    width = own.num_words - 1 if span_window is None else span_window
+    valid = Band.of(torch.tensor([own.num_words]), width, triangles).mask(slice(0, own.num_words))
+    return band_labels(own.spans, own.num_words, width, triangles, labels), int(valid.sum())
 
 
 @settings(max_examples=60, deadline=None)

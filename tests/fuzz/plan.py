@@ -1,5 +1,5 @@
 """
-The pieces of a run and what comes of them.
+The parts of a run and what comes of them.
 
 A job follows from its fields alone, so that one that hangs or kills its worker can be named and repeated.
 """

@@ -49,10 +49,10 @@ def require(holds: bool, message: str):
 
 def check_texts(processor: SenerProcessor, texts: list[str]) -> list[list[tuple[int, int]]]:
     """
-    The words are the reference's, the pieces are those of each word alone, and a batch changes nothing.
+    The words are the reference's, the tokens are those of each word alone, and a batch changes nothing.
 
     Returns:
-        Per text the offsets of the words that have pieces.
+        Per text the offsets of the words that have tokens.
 
     Raises:
         AssertionError: something is not as it must be; says what.
@@ -84,21 +84,21 @@ def check_cover(text: str, places: list[tuple[int, int]]):
 
 
 def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], places: list[list[tuple[int, int]]]):
-    """`contents` and `places` are the words of each text and where they are; the pieces are asked for word by word."""
+    """`contents` and `places` are the words of each text and where they are; the tokens are asked for word by word."""
     distinct = sorted({word for text in contents for word in text})
     sound = [["".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in word)] for word in distinct]
     alone = own_tokenizer(processor).encode_batch(sound, is_pretokenized=True, add_special_tokens=False)
-    pieces = {word: encoding.ids for word, encoding in zip(distinct, alone, strict=True)}
+    tokens = {word: encoding.ids for word, encoding in zip(distinct, alone, strict=True)}
     first, last = processor("").input_ids[0].tolist()
     pad = processor.tokenizer.pad_token_id
     ids, mask, index = (inputs[name].numpy() for name in ("input_ids", "attention_mask", "word_index"))
     for number, text in enumerate(contents):
-        kept = [k for k, word in enumerate(text) if pieces[word]]
-        expected = [first, *(piece for k in kept for piece in pieces[text[k]]), last]
-        rows = [0, *(row for row, k in enumerate(kept, start=1) for _ in pieces[text[k]]), 0]
+        kept = [k for k, word in enumerate(text) if tokens[word]]
+        expected = [first, *(token for k in kept for token in tokens[text[k]]), last]
+        rows = [0, *(row for row, k in enumerate(kept, start=1) for _ in tokens[text[k]]), 0]
         end = len(expected)
-        require(ids[number, :end].tolist() == expected, f"text {number}: other pieces than those of its words alone")
-        require(index[number, :end].tolist() == rows, f"text {number}: pieces belong to other words")
+        require(ids[number, :end].tolist() == expected, f"text {number}: other tokens than those of its words alone")
+        require(index[number, :end].tolist() == rows, f"text {number}: tokens belong to other words")
         require(
             mask[number, :end].all() and not mask[number, end:].any(), f"text {number}: the mask is not its length"
         )

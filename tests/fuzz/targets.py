@@ -21,7 +21,7 @@ def text_of(data: bytes) -> str:
 
 
 def processor(data: bytes):
-    """Words, pieces and offsets of a text, with the tokenizer that the first byte picks."""
+    """Words, tokens and offsets of a text, with the tokenizer that the first byte picks."""
     kind = list(KINDS)[data[0] % len(KINDS)] if data else "checkpoint"
     check_texts(pipeline(kind).processor, [text_of(data), "", text_of(data[:1] + data[:0:-1])])
 
@@ -66,11 +66,11 @@ def decoder(data: bytes):
     arguments = (torch.from_numpy(logits).float(), torch.tensor(lengths), wanted)
     if not np.isfinite(logits[valid]).all():
         try:
-            decode(*arguments, **how, stretch=1 + head[10] % 10)
+            decode(*arguments, **how, chunk=1 + head[10] % 10)
         except FloatingPointError:
             return
         raise AssertionError("scores that are not finite pass unnoticed")
-    found = decode(*arguments, **how, stretch=1 + head[10] % 10)
+    found = decode(*arguments, **how, chunk=1 + head[10] % 10)
     for text, length in enumerate(lengths):
         expected = references.decode(logits[text].tolist(), length, thresholds, window, **how)
         spans = [candidate[:3] for candidate in as_tuples(found[text])]

@@ -32,7 +32,7 @@ SEED = 7
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_texts(kind):
-    """Words, pieces, offsets, padding: all as by the references, whatever the text."""
+    """Words, tokens, offsets, padding: all as by the references, whatever the text."""
     processor = pipeline(kind).processor
     for number in range(6):
         texts = [text for _, text in batch(SEED, number)]
@@ -111,7 +111,7 @@ def drop_the_last_word(inputs):
     inputs.word_offsets[0].pop()
 
 
-def move_a_piece(inputs):
+def move_a_token(inputs):
     inputs["word_index"][0, 2] = inputs["word_index"][0, 1]
 
 
@@ -124,7 +124,7 @@ def unmask(inputs):
     inputs["attention_mask"][0, -1] = 0
 
 
-def pad_with_another_piece(inputs):
+def pad_with_another_token(inputs):
     inputs["input_ids"][1, -1] = 7
 
 
@@ -132,7 +132,7 @@ def change_the_text(inputs):
     inputs.texts[0] = inputs.texts[0].lower()
 
 
-DAMAGES = [shift, drop_the_last_word, move_a_piece, cut, unmask, pad_with_another_piece, change_the_text]
+DAMAGES = [shift, drop_the_last_word, move_a_token, cut, unmask, pad_with_another_token, change_the_text]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

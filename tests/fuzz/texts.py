@@ -73,8 +73,8 @@ def invisible(random: Random) -> str:
 
 
 def marks(random: Random) -> str:
-    pieces = [random.choice(LETTERS + " .1\u200d") + drawn(random, MARKS, 2048) for _ in range(1 + length(random, 8))]
-    return "".join(pieces)
+    parts = [random.choice(LETTERS + " .1\u200d") + drawn(random, MARKS, 2048) for _ in range(1 + length(random, 8))]
+    return "".join(parts)
 
 
 def html(random: Random) -> str:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modeling_sener.modeling_sener
 from modeling_sener.decoding import find_candidates
-from modeling_sener.modeling_sener import PART_SIZE, PART_SIZE_ON_CPU
+from modeling_sener.modeling_sener import CHUNK_SIZE, CHUNK_SIZE_ON_CPU
 
 
 aten = torch.ops.aten
@@ -49,8 +49,8 @@ def questions(compute) -> int:
     return counted.count
 
 
-def model_and_inputs(backbone, part_size, lengths, **fields):
-    model = tiny_model(backbone, part_size=part_size, attention_window=2, **fields)
+def model_and_inputs(backbone, chunk_size, lengths, **fields):
+    model = tiny_model(backbone, chunk_size=chunk_size, attention_window=2, **fields)
     return model, batch(lengths, pad_token_id=model.config.backbone_config.pad_token_id or 0)
 
 
@@ -80,8 +80,8 @@ def test_a_question_is_noticed(ask):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_inference(backbone, triangles, lengths):
     asked, made = [], []
-    for part_size in (ONE_CHUNK, FEW, MANY):
-        model, inputs = model_and_inputs(backbone, part_size, lengths, triangles=triangles)
+    for chunk_size in (ONE_CHUNK, FEW, MANY):
+        model, inputs = model_and_inputs(backbone, chunk_size, lengths, triangles=triangles)
         with torch.no_grad():
             asked.append(questions(partial(model, **inputs)))
         made.append(chunks(model, inputs))
@@ -101,8 +101,8 @@ def test_candidates_ask_once_a_chunk(triangles, lengths, monkeypatch):
         return find_candidates(*args)
 
     monkeypatch.setattr(modeling_sener.modeling_sener, "find_candidates", counted)
-    for part_size in (ONE_CHUNK, FEW, MANY):
-        model, inputs = model_and_inputs("bert", part_size, lengths, triangles=triangles)
+    for chunk_size in (ONE_CHUNK, FEW, MANY):
+        model, inputs = model_and_inputs("bert", chunk_size, lengths, triangles=triangles)
         decoded.append(0)
         beside.append(questions(partial(model.find_candidates, **inputs, thresholds=thresholds)) - decoded[-1])
     assert decoded[0] == 1 and decoded[1] >= 3 and decoded[2] >= 2 * decoded[1] - 1
@@ -119,8 +119,8 @@ def step(model, **inputs):
 def test_training(backbone, triangles, checkpointing):
     """A step of many chunks as one of a single chunk: forward, backward and dropout."""
     asked = []
-    for part_size in (ONE_CHUNK, MANY):
-        model, inputs = model_and_inputs(backbone, part_size, PADDED, triangles=triangles)
+    for chunk_size in (ONE_CHUNK, MANY):
+        model, inputs = model_and_inputs(backbone, chunk_size, PADDED, triangles=triangles)
         model.train()
         if checkpointing:
             model.activation_checkpointing_enable()
@@ -142,12 +142,12 @@ class Makers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("part_size", [ONE_CHUNK, MANY])
+@pytest.mark.parametrize("chunk_size", [ONE_CHUNK, MANY])
 @pytest.mark.parametrize("attention", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_tensor_is_made_on_the_device_of_the_inputs(backbone, attention, part_size):
+def test_every_tensor_is_made_on_the_device_of_the_inputs(backbone, attention, chunk_size):
     """Elsewhere it would be on the CPU, which is noticed nowhere but on an accelerator."""
-    model, inputs = model_and_inputs(backbone, part_size, PADDED, triangles="both", attention=attention)
+    model, inputs = model_and_inputs(backbone, chunk_size, PADDED, triangles="both", attention=attention)
     labels, thresholds = torch.zeros_like(model(**inputs).logits), torch.full((len(LABELS),), 0.5)
     with Makers() as makers:
         model.find_candidates(**inputs, thresholds=thresholds)
@@ -159,6 +159,6 @@ def test_every_tensor_is_made_on_the_device_of_the_inputs(backbone, attention, p
 
 def test_an_accelerator_computes_larger_chunks():
     model = tiny_model("bert")
-    assert model.part_size == PART_SIZE_ON_CPU
-    assert model.to("meta").part_size == PART_SIZE
-    assert tiny_model("bert", part_size=7).to("meta").part_size == 7
+    assert model.chunk_size == CHUNK_SIZE_ON_CPU
+    assert model.to("meta").chunk_size == CHUNK_SIZE
+    assert tiny_model("bert", chunk_size=7).to("meta").chunk_size == 7

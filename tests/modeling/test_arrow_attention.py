@@ -6,7 +6,7 @@ from support import references
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from modeling_sener import arrow_attention as arrow_module
-from modeling_sener.arrow_attention import BLOCK, Arrow, arrow_attention
+from modeling_sener.arrow_attention import BLOCK, ArrowAttentionContext, arrow_attention
 
 
 w = 5
@@ -35,7 +35,7 @@ def states(lengths, seed=0):
 
 
 def check(qkv, weight, mask, kernel, dense):
-    """Outputs on real pieces, and the gradients of q, k and v for a loss on real pieces."""
+    """Outputs on real tokens, and the gradients of q, k and v for a loss on real tokens."""
     results = []
     for function in (kernel, dense):
         leaves = [x.clone().requires_grad_() for x in qkv]
@@ -51,8 +51,8 @@ def check(qkv, weight, mask, kernel, dense):
 @pytest.mark.parametrize("lengths", BATCHES, ids=str)
 def test_equals_dense(lengths, kind, log_n):
     qkv, weight, mask = states(lengths)
-    arrow = Arrow(kind, w, log_n, mask)
-    # Without its global row [CLS] is a piece like any other, and is not scaled.
+    arrow = ArrowAttentionContext(kind, w, log_n, mask)
+    # Without its global row [CLS] is a token like any other, and is not scaled.
     log_n = log_n and kind != "sliding_window"
     check(
         qkv, weight, mask,
@@ -65,7 +65,7 @@ def test_equals_dense(lengths, kind, log_n):
 @pytest.mark.parametrize("lengths", BATCHES, ids=str)
 def test_a_layer_with_a_narrower_window_keeps_it(lengths, kind):
     qkv, weight, mask = states(lengths)
-    arrow = Arrow(kind, w, True, mask)
+    arrow = ArrowAttentionContext(kind, w, True, mask)
 
     def local(q, k, v):
         out = arrow_attention(torch.nn.Identity(), q, k, v, None, 0.4, sliding_window=3 + 1, arrow=arrow)
@@ -77,7 +77,7 @@ def test_a_layer_with_a_narrower_window_keeps_it(lengths, kind):
 
 def test_a_layer_with_a_wider_window_becomes_an_arrow_layer():
     qkv, weight, mask = states([40, 23])
-    arrow = Arrow("arrow", w, True, mask)
+    arrow = ArrowAttentionContext("arrow", w, True, mask)
     check(
         qkv, weight, mask,
         lambda q, k, v: arrow_attention(
@@ -89,7 +89,7 @@ def test_a_layer_with_a_wider_window_becomes_an_arrow_layer():
 
 def test_scaling_defaults_to_the_head_size():
     (q, k, v), _, mask = states([19])
-    arrow = Arrow("arrow", w, False, mask)
+    arrow = ArrowAttentionContext("arrow", w, False, mask)
     default = arrow_attention(torch.nn.Identity(), q, k, v, None, arrow=arrow)[0]
     named = arrow_attention(torch.nn.Identity(), q, k, v, None, q.shape[-1] ** -0.5, arrow=arrow)[0]
     assert torch.equal(default, named)
@@ -97,16 +97,22 @@ def test_scaling_defaults_to_the_head_size():
 
 def test_padding_changes_nothing():
     qkv, _, mask = states([BLOCK + 9, 20])
-    padded = arrow_attention(torch.nn.Identity(), *qkv, None, 0.4, arrow=Arrow("arrow", w, True, mask))[0]
+    padded = arrow_attention(
+        torch.nn.Identity(), *qkv, None, 0.4, arrow=ArrowAttentionContext("arrow", w, True, mask)
+    )[0]
     short = [x[1:, :, :20] for x in qkv]
-    alone = arrow_attention(torch.nn.Identity(), *short, None, 0.4, arrow=Arrow("arrow", w, True, mask[1:, :20]))[0]
+    alone = arrow_attention(
+        torch.nn.Identity(), *short, None, 0.4, arrow=ArrowAttentionContext("arrow", w, True, mask[1:, :20])
+    )[0]
     torch.testing.assert_close(padded[1:, :20], alone, atol=1e-12, rtol=0)
 
 
 def test_padding_rows_are_finite_and_have_finite_gradients():
     qkv, _, mask = states([BLOCK + 9, 1])
     leaves = [x.clone().requires_grad_() for x in qkv]
-    out = arrow_attention(torch.nn.Identity(), *leaves, None, 0.4, arrow=Arrow("arrow", w, True, mask))[0]
+    out = arrow_attention(
+        torch.nn.Identity(), *leaves, None, 0.4, arrow=ArrowAttentionContext("arrow", w, True, mask)
+    )[0]
     out.sum().backward()
     assert out.isfinite().all() and all(leaf.grad.isfinite().all() for leaf in leaves)
 
@@ -114,7 +120,7 @@ def test_padding_rows_are_finite_and_have_finite_gradients():
 def test_what_padding_holds_never_matters():
     qkv, _, mask = states([2 * w + 3, w + 1])
     other = [torch.where(mask[:, None, :, None], x, 50 * torch.ones_like(x)) for x in qkv]
-    arrow = Arrow("arrow", w, True, mask)
+    arrow = ArrowAttentionContext("arrow", w, True, mask)
     first, second = (arrow_attention(torch.nn.Identity(), *x, None, 0.4, arrow=arrow)[0] for x in (qkv, other))
     torch.testing.assert_close(first[mask], second[mask], atol=1e-12, rtol=0)
 

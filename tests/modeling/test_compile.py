@@ -8,7 +8,7 @@ from support.tiny_models import batch, tiny_model
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["deberta-v3", "bert"])
 def test_compiled_equals_eager(backbone):
-    model = tiny_model(backbone, part_size=64)
+    model = tiny_model(backbone, chunk_size=64)
     compiled = torch.compile(model)
     for lengths in ([150], [90, 41]):
         inputs = batch(lengths)

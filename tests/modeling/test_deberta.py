@@ -7,7 +7,7 @@ from support.tiny_models import BACKBONES, DEBERTAS, batch, randomize
 from transformers import DebertaV2Config
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from modeling_sener.arrow_attention import BLOCK, Arrow
+from modeling_sener.arrow_attention import BLOCK, ArrowAttentionContext
 from modeling_sener.deberta_arrow import DebertaArrowModel, RelativeDistance
 
 
@@ -26,15 +26,15 @@ def encoder(backbone, **changes):
 def run(model, inputs, kind, log_n):
     mask = inputs["attention_mask"]
     positions = torch.arange(mask.shape[1])[None] % model.config.max_position_embeddings
-    return model(inputs["input_ids"], mask, Arrow(kind, w, log_n, mask), positions).last_hidden_state
+    return model(inputs["input_ids"], mask, ArrowAttentionContext(kind, w, log_n, mask), positions).last_hidden_state
 
 
 def assert_equals_dense(model, lengths, kind, log_n):
-    """States of real pieces, and the gradient of every parameter for a loss on real pieces."""
+    """States of real tokens, and the gradient of every parameter for a loss on real tokens."""
     inputs = batch(lengths)
     mask = inputs["attention_mask"]
     state = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
-    # Without its global row [CLS] is a piece like any other, and is not scaled.
+    # Without its global row [CLS] is a token like any other, and is not scaled.
     scaled = log_n and kind != "sliding_window"
     expected = references.deberta_encoder(state, model.config, inputs["input_ids"], mask, kind, w, scaled)
     ours = run(model, inputs, kind, log_n)

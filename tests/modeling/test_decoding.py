@@ -54,9 +54,9 @@ def check(results, problem):
 
 @settings(max_examples=300, deadline=None)
 @given(problems(), st.integers(1, 12))
-def test_decoding_equals_brute_force_whole_and_in_stretches(problem, stretch):
+def test_decoding_equals_brute_force_whole_and_in_stretches(problem, chunk):
     check(decode(**as_tensors(problem)), problem)
-    check(decode(**as_tensors(problem), stretch=stretch), problem)
+    check(decode(**as_tensors(problem), chunk=chunk), problem)
 
 
 @pytest.mark.parametrize("triangle_mean", ["logit", "probability"])

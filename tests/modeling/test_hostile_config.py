@@ -153,7 +153,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder, tmp_path):
     content = tiny_tokenizer("bytelevel").backend_tokenizer.to_str()
     (tmp_path / "case" / "tokenizer.json").write_text(content)
     with pytest.raises(
-        ValueError, match=r"tokenizer.json has 34\d pieces, the weights 300: they do not belong together"
+        ValueError, match=r"tokenizer.json has 34\d tokens, the weights 300: they do not belong together"
     ):
         load_checkpoint(tmp_path / "case")
 

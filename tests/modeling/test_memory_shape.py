@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SMALL = {"attention_window": 4, "span_window": 2, "span_channels": 2}
 ABLATIONS = [
     {}, {"attention": "sliding_window"}, {"span_interaction": "cnn"}, {"span_interaction": "none"},
-    {"vertical_readout": "transposed"}, {"log_n_scaling": False}, {"part_size": 64},
+    {"vertical_readout": "transposed"}, {"log_n_scaling": False}, {"chunk_size": 64},
 ]  # fmt: skip
 
 
@@ -29,7 +29,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest(model, length, backward):
-    inputs = batch([length], pieces_per_word=1)
+    inputs = batch([length], tokens_per_word=1)
     with LargestTensor() as recorder, torch.set_grad_enabled(backward):
         logits = model(**inputs).logits
         if backward:

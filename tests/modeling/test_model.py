@@ -58,15 +58,15 @@ ABLATIONS = [
 ]
 
 
-def piece_states(model, inputs):
-    """Encoder states (B, T, d): with every piece a word of its own, word states are piece states."""
+def token_states(model, inputs):
+    """Encoder states (B, T, d): with every token a word of its own, word states are token states."""
     T = inputs["input_ids"].shape[1]
-    every_piece = torch.arange(1, T + 1, device=inputs["input_ids"].device).expand_as(inputs["input_ids"])
-    return model.encode(inputs["input_ids"], inputs["attention_mask"], every_piece)[0]
+    every_token = torch.arange(1, T + 1, device=inputs["input_ids"].device).expand_as(inputs["input_ids"])
+    return model.encode(inputs["input_ids"], inputs["attention_mask"], every_token)[0]
 
 
 def dense_how(config):
-    # Without its global row [CLS] is a piece like any other, and is not scaled.
+    # Without its global row [CLS] is a token like any other, and is not scaled.
     log_n = config.log_n_scaling and config.attention != "sliding_window"
     return {"kind": config.attention, "window": config.attention_window, "log_n": log_n}
 
@@ -91,7 +91,7 @@ def test_short_texts_give_the_states_of_transformers_own_encoder(backbone, lengt
     inputs = batch(lengths, pad_token_id=model.config.backbone_config.pad_token_id or 0)
     theirs = own_encoder(model)(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     real = inputs["attention_mask"].bool()
-    torch.testing.assert_close(piece_states(model, inputs)[real], theirs.last_hidden_state[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(token_states(model, inputs)[real], theirs.last_hidden_state[real], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -100,30 +100,30 @@ def test_full_attention_gives_the_states_of_transformers_own_encoder_at_any_leng
     inputs = batch([60, 31], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     theirs = own_encoder(model)(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     real = inputs["attention_mask"].bool()
-    torch.testing.assert_close(piece_states(model, inputs)[real], theirs.last_hidden_state[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(token_states(model, inputs)[real], theirs.last_hidden_state[real], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_long_texts_give_dense_states(device, backbone, kind):
-    """Of 150 pieces: longer than every window, than a block, and more than twice a learned position table of 64."""
+    """Of 150 tokens: longer than every window, than a block, and more than twice a learned position table of 64."""
     model = tiny_model(backbone, attention=kind).double()
     inputs = batch([150, 70, 5], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     expected = dense_states(model, inputs["input_ids"], inputs["attention_mask"], **dense_how(model.config))
     real = inputs["attention_mask"].bool()
-    states = piece_states(model.to(device), on(device, inputs)).cpu()
+    states = token_states(model.to(device), on(device, inputs)).cpu()
     assert_close(states[real], expected[real], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-absolute"])
 def test_positions_start_again_where_the_table_ends(backbone):
-    """Full attention sees no order but the table's: a text of one piece only repeats with the table's period."""
+    """Full attention sees no order but the table's: a text of one token only repeats with the table's period."""
     model = tiny_model(backbone, attention="full")
     ids = torch.full((1, 3 * 64), 7)
     if backbone == "deberta-absolute":
         model.backbone.encoder.rel_embeddings.weight.data.zero_()
     with torch.no_grad():
-        states = piece_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0, 1:]
+        states = token_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0, 1:]
     torch.testing.assert_close(states[:64], states[64:128], atol=1e-5, rtol=0)
     assert (states[:63] - states[1:64]).abs().max() > 0.1
 
@@ -138,9 +138,9 @@ def test_logits_loss_and_every_gradient_equal_dense(device, backbone, fields):
 @pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("length", [3, w + 2, w + 3, 2 * w + 1, 2 * w + 2, 2 * w + 3])
 def test_every_length_equals_dense(device, length, fields):
-    """One-piece words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
+    """One-token words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
     model = tiny_model("deberta-v3", **fields).double()
-    assert_equals_dense(model, batch([length], pieces_per_word=1), device)
+    assert_equals_dense(model, batch([length], tokens_per_word=1), device)
 
 
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
@@ -175,10 +175,10 @@ def assert_equals_dense(model, inputs, device):
         assert (found - expected).abs().max() <= 1e-5 * scale, name
 
 
-@pytest.mark.parametrize("part_size", [7, 1024])
+@pytest.mark.parametrize("chunk_size", [7, 1024])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_text_alone_and_in_a_padded_batch(device, backbone, part_size):
-    model = tiny_model(backbone, part_size=part_size).double().to(device)
+def test_a_text_alone_and_in_a_padded_batch(device, backbone, chunk_size):
+    model = tiny_model(backbone, chunk_size=chunk_size).double().to(device)
     inputs = batch([45, 3, 20, 80], pad_token_id=model.config.backbone_config.pad_token_id or 0, device=device)
     with torch.no_grad():
         together = model(**inputs).logits
@@ -206,22 +206,22 @@ def test_ablations_are_padding_invariant(device, fields):
             torch.testing.assert_close(there[valid], logits[valid], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("part_size", [1, 5, 16, 33, 64, 90, 180])
+@pytest.mark.parametrize("chunk_size", [1, 5, 16, 33, 64, 90, 180])
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_in_parts(device, fields, part_size):
-    assert_parts_do_not_change_the_result("deberta-v3", fields, part_size, device)
+def test_ablations_in_parts(device, fields, chunk_size):
+    assert_chunks_do_not_change_the_result("deberta-v3", fields, chunk_size, device)
 
 
-@pytest.mark.parametrize("part_size", [1, 5, 33])
+@pytest.mark.parametrize("chunk_size", [1, 5, 33])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_do_not_change_the_result(device, backbone, part_size):
-    assert_parts_do_not_change_the_result(backbone, {}, part_size, device)
+def test_parts_do_not_change_the_result(device, backbone, chunk_size):
+    assert_chunks_do_not_change_the_result(backbone, {}, chunk_size, device)
 
 
-def assert_parts_do_not_change_the_result(backbone, fields, part_size, device):
+def assert_chunks_do_not_change_the_result(backbone, fields, chunk_size, device):
     inputs = batch([90, 41], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
-    whole = tiny_model(backbone, **fields, part_size=100_000).double().to(device)
-    parts = tiny_model(backbone, **fields, part_size=part_size).double().to(device)
+    whole = tiny_model(backbone, **fields, chunk_size=100_000).double().to(device)
+    parts = tiny_model(backbone, **fields, chunk_size=chunk_size).double().to(device)
     valid = valid_cells(inputs, whole.config)
     with torch.no_grad():
         torch.testing.assert_close(parts(**inputs).logits[valid], whole(**inputs).logits[valid], atol=1e-6, rtol=0)
@@ -264,8 +264,8 @@ def test_words_are_pooled_by_their_maximum():
     assert torch.equal(words[0], references.pool_words(hidden[0], index[0]))
     assert torch.equal(words[1, :2], references.pool_words(hidden[1], index[1]))
     assert not words[1, 2:].any()
-    for part_size in range(1, 9):
-        assert torch.equal(pool_in_place(hidden.clone(), index, 3, part_size), words)
+    for chunk_size in range(1, 9):
+        assert torch.equal(pool_in_place(hidden.clone(), index, 3, chunk_size), words)
 
 
 @pytest.mark.parametrize("field", ["biaffine_dropout", "span_dropout"])

@@ -52,7 +52,7 @@ class Spoilt:
 
 @pytest.mark.parametrize("backbone", EVERY)
 def test_every_weight_that_is_not_finite_is_named(backbone):
-    model = tiny_model(backbone, part_size=16)
+    model = tiny_model(backbone, chunk_size=16)
     inputs = batch([24, 12], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     labels, unread = labels_of(model, inputs), set()
     passes = {
@@ -76,11 +76,11 @@ def test_every_weight_that_is_not_finite_is_named(backbone):
     assert unread == {f"backbone.encoder.{name}" for name in UNREAD.get(backbone, ())}
 
 
-@pytest.mark.parametrize("part_size", [16, None])
+@pytest.mark.parametrize("chunk_size", [16, None])
 @pytest.mark.parametrize("backbone", FAST)
-def test_one_number_that_is_not_finite_is_named_or_has_no_part_in_the_result(backbone, part_size):
+def test_one_number_that_is_not_finite_is_named_or_has_no_part_in_the_result(backbone, chunk_size):
     """Never other entities: a row of the embeddings that the text does not use, say, changes nothing at all."""
-    model = tiny_model(backbone, part_size=part_size)
+    model = tiny_model(backbone, chunk_size=chunk_size)
     inputs = batch([30, 12])
     expected = candidates(model, inputs)
     named, draw = 0, np.random.default_rng(0)
@@ -150,8 +150,8 @@ def test_users_see_the_error_wherever_they_ask():
     texts = ["Ada Lovelace worked", "", "Charles Babbage"]
     before = extract(model, processor, texts, threshold=0.0)
     assert before[0] and before[2]
-    piece = processor.tokenizer("Ada").input_ids[1]
-    model.backbone.embeddings.word_embeddings.weight.data[piece] = NAN
+    token = processor.tokenizer("Ada").input_ids[1]
+    model.backbone.embeddings.word_embeddings.weight.data[token] = NAN
     message = "the weights backbone.embeddings.word_embeddings.weight hold NaN"
     with pytest.raises(FloatingPointError, match=message):
         extract(model, processor, texts, threshold=0.0)
@@ -160,23 +160,23 @@ def test_users_see_the_error_wherever_they_ask():
     for found, expected in zip(extract(model, processor, texts[1:], threshold=0.0), before[1:], strict=True):
         assert [
             {**entity, "score": pytest.approx(entity["score"])} for entity in expected
-        ] == found  # without the piece
+        ] == found  # without the token
     logits = torch.full((1, 3, 9, 3), NAN)
     with pytest.raises(FloatingPointError, match="the model's scores are not finite"):
         processor.post_process(type("Outputs", (), {"logits": logits}), processor([texts[0]]))
 
 
 @pytest.mark.parametrize("backbone", FAST)
-@pytest.mark.parametrize("part_size", [24, None])
-def test_odd_batches_are_each_text_alone(backbone, part_size):
+@pytest.mark.parametrize("chunk_size", [24, None])
+def test_odd_batches_are_each_text_alone(backbone, chunk_size):
     """One word, exactly a window and one more or less, nothing at all: first, last, in the middle, and all of them."""
     attention, window = 8, 4
-    model = tiny_model(backbone, attention_window=attention, span_window=window, part_size=part_size)
+    model = tiny_model(backbone, attention_window=attention, span_window=window, chunk_size=chunk_size)
     pad = model.config.backbone_config.pad_token_id or 0
     words = [1, window - 1, window, window + 1, 2 * window + 1, attention, attention + 1, 2 * attention + 1, 60]
-    texts = [batch([count + 2], seed=count, pieces_per_word=1, pad_token_id=pad) for count in words]
+    texts = [batch([count + 2], seed=count, tokens_per_word=1, pad_token_id=pad) for count in words]
     empty, none = batch([2], pad_token_id=pad), batch([2], pad_token_id=pad)
-    none["attention_mask"] = torch.zeros_like(none["attention_mask"])  # every piece masked, [CLS] too
+    none["attention_mask"] = torch.zeros_like(none["attention_mask"])  # every token masked, [CLS] too
     alone = {id(text): candidates(model, text) for text in texts}
     assert all(len(found.start) == count_pairs(count, window) * len(LABELS)
                for found, count in zip(alone.values(), words, strict=True))  # fmt: skip

@@ -45,7 +45,7 @@ def kinds(model):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_copy_is_the_same_model_of_its_own(name):
-    model, inputs = tiny_model(name, part_size=40), inputs_of(name)
+    model, inputs = tiny_model(name, chunk_size=40), inputs_of(name)
     with torch.no_grad():
         expected, hashed = model(**inputs).logits, Hasher.hash(model)
         for way, make in WAYS.items():
@@ -115,7 +115,7 @@ print(json.dumps([made, extract(TEXTS), Hasher.hash(extract)]))
 def test_another_process_loads_what_was_saved_and_hashes_it_the_same(extract, tmp_path):
     hashes, names = {}, [*OTHERS, "deberta-v3"]
     for name in names:
-        model, inputs = tiny_model(name, part_size=40), inputs_of(name)
+        model, inputs = tiny_model(name, chunk_size=40), inputs_of(name)
         with torch.no_grad():
             torch.save((model, inputs, model(**inputs).logits), tmp_path / f"{name}.pt")
         hashes[name] = [True, Hasher.hash(model)]

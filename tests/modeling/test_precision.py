@@ -45,10 +45,10 @@ def test_training_under_autocast(backbone, dtype):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
-@pytest.mark.parametrize("part_size", [40, None])
+@pytest.mark.parametrize("chunk_size", [40, None])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_inference_under_autocast_and_in_half_precision(backbone, part_size, dtype):
-    model = tiny_model(backbone, part_size=part_size)
+def test_inference_under_autocast_and_in_half_precision(backbone, chunk_size, dtype):
+    model = tiny_model(backbone, chunk_size=chunk_size)
     inputs = batch([200, 33], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     with torch.no_grad():
         expected = model(**inputs).logits
@@ -62,7 +62,7 @@ def test_inference_under_autocast_and_in_half_precision(backbone, part_size, dty
 
 @pytest.mark.parametrize("backbone", [DEBERTAS[0], OTHERS[0]])
 def test_sums_over_long_texts_stay_within_float16(backbone):
-    """The loss is a sum over cells, far above 65,504 here, and [CLS]'s row one over every piece."""
+    """The loss is a sum over cells, far above 65,504 here, and [CLS]'s row one over every token."""
     model = tiny_model(backbone)
     inputs = batch([5000])
     with torch.autocast("cpu", torch.float16):

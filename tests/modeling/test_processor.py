@@ -151,18 +151,18 @@ def _splitter(kind="wordpiece"):
     return _PROCESSORS[kind]
 
 
-# Pieces
+# Tokens
 
 
 def test_rows_are_the_words_that_have_pieces(wordpiece):
     text = "We \x00train\u200b ResNet-50 \x07"
     inputs = wordpiece(text)
     assert [text[start:end] for start, end in inputs.word_offsets[0]] == ["We", "train", "ResNet", "-", "50"]
-    pieces = wordpiece.tokenizer.convert_ids_to_tokens(inputs.input_ids[0])
-    assert pieces[0] == "[CLS]" and pieces[-1] == "[SEP]"
+    tokens = wordpiece.tokenizer.convert_ids_to_tokens(inputs.input_ids[0])
+    assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]"
     assert inputs.word_index[0, 0] == inputs.word_index[0, -1] == 0
     assert inputs.word_index[0].unique().tolist() == [0, 1, 2, 3, 4, 5]
-    assert inputs.word_index[0, 1] == 1 and pieces[1] == "we"
+    assert inputs.word_index[0, 1] == 1 and tokens[1] == "we"
 
 
 def test_batches_are_padded_on_the_right(processor):
@@ -203,7 +203,7 @@ def test_special_tokens_in_a_text_are_text(processor):
     assert not special & set(inputs.input_ids[0, 1:-1].tolist())
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bytelevel"])  # a Unigram model has them among its pieces
+@pytest.mark.parametrize("kind", ["wordpiece", "bytelevel"])  # a Unigram model has them among its tokens
 def test_special_tokens_among_words_are_text(kind):
     processor = SenerProcessor(tiny_tokenizer(kind), config())
     inputs = processor(["[MASK]", "<mask>", "</s>"], is_split_into_words=True)

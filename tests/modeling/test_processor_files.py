@@ -139,7 +139,7 @@ def test_debertas_tokenizer_keeps_sentencepieces_normalisation(deberta_folder, t
         assert tokenizer(text).input_ids == [1, *sentencepiece.encode(text), 2]
     words = ["ＡＢ１", "ﬁle", "%", "漢"]
     inputs = loaded(words, is_split_into_words=True)
-    pieces = [piece for word in words for piece in sentencepiece.encode(word)]
-    assert inputs.input_ids.tolist() == [[1, *pieces, 2]]
+    tokens = [token for word in words for token in sentencepiece.encode(word)]
+    assert inputs.input_ids.tolist() == [[1, *tokens, 2]]
     saved = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert saved.encode("ﬁle").ids == tokenizer("file").input_ids

@@ -23,7 +23,7 @@ ENCODERS = golden_files("arrow_encoder*.safetensors")
 HEADS = golden_files("bispa_head*.safetensors")
 WHOLE = golden_files("sener_full*.safetensors")
 CHECKPOINTS = golden_files("official_checkpoint*.pth")
-PART_SIZES = [32, 100_000]  # in many parts, and in one
+CHUNK_SIZES = [32, 100_000]  # in many parts, and in one
 
 
 def name(path):
@@ -74,9 +74,9 @@ def assert_scores(logits, golden):
     torch.testing.assert_close(logits.cpu()[valid], expected[:, :N][valid], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("part_size", PART_SIZES)
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", ENCODERS, ids=name)
-def test_encoder(device, path, part_size):
+def test_encoder(device, path, chunk_size):
     golden = Golden(path)
     backbone = {"model_type": "deberta-v2", **golden.sizes["backbone_config"]}
     config = SenerConfig(
@@ -84,23 +84,23 @@ def test_encoder(device, path, part_size):
         attention_window=golden.sizes["attention_window"],
         id2label={0: "label"},
         label2id={"label": 0},
-        part_size=part_size,
+        chunk_size=chunk_size,
     )
     model = SenerModel(config).to(device).eval()
     model.backbone.load_state_dict(golden.weights)
     for key, input_ids in golden.inputs.items():
-        # Each piece a word of its own: word states are piece states.
+        # Each token a word of its own: word states are token states.
         input_ids = input_ids.to(device)
-        every_piece = torch.arange(1, input_ids.shape[1] + 1, device=device).expand_as(input_ids)
+        every_token = torch.arange(1, input_ids.shape[1] + 1, device=device).expand_as(input_ids)
         with torch.no_grad():
-            states, _ = model.encode(input_ids, torch.ones_like(input_ids), every_piece)
+            states, _ = model.encode(input_ids, torch.ones_like(input_ids), every_token)
         expected = golden.outputs[key.replace("input_ids", "last_hidden_state")]
         torch.testing.assert_close(states.cpu(), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("part_size", PART_SIZES)
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", HEADS, ids=name)
-def test_head(device, path, part_size):
+def test_head(device, path, chunk_size):
     golden = Golden(path)
     hidden_states, word_index = (golden.inputs[name].to(device) for name in ("hidden_states", "word_index"))
     head = golden.our_weights()
@@ -109,7 +109,7 @@ def test_head(device, path, part_size):
         "num_attention_heads": 1, "intermediate_size": 8, "max_position_embeddings": 8,
     }  # fmt: skip
     w = golden.outputs["scores"].shape[2] // 2
-    model = build(some_encoder, head, device, span_window=w, part_size=part_size)
+    model = build(some_encoder, head, device, span_window=w, chunk_size=chunk_size)
     loaded = model.load_state_dict(head, strict=False)
     assert not loaded.unexpected_keys
     assert all(key.startswith("backbone.") for key in loaded.missing_keys), loaded.missing_keys
@@ -131,11 +131,11 @@ def whole_model(golden, device="cpu", **fields):
     return model, {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
 
-@pytest.mark.parametrize("part_size", PART_SIZES)
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_whole_model(device, path, part_size):
+def test_whole_model(device, path, chunk_size):
     golden = Golden(path)
-    model, inputs = whole_model(golden, device, part_size=part_size)
+    model, inputs = whole_model(golden, device, chunk_size=chunk_size)
     with torch.no_grad():
         assert_scores(model(**inputs).logits, golden)
 

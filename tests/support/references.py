@@ -1,6 +1,6 @@
 """Dense oracles: everything SeNER computes, written with T x T and N x N tensors and no thought of cost.
 
-Legend: B batch, T pieces, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b those
+Legend: B batch, T tokens, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b those
 before the diagonal, C span channels, R labels, p biaffine size, P rows of the relative position table.
 
 With `triangles="both"` (the paper's model) b = w and W = 2w+1, with "upper" b = 0 and W = w+1.
@@ -50,7 +50,7 @@ def attention_mask_TT(attention_mask, kind="arrow", window=None):
 
 
 def scale_cls_row(scores_BHTT, attention_mask):
-    """LogN-Scaling: the [CLS] row of scores times log(L) / log(512), L the real pieces of that text."""
+    """LogN-Scaling: the [CLS] row of scores times log(L) / log(512), L the real tokens of that text."""
     length_B = attention_mask.sum(1).to(scores_BHTT.dtype)
     factor_BT = torch.ones(attention_mask.shape, dtype=scores_BHTT.dtype)
     factor_BT[:, 0] = torch.log(length_B) / math.log(512)
@@ -245,7 +245,7 @@ def band_labels(spans, N, w, R, triangles="both"):
 
 
 def pool_words(hidden_states_Td, word_index_T):
-    """(N, d): elementwise maximum over each word's pieces, words numbered from 1 in `word_index_T`."""
+    """(N, d): elementwise maximum over each word's tokens, words numbered from 1 in `word_index_T`."""
     words = range(1, int(word_index_T.max()) + 1)
     return torch.stack([hidden_states_Td[word_index_T == word].max(0).values for word in words])
 

@@ -38,7 +38,7 @@ ROBERTA_TOKENS = {
 
 def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """
-    A tokenizer of 200 to 350 pieces, a new object each time.
+    A tokenizer of 200 to 350 tokens, a new object each time.
 
     Args:
         kind: "wordpiece" (like BERT's, lower case, unknown characters are [UNK]), "bytelevel" (like RoBERTa's, without

@@ -84,10 +84,10 @@ def tiny_model(backbone="bert", seed=0, **fields):
     return randomize(SenerModel(tiny_config(backbone, **fields)), seed).eval()
 
 
-def batch(lengths, seed=0, pieces_per_word=2, pad_token_id=0, device="cpu"):
-    """input_ids, attention_mask, word_index of texts of `lengths` pieces: [CLS], pieces of words, [SEP], padding.
+def batch(lengths, seed=0, tokens_per_word=2, pad_token_id=0, device="cpu"):
+    """input_ids, attention_mask, word_index of texts of `lengths` tokens: [CLS], tokens of words, [SEP], padding.
 
-    Words have one to `pieces_per_word` pieces.
+    Words have one to `tokens_per_word` tokens.
     """
     generator = torch.Generator().manual_seed(seed)
     T = max(lengths)
@@ -96,7 +96,7 @@ def batch(lengths, seed=0, pieces_per_word=2, pad_token_id=0, device="cpu"):
     for b, length in enumerate(lengths):
         input_ids[b, :length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
         attention_mask[b, :length] = 1
-        starts = torch.randint(0, pieces_per_word, (max(length - 2, 0),), generator=generator) == 0
+        starts = torch.randint(0, tokens_per_word, (max(length - 2, 0),), generator=generator) == 0
         if length > 2:
             starts[0] = True
         word_index[b, 1 : length - 1] = starts.long().cumsum(0)

@@ -115,10 +115,10 @@ def tagger_arguments(folder, output, *more):
 
 
 def toy_window(length, first=0, spans=()):
-    """[CLS], `length` words of one piece each, [SEP]."""
-    pieces = 10 + first + np.arange(length)
+    """[CLS], `length` words of one token each, [SEP]."""
+    tokens = 10 + first + np.arange(length)
     word_index = np.concatenate([[0], np.arange(1, length + 1), [0]])
-    return Window(np.concatenate([[1], pieces, [2]]), word_index, list(spans))
+    return Window(np.concatenate([[1], tokens, [2]]), word_index, list(spans))
 
 
 # Options of `accelerate launch`; on the CPU, too, several processes go by the name of multi_gpu.

@@ -31,14 +31,14 @@ from support.tiny import CORPUS
 from support.toy import ROOT
 from tqdm import tqdm
 
-from training.inference.job import STRETCH_TEXTS
+from training.inference.job import CHUNK_TEXTS
 
 
 SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # of the lognormal: 5 % have more than 15,000 words
 THRESHOLD = 0.97  # few spans of a random model have this score: lines of a usual length
 WARM_UP = 0.2  # of a stretch: until the heap has the size that it keeps
 BAR = re.compile(r"(\d+)/(\d+) \[")
-LAG = 5 * STRETCH_TEXTS  # documents that the bar may be behind: it is drawn ten times a second at most
+LAG = 5 * CHUNK_TEXTS  # documents that the bar may be behind: it is drawn ten times a second at most
 WAIT = 600  # seconds without a document after which the run is taken for dead
 
 
@@ -47,7 +47,7 @@ class Fault(Exception):
 
 
 @dataclass
-class Stretch:
+class ChunkContext:
     """What is seen of a run from its start until it is killed or ends: samples of (documents done, bytes)."""
 
     first: int
@@ -104,9 +104,9 @@ def whole_lines(path: Path) -> int:
         return max(sum(line.endswith(b"\n") for line in file) - 1, 0)
 
 
-def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> Stretch:
+def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> ChunkContext:
     """Start the prediction; kill it `delay` seconds after its bar shows `kill_at`, or let it end."""
-    stretch, began = Stretch(first), time.monotonic()
+    chunk, began = ChunkContext(first), time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
 
@@ -114,21 +114,21 @@ def run(command: list[str], partial: Path, first: int, kill_at: int | None, dela
         buffer = ""
         while text := os.read(process.stderr.fileno(), 4096).decode(errors="replace"):
             buffer += text
-            stretch.shown.extend(int(done) for done, total in BAR.findall(buffer) if int(total) == bar.total)
+            chunk.shown.extend(int(done) for done, total in BAR.findall(buffer) if int(total) == bar.total)
             buffer = buffer[buffer.rfind("\r") + 1 :]
-            stretch.printed = (stretch.printed + text)[-4000:]
+            chunk.printed = (chunk.printed + text)[-4000:]
 
     reader, watched, news = Thread(target=read_bar), psutil.Process(process.pid), began
     reader.start()
     sampled = 0.0
     while process.poll() is None:
-        done = stretch.shown[-1] if stretch.shown else first
+        done = chunk.shown[-1] if chunk.shown else first
         if done > bar.n:
             bar.update(done - bar.n)
             news = time.monotonic()
-        if stretch.shown and time.monotonic() - sampled >= 1:
+        if chunk.shown and time.monotonic() - sampled >= 1:
             sampled = time.monotonic()
-            stretch.samples.append((done, memory_of(watched)))
+            chunk.samples.append((done, memory_of(watched)))
         if kill_at is not None and done >= kill_at:
             time.sleep(delay)
             os.killpg(process.pid, signal.SIGKILL)
@@ -140,25 +140,25 @@ def run(command: list[str], partial: Path, first: int, kill_at: int | None, dela
     output = process.stdout.read()
     code = process.wait()
     reader.join()
-    stretch.seconds = time.monotonic() - began
+    chunk.seconds = time.monotonic() - began
     is_over = partial.with_suffix("").exists() and not partial.exists()
     if code not in (0, -signal.SIGKILL) or (code == 0 and not is_over):
-        raise Fault(f"exit code {code}: {stretch.printed[-1000:]}")
-    stretch.last = bar.total if is_over else whole_lines(partial)
+        raise Fault(f"exit code {code}: {chunk.printed[-1000:]}")
+    chunk.last = bar.total if is_over else whole_lines(partial)
     if first and f"resumed after {first:,} texts" not in output:
         raise Fault(f"{first:,} documents were done, but it said: {output.strip()!r}")
-    return stretch
+    return chunk
 
 
-def check_bar(stretch: Stretch, total: int) -> None:
+def check_bar(chunk: ChunkContext, total: int) -> None:
     """It begins where the run does, never goes back, and is never further than the file, nor far behind it."""
-    shown = stretch.shown or [stretch.first]  # none where the kill came as the model was loaded
-    if shown[0] != stretch.first or shown != sorted(shown) or shown[-1] > stretch.last:
-        raise Fault(f"the bar went from {shown[:1]} to {shown[-1:]}, the file from {stretch.first} to {stretch.last}")
-    if stretch.last == total and shown[-1] != total:
+    shown = chunk.shown or [chunk.first]  # none where the kill came as the model was loaded
+    if shown[0] != chunk.first or shown != sorted(shown) or shown[-1] > chunk.last:
+        raise Fault(f"the bar went from {shown[:1]} to {shown[-1:]}, the file from {chunk.first} to {chunk.last}")
+    if chunk.last == total and shown[-1] != total:
         raise Fault(f"the bar ended at {shown[-1]:,} of {total:,}")
-    if stretch.last - shown[-1] > LAG:
-        raise Fault(f"the bar was at {shown[-1]:,} when {stretch.last:,} documents were done")
+    if chunk.last - shown[-1] > LAG:
+        raise Fault(f"the bar was at {shown[-1]:,} when {chunk.last:,} documents were done")
 
 
 def check_output(corpus: Path, output: Path) -> int:
@@ -179,9 +179,9 @@ def check_output(corpus: Path, output: Path) -> int:
     return entities
 
 
-def table(stretches: list[Stretch]) -> list[str]:
+def table(chunks: list[ChunkContext]) -> list[str]:
     head = ["from", "to", "seconds", "docs/s", "MB first", "MB last", "MB most"]
-    rows = [head, *(stretch.row() for stretch in stretches)]
+    rows = [head, *(chunk.row() for chunk in chunks)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
@@ -206,22 +206,22 @@ def main() -> None:
     kills = sorted(generator.randrange(total) for _ in range(options.kills))
     print(f"{total:,} documents, {corpus.stat().st_size / 2**20:,.0f} MB; killed after about "
           f"{', '.join(f'{kill:,}' for kill in kills)}", flush=True)  # fmt: skip
-    stretches: list[Stretch] = []
+    chunks: list[ChunkContext] = []
     with tqdm(total=total, unit="document") as bar:
         for kill_at in [*kills, None]:
-            done = stretches[-1].last if stretches else 0
-            stretch = run(command, partial, done, kill_at, generator.random(), bar)
-            check_bar(stretch, total)
-            stretches.append(stretch)
-            if stretch.last == total and output.exists():
+            done = chunks[-1].last if chunks else 0
+            chunk = run(command, partial, done, kill_at, generator.random(), bar)
+            check_bar(chunk, total)
+            chunks.append(chunk)
+            if chunk.last == total and output.exists():
                 break
     entities = check_output(corpus, output)
-    print("\n".join(table(stretches)))
-    longest = max(stretches, key=lambda stretch: stretch.last - stretch.first)
+    print("\n".join(table(chunks)))
+    longest = max(chunks, key=lambda chunk: chunk.last - chunk.first)
     slope, error = longest.slope()
-    seconds = sum(stretch.seconds for stretch in stretches)
+    seconds = sum(chunk.seconds for chunk in chunks)
     print(
-        f"{total:,} documents, each once and in order, {entities:,} entities; killed {len(stretches) - 1} times; "
+        f"{total:,} documents, each once and in order, {entities:,} entities; killed {len(chunks) - 1} times; "
         f"{total / seconds:.1f} documents a second\nmemory from document {longest.first:,} to {longest.last:,}: "
         f"{slope:+,.0f} bytes a document (standard error {error:,.0f}), {slope * total / 2**20:+,.1f} MB for all"
     )

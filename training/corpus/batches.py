@@ -2,7 +2,7 @@
 From training windows to the batches of a step: which windows, in which order and on which process, masked and padded.
 
 What a batch holds depends on the seed, the epoch and its place alone: not on the order of calls or on where a run was
-resumed. B windows, T pieces, N rows, w span window, W = 2w + 1, R labels.
+resumed. B windows, T tokens, N rows, w span window, W = 2w + 1, R labels.
 """
 
 from collections.abc import Sequence
@@ -63,10 +63,10 @@ def draw_windows(is_empty: np.ndarray, empty_window_share: float, seed: int, epo
 
 class Masking:
     """
-    Whole-word masking of a window's pieces; the words depend on the generator's seed alone.
+    Whole-word masking of a window's tokens; the words depend on the generator's seed alone.
 
     Args:
-        guessed: whether the window keeps the pieces that were masked, as something has to guess them.
+        guessed: whether the window keeps the tokens that were masked, as something has to guess them.
     """
 
     def __init__(self, tokenizer, share: float, guessed: bool = False):
@@ -95,7 +95,7 @@ class Collator:
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
         shape = len(windows), max(len(window.input_ids) for window in windows)
-        rows = max(window.rows for window in windows)
+        rows = max(window.num_words for window in windows)
         # Without a span window every window of the batch has the band of the longest.
         span_window = max(rows - 1, 0) if self.span_window is None else self.span_window
         columns = columns_before(span_window, self.triangles) + span_window + 1
@@ -114,8 +114,8 @@ class Collator:
             batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
             if window.masked_ids is not None:
                 batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
-            labels = band_labels(window.spans, window.rows, span_window, self.triangles, self.num_labels)
-            batch["labels"][b, : window.rows] = labels
+            labels = band_labels(window.spans, window.num_words, span_window, self.triangles, self.num_labels)
+            batch["labels"][b, : window.num_words] = labels
         return batch
 
 

@@ -1,29 +1,29 @@
-"""Whole-word masking of the input pieces: what keeps the model from learning names by heart."""
+"""Whole-word masking of the input tokens: what keeps the model from learning names by heart."""
 
 import numpy as np
 
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen words; the rest is kept as it is
-NOT_MASKED = -100  # in place of a piece that nothing has to guess: the index that `cross_entropy` leaves out
+NOT_MASKED = -100  # in place of a token that nothing has to guess: the index that `cross_entropy` leaves out
 
 
 def choose_words(word_index: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
     """
-    Words drawn at random, without repetition, until the next one would pass `share` of the text's pieces.
+    Words drawn at random, without repetition, until the next one would pass `share` of the text's tokens.
 
     Args:
-        word_index: *Shape:* (T,), the 1-based word of each piece, 0 for special tokens and padding.
+        word_index: *Shape:* (T,), the 1-based word of each token, 0 for special tokens and padding.
 
     Returns:
-        The chosen words' numbers (from 1). A text with any word gets at least a quota of one piece.
+        The chosen words' numbers (from 1). A text with any word gets at least a quota of one token.
     """
-    pieces_of = np.bincount(word_index)
-    words = np.flatnonzero(pieces_of)
+    tokens_of = np.bincount(word_index)
+    words = np.flatnonzero(tokens_of)
     words = generator.permutation(words[words > 0])
     if share <= 0 or len(words) == 0:
         return words[:0]
-    quota = max(1, round(share * int(pieces_of[words].sum())))
-    return words[np.cumsum(pieces_of[words]) <= quota]
+    quota = max(1, round(share * int(tokens_of[words].sum())))
+    return words[np.cumsum(tokens_of[words]) <= quota]
 
 
 def mask_words(
@@ -35,12 +35,12 @@ def mask_words(
     ordinary_ids: np.ndarray,
 ) -> np.ndarray:
     """
-    Mask `share` of the pieces, word by word (whole-word masking): of the chosen words 80 % become [MASK] in all their
-    pieces, 10 % random pieces, 10 % stay. Special tokens and padding are never touched.
+    Mask `share` of the tokens, word by word (whole-word masking): of the chosen words 80 % become [MASK] in all their
+    tokens, 10 % random tokens, 10 % stay. Special tokens and padding are never touched.
 
     Args:
         input_ids: *Shape:* (T,). Not changed.
-        ordinary_ids: what a random piece is drawn from: the vocabulary without special tokens.
+        ordinary_ids: what a random token is drawn from: the vocabulary without special tokens.
 
     Returns:
         *Shape:* (T,), new input ids.

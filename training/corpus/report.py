@@ -25,8 +25,8 @@ class DataReport:
             another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
         empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
-        without_window: entities that fit the span window, but no training window of `max_tokens` pieces.
-        cut_rows: words that are cut because they alone have more than `max_tokens` pieces.
+        without_window: entities that fit the span window, but no training window of `max_tokens` tokens.
+        cut_words: words that are cut because they alone have more than `max_tokens` tokens.
     """
 
     name: str
@@ -36,7 +36,7 @@ class DataReport:
     repeated_ids: int = 0
     repeated_texts: int = 0
     words: int = 0
-    pieces: int = 0
+    tokens: int = 0
     windows: int = 0
     empty_windows: int = 0
     drawn_windows: int = 0
@@ -51,7 +51,7 @@ class DataReport:
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
     without_window: int = 0
-    cut_rows: int = 0
+    cut_words: int = 0
     unknown_labels: Counter = field(default_factory=Counter)
     # Hashes of what was there already: the texts themselves may be more than memory holds.
     _ids: set[int] = field(default_factory=set, repr=False)
@@ -60,11 +60,11 @@ class DataReport:
     def add(self, document: Document, encoded: EncodedDocument, labels: list[str] | None) -> None:
         """Count one document; `labels` are those that the model knows, `None` for all."""
         self.texts += 1
-        self.empty_texts += encoded.rows == 0
+        self.empty_texts += encoded.num_words == 0
         self.repeated_ids += _noted(self._ids, document.id)
         self.repeated_texts += _noted(self._texts, "\n".join(document.text) if document.is_split else document.text)
-        self.words += encoded.rows
-        self.pieces += len(encoded.pieces)
+        self.words += encoded.num_words
+        self.tokens += len(encoded.tokens)
         self.duplicates += document.duplicates
         self.misquoted += document.misquoted
         self.off_boundary += encoded.off_boundary
@@ -100,7 +100,7 @@ class DataReport:
         total = self.entities.total()
         per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
         lines = [
-            f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.pieces:,} pieces"
+            f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.tokens:,} tokens"
             + (f", {self.windows:,} windows" if self.windows else ""),
             *self._lines_on_empty_windows(),
             f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
@@ -129,9 +129,9 @@ class DataReport:
             (self.misquoted, "entities quote other words than stand at their offsets; the offsets are used"),
             (self.off_boundary, "entities do not begin and end with a word; they are trained on the words they touch "
              "and count as missed in scoring"),
-            (self.unreachable, "entities touch no word with pieces and cannot be learnt or found"),
+            (self.unreachable, "entities touch no word with tokens and cannot be learnt or found"),
             (self.without_window, "entities fit no training window; raise max_tokens"),
-            (self.cut_rows, "words alone have more pieces than max_tokens; their first pieces are used"),
+            (self.cut_words, "words alone have more tokens than max_tokens; their first tokens are used"),
             (self.empty_texts, "texts have no words"),
             (self.repeated_ids, "texts have an id that an earlier text has"),
             (self.repeated_texts, "texts are an earlier one word for word; all are used"),
@@ -180,8 +180,8 @@ def report_on(
 ) -> DataReport:
     """The report of documents and their encodings, in the same order."""
     report = DataReport(name, span_window)
-    for document, pieces in zip(documents, encoded, strict=True):
-        report.add(document, pieces, labels)
+    for document, tokens in zip(documents, encoded, strict=True):
+        report.add(document, tokens, labels)
     return report
 
 

@@ -1,7 +1,7 @@
 """
-From documents to training windows: pieces and rows of each document, where to cut, windows on disk.
+From documents to training windows: tokens and rows of each document, where to cut, windows on disk.
 
-A row is a word that has pieces; the model scores pairs of rows. T pieces, N rows.
+A row is a word that has tokens; the model scores pairs of rows. T tokens, N rows.
 
 Windows overlap. An entity that lies in the overlap is learnt in each window that holds it whole, once or twice an
 epoch; where a window cuts it, the part inside is no entity.
@@ -21,18 +21,18 @@ from training.corpus.data import Document
 @dataclass
 class EncodedDocument:
     """
-    A document in pieces and rows.
+    A document in tokens and rows.
 
     Attributes:
-        pieces: *Shape:* (pieces,), without special tokens.
-        bounds: *Shape:* (N + 1,), row r has the pieces [bounds[r], bounds[r + 1]).
+        tokens: *Shape:* (tokens,), without special tokens.
+        bounds: *Shape:* (N + 1,), row r has the tokens [bounds[r], bounds[r + 1]).
         prefix, suffix: the special tokens before and after.
         entities: (first row, last row + 1, label): the rows that the gold spans cover.
         off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
-        unreachable: gold spans without a single row (words without pieces); they cannot be trained on.
+        unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
     """
 
-    pieces: np.ndarray
+    tokens: np.ndarray
     bounds: np.ndarray
     prefix: np.ndarray
     suffix: np.ndarray
@@ -41,12 +41,12 @@ class EncodedDocument:
     unreachable: int
 
     @property
-    def rows(self) -> int:
+    def num_words(self) -> int:
         return len(self.bounds) - 1
 
 
 def encode_document(processor, document: Document) -> EncodedDocument:
-    """Pieces, rows and covering spans of a document; nothing is cut."""
+    """Tokens, words and covering spans of a document; nothing is cut."""
     inputs = processor([document.text], return_tensors="pt", is_split_into_words=document.is_split)
     input_ids, word_index = inputs["input_ids"][0].numpy(), inputs["word_index"][0].numpy()
     inside = np.flatnonzero(word_index)
@@ -91,7 +91,7 @@ class Window:
         input_ids, word_index: *Shape:* (T,), special tokens included.
         spans: (first row, last row + 1, label number), rows of this window.
         document: the id of the document that it is of.
-        masked_ids: *Shape:* (T,), the text's own piece where masking has put another, `NOT_MASKED` elsewhere; `None`
+        masked_ids: *Shape:* (T,), the text's own token where masking has put another, `NOT_MASKED` elsewhere; `None`
             where nothing has to guess them.
     """
 
@@ -102,7 +102,7 @@ class Window:
     masked_ids: np.ndarray | None = None
 
     @property
-    def rows(self) -> int:
+    def num_words(self) -> int:
         return int(self.word_index.max(initial=0))
 
 
@@ -110,13 +110,13 @@ def window_bounds(
     bounds: np.ndarray, spans: list[tuple[int, int]], budget: int, overlap: int
 ) -> list[tuple[int, int]]:
     """
-    Where to cut a document's rows: overlapping windows of at most `budget` pieces (one row that has more is a window).
+    Where to cut a document's rows: overlapping windows of at most `budget` tokens (one row that has more is a window).
 
     Neighbours share `overlap` rows, up to a quarter of a window, and a span across a seam is whole in the next window
     wherever a window can hold it.
 
     Args:
-        bounds: *Shape:* (N + 1,), pieces before each row.
+        bounds: *Shape:* (N + 1,), tokens before each row.
         spans: (first row, last row + 1), those that the model's window can hold.
 
     Returns:
@@ -150,28 +150,28 @@ def cut_windows(
     encoded: EncodedDocument, max_tokens: int, span_window: int | None, label2id: dict[str, int]
 ) -> tuple[list[Window], int, int]:
     """
-    Training windows of one document, of at most `max_tokens` pieces with the special tokens.
+    Training windows of one document, of at most `max_tokens` tokens with the special tokens.
 
     Returns:
         The windows; how many entities fit the span window but no training window; how many rows are cut because they
-        alone have too many pieces.
+        alone have too many tokens.
     """
     budget = max_tokens - len(encoded.prefix) - len(encoded.suffix)
     spans = [span for span in encoded.entities if fits(span[0], span[1], span_window)]
-    cuts = window_bounds(encoded.bounds, [span[:2] for span in spans], budget, span_window or encoded.rows)
-    windows, held, cut_rows = [], set(), 0
+    cuts = window_bounds(encoded.bounds, [span[:2] for span in spans], budget, span_window or encoded.num_words)
+    windows, held, cut_words = [], set(), 0
     for first, last in cuts:
         low, high = encoded.bounds[first], encoded.bounds[last]
-        row_of = np.repeat(np.arange(1, last - first + 1), np.diff(encoded.bounds[first : last + 1]))
-        cut_rows += int(high - low > budget)
+        word_of = np.repeat(np.arange(1, last - first + 1), np.diff(encoded.bounds[first : last + 1]))
+        cut_words += int(high - low > budget)
         inside = [span for span in spans if first <= span[0] and span[1] <= last]
         held.update(inside)
         windows.append(Window(
-            np.concatenate([encoded.prefix, encoded.pieces[low:high][:budget], encoded.suffix]),
-            np.concatenate([0 * encoded.prefix, row_of[:budget], 0 * encoded.suffix]),
+            np.concatenate([encoded.prefix, encoded.tokens[low:high][:budget], encoded.suffix]),
+            np.concatenate([0 * encoded.prefix, word_of[:budget], 0 * encoded.suffix]),
             [(start - first, end - first, label2id[label]) for start, end, label in inside],
         ))  # fmt: skip
-    return windows, len(spans) - len(held), cut_rows
+    return windows, len(spans) - len(held), cut_words
 
 
 class StoredWindows:
@@ -179,7 +179,7 @@ class StoredWindows:
     Windows in a file that is mapped into memory: there may be more of them than memory holds.
 
     Attributes:
-        lengths: *Shape:* (number of windows,), pieces of each, special tokens included.
+        lengths: *Shape:* (number of windows,), tokens of each, special tokens included.
         num_words: *Shape:* (number of windows,), words of each.
         is_empty: *Shape:* (number of windows,), bool, whether it holds no entity.
     """
@@ -205,7 +205,7 @@ class StoredWindows:
         with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
             for window in windows:
                 writer.write({
-                    "length": len(window.input_ids), "num_words": window.rows, "input_ids": window.input_ids,
+                    "length": len(window.input_ids), "num_words": window.num_words, "input_ids": window.input_ids,
                     "word_index": window.word_index, "spans": [list(span) for span in window.spans],
                     "document": window.document,
                 })  # fmt: skip

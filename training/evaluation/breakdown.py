@@ -58,7 +58,7 @@ def score_corpus(
     gold = [document.entities for document in documents]
     outcomes = match(gold, scored.entities(scored.choose(thresholds, config), config.labels))
     first, last = touched_words(outcomes, scored.words())
-    length, total = np.maximum(last - first, 1), np.diff(scored.first_row)[outcomes.document]
+    length, total = np.maximum(last - first, 1), np.diff(scored.first_word)[outcomes.document]
     groupings = {
         "by_length": by_length(length, config.span_window),
         "by_depth": by_depth(outcomes),
@@ -75,7 +75,7 @@ def score_corpus(
         "confusion": confusion(outcomes),
         "calibration": calibration(candidates.score, right),
         "worst_documents": worst_documents(outcomes, [document.id for document in documents],
-                                           np.diff(scored.first_row)),
+                                           np.diff(scored.first_word)),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 The scored spans of a corpus, kept until it is known which of them to accept: scoring looks at them with several
 thresholds, and the model runs once.
 
-D texts, N rows (words with pieces) of all texts one after the other, K candidates, R labels.
+D texts, N rows (words with tokens) of all texts one after the other, K candidates, R labels.
 """
 
 from collections.abc import Sequence
@@ -38,18 +38,18 @@ class ScoredSpans:
 
     candidates: Candidates
     offsets: np.ndarray
-    first_row: np.ndarray
+    first_word: np.ndarray
 
     @staticmethod
     def join(texts: list[tuple[Candidates, np.ndarray]]) -> "ScoredSpans":
         """Of each text's candidates and the offsets (rows, 2) of its rows."""
-        first_row = np.cumsum([0] + [len(offsets) for _, offsets in texts])
+        first_word = np.cumsum([0] + [len(offsets) for _, offsets in texts])
         parts = [
             part._replace(text=np.full_like(part.start, text), start=part.start + first, end=part.end + first)
-            for text, ((part, _), first) in enumerate(zip(texts, first_row, strict=False))
+            for text, ((part, _), first) in enumerate(zip(texts, first_word, strict=False))
         ]
         offsets = np.concatenate([offsets for _, offsets in texts] or [np.zeros((0, 2), dtype=np.int64)])
-        return ScoredSpans(Candidates.join(parts), offsets, first_row)
+        return ScoredSpans(Candidates.join(parts), offsets, first_word)
 
     def above(self, thresholds: np.ndarray) -> "ScoredSpans":
         """Those candidates whose score reaches their label's threshold; `thresholds` is of *Shape:* (R,)."""
@@ -63,7 +63,7 @@ class ScoredSpans:
 
     def entities(self, chosen: Candidates, labels: list[str]) -> list[list[Entity]]:
         """(start, end, label) of each text, in the text's units."""
-        found: list[list[Entity]] = [[] for _ in self.first_row[1:]]
+        found: list[list[Entity]] = [[] for _ in self.first_word[1:]]
         starts, ends = self.offsets[chosen.start, 0], self.offsets[chosen.end - 1, 1]
         columns = (chosen.text, starts, ends, chosen.label)
         for text, start, end, label in zip(*(column.tolist() for column in columns), strict=True):
@@ -72,7 +72,7 @@ class ScoredSpans:
 
     def words(self) -> list[np.ndarray]:
         """`offsets` of each text: *Shape:* (rows, 2)."""
-        return [self.offsets[first:last] for first, last in pairwise(self.first_row)]
+        return [self.offsets[first:last] for first, last in pairwise(self.first_word)]
 
     def keys(self, candidates: Candidates) -> np.ndarray:
         """A number for each span and label of the corpus: *Shape:* (K,)."""
@@ -82,10 +82,10 @@ class ScoredSpans:
         """`keys` of the gold entities of all texts that stand on the edges of rows: no other can be found."""
         number = {label: i for i, label in enumerate(labels)}
         keys = [np.zeros(0, dtype=np.int64)]
-        for entities, first_row, words in zip(gold, self.first_row[:-1], self.words(), strict=True):
+        for entities, first_word, words in zip(gold, self.first_word[:-1], self.words(), strict=True):
             known = [(start, end, number[label]) for start, end, label in entities if label in number]
             spans = np.array(known, dtype=np.int64).reshape(-1, 3)
-            first, last = (rows + first_row for rows in touched(words, spans[:, 0], spans[:, 1]))
+            first, last = (rows + first_word for rows in touched(words, spans[:, 0], spans[:, 1]))
             spans, first, last = (column[first < last] for column in (spans, first, last))
             exact = (self.offsets[first, 0] == spans[:, 0]) & (self.offsets[last - 1, 1] == spans[:, 1])
             keys.append(self._keys(first, last, spans[:, 2])[exact])

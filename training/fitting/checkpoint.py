@@ -75,9 +75,9 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
         raise CheckpointError(f"{name}: not a complete SeNER checkpoint: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
-    pieces, known = len(processor.tokenizer), model.config.backbone_config.vocab_size
-    if pieces > known:
-        raise CheckpointError(f"{name}: tokenizer.json has {pieces} pieces, the weights {known}: they do not belong "
+    tokens, known = len(processor.tokenizer), model.config.backbone_config.vocab_size
+    if tokens > known:
+        raise CheckpointError(f"{name}: tokenizer.json has {tokens} tokens, the weights {known}: they do not belong "
                               "together")  # fmt: skip
     return model.eval(), processor
 

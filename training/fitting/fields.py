@@ -32,9 +32,9 @@ class TrainingFields:
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
         max_norm_ratio: gradients are scaled down to this many times the norm that the run's gradients usually have.
-        max_tokens: pieces of a training window. Evaluation always sees whole texts.
+        max_tokens: tokens of a training window. Evaluation always sees whole texts.
         empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
-        mask_share: share of the input pieces that is masked, in whole words; 0 for none.
+        mask_share: share of the input tokens that is masked, in whole words; 0 for none.
         masked_words_weight: of the loss of guessing the masked words, beside that of the spans; 0 does not guess them.
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
         mixed_precision: "no", "bf16" or "fp16"; the weights stay float32. "auto" takes bf16 where the device computes

@@ -39,7 +39,7 @@ def train(run: Run) -> Progress:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best:
-                save_checkpoint(run.published, run.processor, fields.output_dir, fields.save_dtype)
+                save_checkpoint(run.eval_model, run.processor, fields.output_dir, fields.save_dtype)
                 folder = Path(fields.output_dir)
                 progress.best_files = checksums(folder.glob("model*.safetensors"), folder)
             write_text(run.checkpoints / "history.json", json.dumps(progress.history, indent=1))
@@ -82,7 +82,7 @@ def train_epoch(run: Run) -> None:
 def save(run: Run) -> None:
     """Save where the run stands, for `--resume`."""
     needed = files_of(run.checkpoints, run.progress.epoch, run.fields.average_epochs)[:-1]
-    save_state(run.accelerator, run.checkpoints, run.progress, run.scheduler, run.terms, needed)
+    save_state(run.accelerator, run.checkpoints, run.progress, run.scheduler, run.resume_signature, needed)
 
 
 def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointError:
@@ -126,9 +126,9 @@ def evaluate(run: Run) -> dict:
     """
     model = run.accelerator.unwrap_model(run.model)
     weights = merged_state_dict(model.model if isinstance(model, MaskedWords) else model)
-    run.published.load_state_dict(
+    run.eval_model.load_state_dict(
         average_weights(run.accelerator, run.checkpoints, weights, run.progress.epoch, run.fields.average_epochs)
     )
     with naming(run.dev):
-        found = extract_shared(run.published, run.processor, [document.text for document in run.dev], progress=True)
+        found = extract_shared(run.eval_model, run.processor, [document.text for document in run.dev], progress=True)
     return score([document.entities for document in run.dev], [as_spans(entities) for entities in found])

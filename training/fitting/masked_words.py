@@ -15,11 +15,11 @@ from training.corpus.masking import NOT_MASKED
 
 class MaskedWords(nn.Module):
     """
-    A model in training beside a head that guesses the masked pieces from the encoder's states: a layer, GELU and a
-    norm as BERT has them, then a score for each piece of the vocabulary by the encoder's own embeddings.
+    A model in training beside a head that guesses the masked tokens from the encoder's states: a layer, GELU and a
+    norm as BERT has them, then a score for each token of the vocabulary by the encoder's own embeddings.
 
     Args:
-        weight: of the loss of a window's masked pieces, summed, against the loss of its spans.
+        weight: of the loss of a window's masked tokens, summed, against the loss of its spans.
     """
 
     def __init__(self, model: SenerModel, weight: float):
@@ -43,11 +43,11 @@ class MaskedWords(nn.Module):
     def forward(self, masked_ids: Tensor, **inputs) -> SenerOutput:
         """
         Args:
-            masked_ids: *Shape:* (B, T), the text's own piece where another is in its place, `NOT_MASKED` elsewhere.
+            masked_ids: *Shape:* (B, T), the text's own token where another is in its place, `NOT_MASKED` elsewhere.
             inputs: what the model takes, `labels` among it.
 
         Returns:
-            With one loss, a mean over the windows: that of the spans and `weight` times that of the masked pieces.
+            With one loss, a mean over the windows: that of the spans and `weight` times that of the masked tokens.
         """
         output = self.model(**inputs)
         hidden, self.hidden = self.hidden, None

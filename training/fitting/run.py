@@ -41,15 +41,15 @@ class Run:
 
     Attributes:
         model: the model in training, within `MaskedWords` where it guesses words, as `Accelerator.prepare` wraps it.
-        published: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean of
+        eval_model: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean of
             `average_epochs` epochs, in float32.
-        terms: what must be the same where the run is resumed.
+        resume_signature: what must be the same where the run is resumed.
     """
 
     accelerator: Accelerator
     fields: TrainingFields
     model: torch.nn.Module
-    published: SenerModel
+    eval_model: SenerModel
     processor: SenerProcessor
     dev: list[Document]
     batches: StepBatches
@@ -57,7 +57,7 @@ class Run:
     scheduler: LambdaLR
     progress: Progress
     checkpoints: Path
-    terms: dict
+    resume_signature: dict
     bar: tqdm
 
     @property
@@ -171,7 +171,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     """Build the model, print what is in it and in the data, and take up the state that a run is resumed from."""
     set_seed(fields.seed)
     model, processor = build_model(fields, labels)
-    published = SenerModel(model.config).eval().to(accelerator.device)
+    eval_model = SenerModel(model.config).eval().to(accelerator.device)
     # One process chooses: on a network file system the others may not see the newest one yet.
     state = on_main_process(accelerator, lambda: newest_state(checkpoints)) if fields.resume else None
     windows_file = checkpoints / "windows.arrow"
@@ -202,21 +202,21 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
-    terms = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
+    resume_signature = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
     dev = [
         document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
     ]
-    terms |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
+    resume_signature |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
               "mixed_precision": accelerator.mixed_precision,  # what `auto` takes may differ on another machine
               "checksum of the data": checksum(windows_file, dev)}  # fmt: skip
     progress = Progress()
     if state is not None:
-        progress = load_state(accelerator, state, scheduler, terms)
+        progress = load_state(accelerator, state, scheduler, resume_signature)
         accelerator.print(f"resumed from {state}")
     bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
                disable=not accelerator.is_main_process)  # fmt: skip
-    return Run(accelerator, fields, model, published, processor, dev, batches, optimizer, scheduler, progress,
-               checkpoints, terms, bar)  # fmt: skip
+    return Run(accelerator, fields, model, eval_model, processor, dev, batches, optimizer, scheduler, progress,
+               checkpoints, resume_signature, bar)  # fmt: skip
 
 
 def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:

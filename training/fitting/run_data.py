@@ -73,11 +73,11 @@ def write_windows(
             encoded = encode_document(processor, document)
             report.add(document, encoded, labels)
             encoded = replace(encoded, entities=learnt(encoded.entities))
-            cut, without_window, cut_rows = cut_windows(encoded, max_tokens, span_window, label2id)
+            cut, without_window, cut_words = cut_windows(encoded, max_tokens, span_window, label2id)
             report.without_window += without_window
-            report.cut_rows += cut_rows
+            report.cut_words += cut_words
             for window in cut:
-                if window.rows:
+                if window.num_words:
                     report.windows += 1
                     report.empty_windows += not window.spans
                     yield replace(window, document=document.id)

@@ -71,7 +71,7 @@ class Progress:
 
 
 @contextmanager
-def only_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
+def exclusive_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
     """
     Keep other runs out of a folder, which is made where it is missing.
 
@@ -124,7 +124,7 @@ def newest_state(checkpoints: Path) -> Path | None:
     return next(reversed(states(checkpoints)), None)
 
 
-def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, scheduler, terms: dict,
+def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, scheduler, resume_signature: dict,
                beside: Iterable[Path] = ()) -> None:  # fmt: skip
     """
     Save everything that the run needs to go on exactly as if it had never stopped: weights, optimizer, random numbers
@@ -134,7 +134,7 @@ def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, 
     new one is damaged later; older ones go.
 
     Args:
-        terms: what must be the same when the run is resumed.
+        resume_signature: what must be the same when the run is resumed.
         beside: files outside of the state that the run needs as well when it goes on.
 
     Raises:
@@ -149,7 +149,7 @@ def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, 
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "terms": terms,
+            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "resume_signature": resume_signature,
                        "files": checksums([*files_in(aside, accelerator.num_processes), *beside], aside)}  # fmt: skip
             content = {"checksum": checksum_of_json(content), "content": content}
             (aside / PROGRESS).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -184,7 +184,7 @@ def random_states(process: int) -> str:
 
 def read_progress(folder: Path) -> dict:
     """
-    The content of a state's `progress.json`: `progress`, `scheduler`, `terms`, `files`.
+    The content of a state's `progress.json`: `progress`, `scheduler`, `resume_signature`, `files`.
 
     Raises:
         ResumeError: it is damaged.
@@ -246,7 +246,7 @@ def offer(folder: Path) -> str:
     return "no state before it is whole: start the run again without --resume"
 
 
-def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -> Progress:
+def load_state(accelerator: Accelerator, folder: Path, scheduler, resume_signature: dict) -> Progress:
     """
     Go on from a state: weights, optimizer, random numbers and scheduler are put back in place.
 
@@ -261,9 +261,9 @@ def load_state(accelerator: Accelerator, folder: Path, scheduler, terms: dict) -
             check_files(folder, content["files"])
         except ResumeError as error:
             raise ResumeError(f"{error}; {offer(folder)}") from error
-        for name, value in content["terms"].items():
-            if terms.get(name) != value:
-                raise ResumeError(f"{folder}: {name} was {value!r} in this run and is {terms.get(name)!r} now: give "
+        for name, value in content["resume_signature"].items():
+            if resume_signature.get(name) != value:
+                raise ResumeError(f"{folder}: {name} was {value!r} in this run and is {resume_signature.get(name)!r} now: give "
                                   "the same value to go on, or start another run in another output_dir")  # fmt: skip
         return content
 

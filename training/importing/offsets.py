@@ -202,8 +202,8 @@ def _shift(text: str, place: tuple[int, int], quote: str) -> tuple[int, int] | N
     """By how much start and end are too high, if the quote stands near; of several places the nearest."""
     start, end = place
     low = max(0, start - NEAR)
-    piece, found, at = text[low : end + NEAR], [], -1
-    while (at := piece.find(quote, at + 1)) >= 0:
+    token, found, at = text[low : end + NEAR], [], -1
+    while (at := token.find(quote, at + 1)) >= 0:
         found.append(low + at)
     if not quote or not found:
         return None

@@ -17,10 +17,10 @@ from training.inference.results import FAULT, Results, as_line, checksum_of_text
 
 
 # Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
-STRETCH_TEXTS, STRETCH_WORDS = 64, 100_000
+CHUNK_TEXTS, CHUNK_WORDS = 64, 100_000
 # Fields of a config that are no others with other entities: names, versions, dropout, what `labels` says.
 WITHOUT_EFFECT = ("_name_or_path", "architectures", "auto_map", "biaffine_dropout", "dtype", "id2label", "label2id",
-                  "part_size", "span_dropout", "threshold", "transformers_version")  # fmt: skip
+                  "chunk_size", "span_dropout", "threshold", "transformers_version")  # fmt: skip
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -40,17 +40,17 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def stretches(documents: Iterable[Document], processes: int) -> Iterator[list[Document]]:
+def chunks(documents: Iterable[Document], processes: int) -> Iterator[list[Document]]:
     """Lists of documents that follow each other, each of about as many as keep all processes at work for a while."""
-    stretch, words = [], 0
+    chunk, words = [], 0
     for document in documents:
-        stretch.append(document)
+        chunk.append(document)
         words += words_in(document.text)
-        if len(stretch) == STRETCH_TEXTS * processes or words >= STRETCH_WORDS * processes:
-            yield stretch
-            stretch, words = [], 0
-    if stretch:
-        yield stretch
+        if len(chunk) == CHUNK_TEXTS * processes or words >= CHUNK_WORDS * processes:
+            yield chunk
+            chunk, words = [], 0
+    if chunk:
+        yield chunk
 
 
 class Prediction:
@@ -64,8 +64,8 @@ class Prediction:
     def __init__(self, inputs: list[str], output: str, resume: bool, processes: int = 1):
         self.inputs, self.resume, self.results = inputs, resume, Results(output)
         self.documents = stream_inputs(inputs)
-        self.stretches = stretches(self.documents, processes)
-        self.stretch: list[Document] = []
+        self.chunks = chunks(self.documents, processes)
+        self.chunk: list[Document] = []
         self.counts: list[int] = []
 
     def start(self) -> bool:
@@ -88,15 +88,15 @@ class Prediction:
     def next_texts(self) -> list[str | list[str]]:
         """The texts that come next, none at the end."""
         try:
-            self.stretch = next(self.stretches, [])
+            self.chunk = next(self.chunks, [])
         except DataError as error:
             raise self.stopped_by(error) from error
-        return [document.text for document in self.stretch]
+        return [document.text for document in self.chunk]
 
     def add(self, found: list[list[dict] | None]) -> None:
         """The entities of each of `next_texts`, `None` of one that does not fit into memory."""
-        lines = [as_line(document.id, entities) for document, entities in zip(self.stretch, found, strict=True)]
-        self.write(lines, [checksum_of_text(document.text) for document in self.stretch])
+        lines = [as_line(document.id, entities) for document, entities in zip(self.chunk, found, strict=True)]
+        self.write(lines, [checksum_of_text(document.text) for document in self.chunk])
 
     def write(self, lines: list[str], texts: list[int]) -> None:
         """Lines of the output, and the `checksum_of_text` of their texts."""

@@ -66,7 +66,7 @@ def read_scores(path: str, config: SenerConfig) -> dict:
 
 def check_values(scores: dict) -> None:
     """Use every value that a card uses; an error of whatever kind where one is not there or not of its kind."""
-    table(scores)
+    score_table(scores)
     fitted(scores)
     found_and_missed(scores)
     for number in (*scores["thresholds"].values(), *(scores[name] for name in COUNTS)):
@@ -135,7 +135,7 @@ with `revision="COMMIT"` it is the code that you have read.
 On {scores["texts"]:,} texts ({escape(", ".join(names))}: {scores["words"]:,} words, {scores["entities"]:,} entities),
 over exact (start, end, label), in per cent; in brackets 95 % intervals from a bootstrap of whole texts.
 
-{table(scores)}
+{score_table(scores)}
 {fitted(scores)}
 ```
 accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
@@ -149,7 +149,7 @@ accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
 """
 
 
-def table(scores: dict) -> str:
+def score_table(scores: dict) -> str:
     """Scores of each label, and over all, as a Markdown table."""
     rows = [(escape(label), entry) for label, entry in sorted(scores["per_label"].items())]
     rows += [("all (micro)", scores), ("mean of the labels (macro)", scores["macro"])]
@@ -190,11 +190,11 @@ def limits(model: SenerModel, scores: dict) -> str:
     else:
         lines.append("The scored texts have no nested entities: how well it finds these is not measured.")
     if config.attention != "full":
-        lines.append(f"A piece of a word sees {config.attention_window:,} pieces on either side"
+        lines.append(f"A token of a word sees {config.attention_window:,} tokens on either side"
                      + (" and [CLS], which sees all." if config.attention == "arrow" else "."))  # fmt: skip
     if wrapped_positions(model.backbone, 1, torch.device("cpu")) is not None:
         length = config.backbone_config.max_position_embeddings
-        lines.append(f"Learned positions end after about {length:,} pieces and start again there.")
+        lines.append(f"Learned positions end after about {length:,} tokens and start again there.")
     lines.append("The scores hold for texts like those scored; other kinds and languages were not measured.")
     return "\n".join(f"- {line}" for line in lines)
 

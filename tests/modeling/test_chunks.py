@@ -7,42 +7,42 @@ from hypothesis import strategies as st
 from support.tiny_models import BACKBONES, LABELS, batch, tiny_model
 from torch import nn
 
+from modeling_sener.chunked_layers import LEAST_WINDOWS, compute_layers_in_chunks
 from modeling_sener.decoding import find_candidates, span_probabilities
-from modeling_sener.encoder_parts import LEAST_WINDOWS, compute_layers_in_parts
 
 
 KINDS = ["arrow", "sliding_window", "full"]
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=3)
 windows = st.integers(1, 14)
-part_sizes = st.integers(1, 250)
+chunk_sizes = st.integers(1, 250)
 
 
-def at_size(model, part_size):
-    model.config.part_size = part_size
+def at_size(model, chunk_size):
+    model.config.chunk_size = chunk_size
     return model
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @SETTINGS
-@given(lengths=lengths, window=windows, part_size=part_sizes, kind=st.sampled_from(KINDS))
-def test_encoder(device, backbone, lengths, window, part_size, kind):
+@given(lengths=lengths, window=windows, chunk_size=chunk_sizes, kind=st.sampled_from(KINDS))
+def test_encoder(device, backbone, lengths, window, chunk_size, kind):
     model = tiny_model(backbone, attention=kind, attention_window=window).double().to(device)
     inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
     with torch.no_grad():
         whole, counts = at_size(model, 10**6).encode(**inputs)
-        parts, _ = at_size(model, part_size).encode(**inputs)
+        parts, _ = at_size(model, chunk_size).encode(**inputs)
     words = torch.arange(whole.shape[1], device=device) < counts[:, None]
     torch.testing.assert_close(parts[words], whole[words], atol=1e-9, rtol=0)
 
 
 @SETTINGS
 @given(
-    lengths=lengths, window=windows, part_size=part_sizes, interaction=st.sampled_from(["bispa", "cnn", "none"]),
+    lengths=lengths, window=windows, chunk_size=chunk_sizes, interaction=st.sampled_from(["bispa", "cnn", "none"]),
     how=st.sampled_from([("both", "transposed"), ("both", "mirrored"), ("upper", "transposed")]),
     layers=st.integers(0, 3),
 )  # fmt: skip
-def test_head(device, lengths, window, part_size, interaction, how, layers):
+def test_head(device, lengths, window, chunk_size, interaction, how, layers):
     triangles, readout = how
     fields = {"triangles": triangles, "vertical_readout": readout, "span_interaction": interaction,
               "span_layers": layers}  # fmt: skip
@@ -53,7 +53,7 @@ def test_head(device, lengths, window, part_size, interaction, how, layers):
     with torch.no_grad():
         whole, parts = (
             torch.cat(list(at_size(model, size).logit_chunks(words, model.band(words, counts))), dim=1)
-            for size in (10**6, part_size)
+            for size in (10**6, chunk_size)
         )
     valid = model.band(words, counts).mask(range(max(lengths)))
     torch.testing.assert_close(parts[valid], whole[valid], atol=1e-9, rtol=0)
@@ -61,15 +61,15 @@ def test_head(device, lengths, window, part_size, interaction, how, layers):
 
 @SETTINGS
 @given(
-    lengths=lengths, window=windows, part_size=part_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
+    lengths=lengths, window=windows, chunk_size=chunk_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
     triangles=st.sampled_from(["both", "upper"]),
 )  # fmt: skip
-def test_candidates(device, lengths, window, part_size, threshold, triangles):
+def test_candidates(device, lengths, window, chunk_size, threshold, triangles):
     """Those of the stream, which keeps no logits, against those of the logits of the whole text."""
     model = tiny_model("bert", span_window=window, triangles=triangles).double().to(device)
     inputs = batch(lengths, device=device)
     thresholds = torch.full((len(LABELS),), threshold)
-    found = at_size(model, part_size).find_candidates(**inputs, thresholds=thresholds)
+    found = at_size(model, chunk_size).find_candidates(**inputs, thresholds=thresholds)
     with torch.no_grad():
         logits = at_size(model, 10**6)(**inputs).logits
     padded = nn.functional.pad(logits, (0, 0, 0, 0, 0, window if triangles == "both" else 0))
@@ -85,7 +85,7 @@ def test_candidates(device, lengths, window, part_size, threshold, triangles):
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if not name.startswith("deberta")])
 def test_layers_of_other_encoders_never_see_the_whole_text(backbone):
-    model = tiny_model(backbone, part_size=40)
+    model = tiny_model(backbone, chunk_size=40)
     seen = []
     for module in model.backbone.modules():
         if isinstance(module, nn.Linear):
@@ -102,4 +102,4 @@ def test_an_encoder_without_layers_is_an_error():
     encoder = tiny_model("bert").backbone
     encoder.config.num_hidden_layers = 7
     with pytest.raises(ValueError, match="7 layers"):
-        compute_layers_in_parts(encoder)
+        compute_layers_in_chunks(encoder)
