@@ -105,8 +105,10 @@ def check_folder(folder: Path, fields: TrainingFields) -> None:
     if file.is_file():
         for name, value in json.loads(file.read_text(encoding="utf-8")).items():
             if signature.get(name) != value:
-                raise FieldError(f"{folder}: {name} was {value!r} for the rows that are there and is "
-                                 f"{signature.get(name)!r} now: give the same value, or another output_dir")  # fmt: skip
+                raise FieldError(
+                    f"{folder}: {name} was {value!r} for the rows that are there and is {signature.get(name)!r} now: "
+                    "give the same value, or another output_dir"
+                )
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
 

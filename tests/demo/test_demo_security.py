@@ -242,7 +242,7 @@ def test_text_of_a_request_does_not_become_html(server):
 
 @pytest.mark.parametrize("attack", [function for _, function in ATTACKS], ids=lambda function: function.__name__)
 def test_what_is_no_proper_client_leaves_the_others_alone(server, attack, monkeypatch):
-    monkeypatch.setattr("demo_hostile.HELD", 0.2)
+    monkeypatch.setattr("support.demo_hostile.HELD", 0.2)
     text = "Ada Lovelace worked with Charles Babbage in London"
     expected = call(server, "extract", text, 0.1)
     load = SimpleNamespace(url=server.url, functions=server.functions, texts=["Ada Lovelace in London"])

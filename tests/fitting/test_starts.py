@@ -75,7 +75,7 @@ def first_step(run_arguments, monkeypatch):
         cells, valid = 0, 0
         for indices, weight in run.batches.plan(1):
             for i in indices if weight else ():
-                config = run.published.config
+                config = run.eval_model.config
                 own = run.batches.windows[i]
                 positive, count = cells_of(own, config.span_window, config.triangles, config.num_labels)
                 cells, valid = cells + positive.sum(dim=(0, 1)), valid + count

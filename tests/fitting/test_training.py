@@ -116,7 +116,7 @@ def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path,
     def spy(run, *arguments):
         ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
         result = evaluate(run, *arguments)
-        evaluated.append({name: tensor.clone() for name, tensor in run.published.state_dict().items()})
+        evaluated.append({name: tensor.clone() for name, tensor in run.eval_model.state_dict().items()})
         return {**result, "f1": len(ends) / 10}  # each is the best so far
 
     monkeypatch.setattr(module, "evaluate", spy)

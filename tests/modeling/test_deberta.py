@@ -96,7 +96,7 @@ def test_log_buckets_are_those_of_transformers(buckets, longest):
     expected = make_log_bucket_position(distance, buckets, longest).long()
     assert torch.equal(references.log_bucket_position(distance, buckets, longest), expected)
     config = DebertaV2Config(position_buckets=buckets, max_relative_positions=longest, relative_attention=True)
-    rows = RelativeDistance(config).rows(distance)
+    rows = RelativeDistance(config).log_bucket(distance)
     assert torch.equal(rows, (expected + buckets).clamp(0, 2 * buckets - 1))
 
 

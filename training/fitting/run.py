@@ -41,8 +41,8 @@ class Run:
 
     Attributes:
         model: the model in training, within `MaskedWords` where it guesses words, as `Accelerator.prepare` wraps it.
-        eval_model: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean of
-            `average_epochs` epochs, in float32.
+        eval_model: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean
+            of `average_epochs` epochs, in float32.
         resume_signature: what must be the same where the run is resumed.
     """
 

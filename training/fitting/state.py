@@ -149,8 +149,12 @@ def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, 
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            content = {"progress": asdict(progress), "scheduler": scheduler.state_dict(), "resume_signature": resume_signature,
-                       "files": checksums([*files_in(aside, accelerator.num_processes), *beside], aside)}  # fmt: skip
+            content = {
+                "progress": asdict(progress),
+                "scheduler": scheduler.state_dict(),
+                "resume_signature": resume_signature,
+                "files": checksums([*files_in(aside, accelerator.num_processes), *beside], aside),
+            }
             content = {"checksum": checksum_of_json(content), "content": content}
             (aside / PROGRESS).write_text(json.dumps(content, indent=1), encoding="utf-8")
             aside.rename(state)
@@ -263,8 +267,10 @@ def load_state(accelerator: Accelerator, folder: Path, scheduler, resume_signatu
             raise ResumeError(f"{error}; {offer(folder)}") from error
         for name, value in content["resume_signature"].items():
             if resume_signature.get(name) != value:
-                raise ResumeError(f"{folder}: {name} was {value!r} in this run and is {resume_signature.get(name)!r} now: give "
-                                  "the same value to go on, or start another run in another output_dir")  # fmt: skip
+                raise ResumeError(
+                    f"{folder}: {name} was {value!r} in this run and is {resume_signature.get(name)!r} now: give the "
+                    "same value to go on, or start another run in another output_dir"
+                )
         return content
 
     content = on_main_process(accelerator, check)
