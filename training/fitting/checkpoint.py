@@ -23,8 +23,8 @@ class CheckpointError(ValueError):
 
 def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32") -> None:
     """
-    Write a Hub folder: code, config, tokenizer and weights, with adapters merged. The files are written aside and moved
-    into place one by one, the weights last.
+    Write a Hub folder: code, config, tokenizer and weights, adapters merged. The files are written aside and moved to
+    their places one by one, the weights last.
 
     Args:
         dtype: precision of the stored weights. The config always says float32, so that a plain `from_pretrained`

@@ -43,7 +43,7 @@ class NormHistory:
 
 def clip_gradients(accelerator: Accelerator, model: nn.Module, norms: NormHistory, ratio: float) -> float:
     """
-    Scale gradients down if their norm exceeds `ratio` times the usual one, and add the norm to `norms` if it is finite.
+    Scale gradients down if their norm exceeds `ratio` times the usual one. Add the norm to `norms` if it is finite.
 
     Returns:
         The norm before clipping. With DeepSpeed nothing is clipped: its engine clips at fixed norms only.

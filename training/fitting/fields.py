@@ -160,9 +160,7 @@ def _read_yaml(path: str) -> dict:
 
 
 def _convert(name: str, value):
-    """
-    Convert `value` to the type of field `name`. YAML reads `3e-4` as a string and `no` as false; labels may be `a,b,c`.
-    """
+    """Convert to the type of field `name`. YAML reads `3e-4` as a string and `no` as false; labels may be `a,b,c`."""
     kind = OWN_FIELDS[name]
     if kind is float:
         value = _number(value)

@@ -44,7 +44,7 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str | None]
         asked: the field `mixed_precision`.
 
     Returns:
-        "no", "bf16" or "fp16"; and a line with the choice of "auto" and its reason, or a warning of emulated bf16, else
+        "no", "bf16" or "fp16"; and a line: the choice of "auto" with its reason, or a warning of emulated bf16; else
         `None`.
     """
     if asked not in ("auto", "bf16"):
