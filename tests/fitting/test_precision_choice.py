@@ -1,4 +1,4 @@
-"""Which precision a run takes on which device, what it says, and that a run is resumed in no other."""
+"""The precision that a run chooses on each device and reports; a run is not resumed in another one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from training.fitting.precision import choose_precision, has_bf16, training_devi
 from training.fitting.state import ResumeError, read_progress
 
 
-# As `torch.cpu.get_capabilities` describes processors; the last is one that it knows nothing of.
+# Processors as `torch.cpu.get_capabilities` describes them; the last one is unknown to it.
 NATIVE = [
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": False},
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": True},
@@ -34,7 +34,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Sets what torch finds the processor to be."""
+    """Set the capabilities that torch finds in the processor."""
     return lambda capabilities: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
 
@@ -64,7 +64,7 @@ def test_without_onednn_bf16_is_emulated_whatever_the_processor_has(processor, m
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
 def test_an_accelerator_without_bf16_takes_fp16(monkeypatch, kind):
     for native, expected in ((True, "bf16"), (False, "fp16")):
-        # Emulation does not count.
+        # `is_bf16_supported` is also true for emulation, which must not count.
         monkeypatch.setattr(getattr(torch, kind), "is_bf16_supported", lambda including_emulation=True, native=native:
                             including_emulation or native)  # fmt: skip
         assert choose_precision("auto", torch.device(kind))[0] == expected
@@ -108,7 +108,7 @@ def test_a_run_is_not_resumed_in_another_precision(toy, tmp_path, no_state, proc
     given = training_arguments(toy, tmp_path, "--num_epochs", "1", "--report_to", "none", "--batch_size", "16")
     processor(EMULATED[0])
     training.main([*given, "--mixed_precision", "auto"])
-    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same by another name
+    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same precision, named
     AcceleratorState._reset_state(reset_partial_state=True)  # as on another machine
     processor(NATIVE[0])
     with pytest.raises(ResumeError, match="mixed_precision was 'no' in this run and is 'bf16' now"):

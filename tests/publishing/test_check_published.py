@@ -44,7 +44,7 @@ def folder(published, tmp_path):
 
 
 def place_of(folder, recorded, place):
-    """What `run_isolated` finds its material in."""
+    """Prepare the folder that `run_isolated` needs."""
     shutil.copytree(folder, place / "copy")
     (place / "recorded.json").write_text(json.dumps(recorded))
     shutil.copyfile(ROOT / "training" / "publishing" / "load_published.py", place / "load_published.py")

@@ -46,13 +46,13 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory; the loading by strangers has tests of its own."""
+    """An empty working directory. Only files are checked; loading in isolation is tested in another file."""
+
+    def check_files_only(folder):
+        return check_published.Result(failures=check_published.file_faults(folder))
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        publish,
-        "check_published_folder",
-        lambda folder: check_published.Result(failures=check_published.file_faults(folder)),
-    )
+    monkeypatch.setattr(publish, "check_published_folder", check_files_only)
     return tmp_path
 
 
