@@ -173,7 +173,7 @@ def check_curve(result, gold, thresholds, accepted, words=range):
 
 @given(corpora(), st.booleans(), st.sampled_from(["all", "best"]))
 @settings(max_examples=60, deadline=None)
-def test_the_curve_is_what_every_threshold_gives(corpus, allow_nested, labels_per_span):
+def test_the_curve_has_the_scores_of_every_threshold(corpus, allow_nested, labels_per_span):
     """Spans are chosen anew, conflicts included, for each threshold of all labels from `CURVE_FLOOR` on."""
     documents, scored = corpus
     config = small_config(allow_nested=allow_nested, labels_per_span=labels_per_span)

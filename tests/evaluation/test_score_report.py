@@ -69,7 +69,7 @@ def test_text_from_outside_stays_text():
     assert "".join(page.text).count(HOSTILE) == 9
 
 
-def test_the_page_says_what_was_counted():
+def test_the_page_has_the_counts():
     documents, scored = one_document()
     result = score_corpus(documents, scored, np.full(3, 0.5), small_config())
     html = render({**result, **ABOUT, "wider_than_window": 3})

@@ -43,7 +43,7 @@ def without_interval(entry):
 
 @given(CORPUS)
 @settings(deadline=None)
-def test_scores_are_what_their_definitions_say(documents):
+def test_scores_follow_their_definitions(documents):
     gold, predicted = split(documents)
     result = score(gold, predicted)
     labels = sorted({label for part in gold + predicted for _, _, label in part})

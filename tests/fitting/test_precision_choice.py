@@ -39,7 +39,7 @@ def processor(monkeypatch):
 
 
 @pytest.mark.parametrize("capabilities", NATIVE)
-def test_bf16_is_taken_where_the_processor_has_it(processor, capabilities):
+def test_bf16_is_taken_if_the_processor_has_it(processor, capabilities):
     processor(capabilities)
     taken, line = choose_precision("auto", CPU)
     assert taken == "bf16" and line.startswith("mixed_precision: auto takes bf16: this processor has ")
@@ -47,7 +47,7 @@ def test_bf16_is_taken_where_the_processor_has_it(processor, capabilities):
 
 
 @pytest.mark.parametrize("capabilities", EMULATED)
-def test_float32_is_taken_where_bf16_is_emulated_and_an_explicit_bf16_warned_of(processor, capabilities):
+def test_emulated_bf16_is_not_taken_and_warned_of_if_asked_for(processor, capabilities):
     processor(capabilities)
     taken, line = choose_precision("auto", CPU)
     assert taken == "no" and "auto takes no: this processor (" in line and "no instructions for bfloat16" in line
@@ -55,7 +55,7 @@ def test_float32_is_taken_where_bf16_is_emulated_and_an_explicit_bf16_warned_of(
     assert taken == "bf16" and line.startswith("warning: mixed_precision is bf16: this processor (")
 
 
-def test_without_onednn_bf16_is_emulated_whatever_the_processor_has(processor, monkeypatch):
+def test_without_onednn_bf16_is_emulated_on_any_processor(processor, monkeypatch):
     processor(NATIVE[0])
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert has_bf16(CPU) == (False, "this torch was built without oneDNN and emulates bfloat16")
@@ -72,7 +72,7 @@ def test_an_accelerator_without_bf16_takes_fp16(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("asked", ["no", "fp16"])
-def test_other_precisions_are_taken_as_they_are(asked):
+def test_other_precisions_are_taken_unchanged(asked):
     assert choose_precision(asked, CPU) == (asked, None)
 
 
@@ -84,7 +84,7 @@ def test_the_device_is_the_one_that_accelerate_takes(no_state, monkeypatch):
 
 
 @pytest.mark.parametrize("capabilities, precision", [(NATIVE[0], "bf16"), (EMULATED[0], "no")])
-def test_a_run_computes_in_what_auto_takes_and_says_it_once(
+def test_a_run_computes_in_the_precision_of_auto_and_reports_it_once(
     toy, tmp_path, no_state, processor, monkeypatch, capsys, capabilities, precision
 ):
     processor(capabilities)

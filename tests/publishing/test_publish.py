@@ -122,7 +122,7 @@ def test_weights_keep_their_precision_and_are_sharded_when_large(model, here, mo
     assert check_published.file_faults(published) == [f"{shards[0].name} is missing"]
 
 
-def test_the_card_says_what_was_measured(model, here):
+def test_the_card_has_the_measured_scores(model, here):
     arguments = ["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD, "--dry-run"]
     publish.main(arguments)
     card = ModelCard.load(here / "published" / "someone" / "sener" / "README.md")
@@ -145,7 +145,7 @@ def test_the_card_says_what_was_measured(model, here):
     assert 'model="someone/sener"' in text and "chen2025sener" in text
 
 
-def test_the_card_says_where_thresholds_were_fitted_and_nesting_not_measured(model, here):
+def test_the_card_says_if_thresholds_were_fitted_or_nesting_not_measured(model, here):
     scores = write_report(here, before_fitting={"f1": 0.123}, by_depth={"0": {"tp": 2, "fp": 1, "fn": 2}})
     publish.main(["--model", str(model), "--repo", "someone/sener", "--scores", scores, *CARD, "--dry-run"])
     text = (here / "published" / "someone" / "sener" / "README.md").read_text()
