@@ -1,4 +1,7 @@
-"""Imports point one way: commands -> fitting, evaluation, publishing -> inference -> corpus -> common -> the model."""
+"""
+Imports point one way: commands -> fitting, evaluation, publishing -> inference -> corpus -> common -> the model. They
+are few, and files are short.
+"""
 
 import ast
 from pathlib import Path
@@ -7,7 +10,9 @@ import pytest
 
 
 ROOT = Path(__file__).parent.parent
-BELOW = {  # what the files of each room may import, of this project
+MOST_IMPORTS = 70  # between rooms
+MOST_LINES = 400  # of a file
+BELOW = {  # the rooms that the files of each room may import
     "modeling_sener": set(),
     "common": {"modeling_sener"},
     "corpus": {"common", "modeling_sener"},
@@ -31,15 +36,23 @@ BELOW = {  # what the files of each room may import, of this project
 
 
 def room(module: str) -> str | None:
-    """The room of a module's dotted name; `None` for other packages'."""
+    """The room of a module's dotted name; `None` for modules of other packages."""
     first, *rest = module.split(".")
     if first == "training":
         return rest[0] if rest and rest[0] in BELOW else "commands"
     return first if first in BELOW else None
 
 
+def narrow_room(module: str) -> str | None:
+    """As `room`, with each file directly in training/ as a room of its own; `None` also outside of that folder."""
+    first, *rest = module.split(".")
+    if first == "training":
+        return rest[0] if rest else None
+    return first if first == "modeling_sener" else None
+
+
 def imported(source: str) -> set[str]:
-    """The dotted names that a file imports anywhere, relative ones left out."""
+    """The dotted names that a file imports anywhere, without relative imports."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -53,9 +66,14 @@ def files() -> list[Path]:
     return [path for folder in ("modeling_sener", "training", "space") for path in (ROOT / folder).rglob("*.py")]
 
 
+def module_of(path: Path) -> str:
+    """The dotted name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downwards(path):
-    here = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    here = room(module_of(path))
     rooms = {room(name) for name in imported(path.read_text(encoding="utf-8"))} - {None, here}
     assert rooms <= BELOW[here], f"{here} may import {sorted(BELOW[here])} alone"
 
@@ -64,6 +82,24 @@ def test_imports_point_downwards(path):
 def test_no_command_imports_a_command(path):
     commands = {f"training.{other.stem}" for other in (ROOT / "training").glob("*.py") if other.stem != "__init__"}
     assert not imported(path.read_text(encoding="utf-8")) & commands
+
+
+def test_few_imports_lead_from_room_to_room():
+    """A room that imports another counts once, however many of its files import how many of the other's."""
+    edges = {
+        (narrow_room(module_of(path)), narrow_room(name))
+        for path in (ROOT / "training").rglob("*.py")
+        for name in imported(path.read_text(encoding="utf-8"))
+    }
+    edges = {(here, there) for here, there in edges if there not in (None, here)}
+    assert ("train", "fitting") in edges and ("fitting", "modeling_sener") in edges
+    assert len(edges) <= MOST_IMPORTS, sorted(edges)
+
+
+@pytest.mark.parametrize("folder", ["modeling_sener", "training"])
+def test_files_are_short(folder):
+    lines = {module_of(path): path.read_text(encoding="utf-8").count("\n") for path in (ROOT / folder).rglob("*.py")}
+    assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_an_arrow_upwards_is_seen():

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of the commands: no code out of data, and no file outside of its folder."""
+"""The promises of SECURITY.md for the commands: no code from data, and no file outside of its folder."""
 
 import ast
 import contextlib
@@ -20,19 +20,19 @@ from training.publish import check_arguments, parse_arguments
 
 
 CODE = sorted(path for name in ("training", "space", "modeling_sener") for path in (ROOT / name).rglob("*.py"))
-# Ways to run code from data, or by way of a shell.
+# Ways to run code from data, or through a shell.
 CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "joblib", "dill", "cloudpickle", "jsonpickle",
            "tarfile", "zipfile"}  # fmt: skip
 FUNCTIONS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.save",
              "shutil.unpack_archive"}  # fmt: skip
 YAML = {"safe_load", "safe_load_all", "safe_dump", "safe_dump_all", "YAMLError"}
-# Accelerate unpickles what is registered, whatever it is.
+# Accelerate unpickles any object that is registered.
 METHODS = {"register_for_checkpointing", "extractall", "read_pickle", "to_pickle"}
 
 
 def dangers(source: str) -> list[str]:
-    """What the code does that it must not, a line each."""
+    """The line and name of each forbidden use in `source`."""
     found = []
     for node in ast.walk(ast.parse(source)):
         line = getattr(node, "lineno", 0)
@@ -49,7 +49,7 @@ def dangers(source: str) -> list[str]:
             if first in MODULES or name in FUNCTIONS or (first == "yaml" and rest and rest not in YAML):
                 found.append(f"{line}: {name}")
             if isinstance(node, ast.ImportFrom) and name == "torch.load":
-                found.append(f"{line}: {name}")  # a call of it would not be seen below
+                found.append(f"{line}: {name}")  # the check of calls below would miss it
         if isinstance(node, ast.Attribute) and node.attr in METHODS:
             found.append(f"{line}: {node.attr}")
         if isinstance(node, ast.Name) and node.id in CALLS:
@@ -64,7 +64,7 @@ def dangers(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_runs_code_out_of_data(path):
+def test_nothing_runs_code_from_data(path):
     assert dangers(path.read_text(encoding="utf-8")) == []
 
 
@@ -80,12 +80,12 @@ def test_nothing_runs_code_out_of_data(path):
         "import zipfile", "pd.read_pickle(x)",
     ],
 )  # fmt: skip
-def test_what_must_not_be_there_is_found(code):
+def test_every_forbidden_use_is_found(code):
     assert dangers(code) != []
 
 
 class Code:
-    """Unpickled, it makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -114,7 +114,7 @@ def test_a_state_to_resume_from_runs_no_code(tmp_path):
         file.write_bytes(kept)
 
 
-def test_data_names_no_files(tmp_path):
+def test_paths_in_data_are_not_opened(tmp_path):
     watching, opened, content = [], [], "/etc/passwd"
     record = {"id": "../../x", "text": content, "file": content, "image": {"path": content, "bytes": None}}
     write_jsonl(tmp_path / "a.jsonl", [{**record, "entities": []}])
@@ -123,7 +123,7 @@ def test_data_names_no_files(tmp_path):
     watching.append(True)
     (document,) = read_documents(tmp_path / "a.jsonl")
     (other,) = read_parquet(str(tmp_path / "a.parquet"))
-    watching.clear()  # a hook cannot be taken away
+    watching.clear()  # an audit hook cannot be removed
     assert document.text == other.text == content and document.id == other.id == "../../x"
     assert {path for path in opened if not path.endswith((".py", ".pyc"))} <= {str(tmp_path / "a.jsonl")}
 
@@ -131,7 +131,7 @@ def test_data_names_no_files(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../x", "x/..", "../../x/y", "/etc/x", "x/../../y", "~/x", "x\\..\\y/z", ".", "x/.y/../z"]
 )
-def test_what_is_published_stays_in_its_folder(name, tmp_path):
+def test_names_of_repositories_cannot_leave_the_output_folder(name, tmp_path):
     for option in ("--repo", "--space"):
         arguments = {"--repo": "someone/model", option: name}
         words = ["--model", str(tmp_path), "--dry-run", *(word for pair in arguments.items() for word in pair)]

@@ -1,21 +1,21 @@
 """
-The plain baseline beside SeNER: transformers' own token classification on the same encoder, data files and budget.
+Train a plain baseline: transformers' token classification on the same encoder, data files and budget as SeNER.
 
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
 The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, precision,
 windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and
-`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder
-whose position table ends before `max_tokens` gets windows that fit the table.
+`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. If the
+encoder's position table is shorter than `max_tokens`, windows are as long as the table.
 
-BIO tags on the first token of each word make one flat row of spans. Of gold spans that overlap, the outermost is
-learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
-overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
+Each word has one BIO tag, on its first token, so that spans cannot overlap. Of overlapping gold spans the outermost is
+learnt (of crossing ones the longer); all gold counts in recall. Windows overlap in prediction, and a word's tag is
+taken from the window in which it is farthest from an edge: no text is truncated.
 
-Prints one JSON object last, for dev and the epoch with the best F1: the scores of training/score.py over all entities
-and by label, without its other groups; `output_dir` gets it as `report.json`, beside that epoch's model as
-`AutoModelForTokenClassification` loads it.
+The last line printed is one JSON object for dev at the epoch with the best F1: the scores of training/score.py, micro,
+macro and per label. `output_dir` gets the same object as `report.json`, and that epoch's model, which
+`AutoModelForTokenClassification` loads.
 """
 
 import copy
@@ -31,7 +31,10 @@ from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
+    BatchEncoding,
+    DataCollatorForTokenClassification,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     get_linear_schedule_with_warmup,
 )
 from transformers.utils import logging
@@ -54,15 +57,18 @@ from training.fitting.run_data import check_data, write_windows
 from training.fitting.state import Progress, exclusive_run
 
 
-IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all tokens of a word but its first
+IGNORED = -100  # label without a loss: special tokens, padding, all tokens of a word but its first
 PREDICTION_BATCH = 16  # windows
 
 
 @dataclass
-class Run:
+class TaggerRun:
     """
-    What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it, `eval_model` what is evaluated and
-    saved: the mean of `average_epochs` epochs.
+    State shared by the epochs of a run.
+
+    Attributes:
+        model: as `Accelerator.prepare` wraps it.
+        eval_model: evaluated and saved; its weights are the mean of the last `average_epochs` epochs.
     """
 
     accelerator: Accelerator
@@ -82,8 +88,8 @@ class Run:
 
 def outermost(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """
-    The spans (first row, last row + 1, label) that flat tags can hold, in text order: longest first, each that
-    overlaps none so far; of one span's labels the first.
+    Choose spans (first word, last word + 1, label) without overlap: take the longest first, and skip a span that
+    overlaps one already taken. Of a span's labels the first is taken. Returns them in text order.
     """
     kept: list[tuple[int, int, str]] = []
     taken = np.zeros(max((last for _, last, _ in spans), default=0), dtype=bool)
@@ -99,7 +105,7 @@ def tag_names(labels: list[str]) -> list[str]:
 
 
 def encode_tags(spans: list[tuple[int, int, int]], num_words: int) -> np.ndarray:
-    """Flat spans (first row, last row + 1, label number) as numbers into `tag_names`: *Shape:* (rows,)."""
+    """Tags of flat spans (first word, last word + 1, label number), as indices of `tag_names`: *Shape:* (words,)."""
     tags = np.zeros(num_words, dtype=np.int64)
     for first, last, label in spans:
         tags[first:last] = 2 * label + 2
@@ -108,46 +114,42 @@ def encode_tags(spans: list[tuple[int, int, int]], num_words: int) -> np.ndarray
 
 
 def decode_tags(tags: np.ndarray) -> list[tuple[int, int, int]]:
-    """The spans of any tags (rows,); an I that continues no span of its label begins one."""
+    """The spans of tags (words,). An I tag that continues no span of its label begins one."""
     spans, first, label = [], None, None
-    for row, tag in enumerate([*tags.tolist(), 0]):
+    for word, tag in enumerate([*tags.tolist(), 0]):
         own = (tag - 1) // 2
         if first is not None and (tag == 0 or tag % 2 == 1 or own != label):
-            spans.append((first, row, label))
+            spans.append((first, word, label))
             first = None
         if tag and first is None:
-            first, label = row, own
+            first, label = word, own
     return spans
 
 
 def first_tokens(window: Window) -> np.ndarray:
-    """Where the first token of each row stands: *Shape:* (rows,)."""
+    """The position of each word's first token: *Shape:* (words,)."""
     return np.flatnonzero(np.diff(window.word_index, prepend=0) > 0)
 
 
 class TagCollator:
     """Windows -> a right-padded batch: `input_ids`, `attention_mask`, `labels` (B, T)."""
 
-    def __init__(self, pad_id: int):
-        self.pad_id = pad_id
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.pad = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
 
-    def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
-        shape = len(windows), max(len(window.input_ids) for window in windows)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, IGNORED),
-        }
-        for b, window in enumerate(windows):
-            length = len(window.input_ids)
-            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
-            batch["attention_mask"][b, :length] = 1
-            batch["labels"][b, first_tokens(window)] = torch.from_numpy(encode_tags(window.spans, window.num_words))
-        return batch
+    def __call__(self, windows: list[Window]) -> BatchEncoding:
+        return self.pad([{"input_ids": window.input_ids, "labels": token_labels(window)} for window in windows])
+
+
+def token_labels(window: Window) -> np.ndarray:
+    """The tag of each word on its first token, `IGNORED` elsewhere: *Shape:* (T,)."""
+    labels = np.full(len(window.input_ids), IGNORED)
+    labels[first_tokens(window)] = encode_tags(window.spans, window.num_words)
+    return labels
 
 
 def build_tagger(backbone: str, labels: list[str]) -> PreTrainedModel:
-    """A new tagger in float32, without dropout of the attention weights, as training/train.py has it."""
+    """A new tagger in float32, without dropout of the attention weights, as in training/train.py."""
     names = dict(enumerate(tag_names(labels)))
     config = AutoConfig.from_pretrained(backbone, id2label=names, label2id={tag: i for i, tag in names.items()})
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
@@ -157,7 +159,7 @@ def build_tagger(backbone: str, labels: list[str]) -> PreTrainedModel:
 
 
 def longest_input(model: PreTrainedModel, max_tokens: int) -> int:
-    """`max_tokens`, or the length of the encoder's position table where that is shorter."""
+    """`max_tokens`, or the length of the encoder's position table if that is shorter."""
     positions = wrapped_positions(model, max_tokens, torch.device("cpu"))
     return max_tokens if positions is None else positions.unique().numel()
 
@@ -166,20 +168,20 @@ def store_flat_windows(
     path: Path, fields: TrainingFields, processor: SenerProcessor, labels: list[str], max_tokens: int
 ) -> list[str]:
     """
-    Write the training windows, with outermost spans alone, to `path`.
+    Write the training windows to `path`, with outermost spans only.
 
     Returns:
-        The lines of the report on both files, with what flat tags leave out.
+        The lines of the report on train and dev files; they count the entities that flat tags leave out.
     """
     report, learnt = DataReport(" ".join(fields.train_file), None), 0
 
-    def flat(entities: list) -> list:
+    def choose_outermost(entities: list) -> list:
         nonlocal learnt
         kept = outermost(entities)
         learnt += len(kept)
         return kept
 
-    write_windows(path, fields, processor, labels, max_tokens, None, report, flat)
+    write_windows(path, fields, processor, labels, max_tokens, None, report, choose_outermost)
     dev_report, findable = DataReport(" ".join(fields.dev_file), None), 0
     for document in stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"):
         encoded = encode_document(processor, document)
@@ -197,26 +199,27 @@ def store_flat_windows(
 
 
 def kept_words(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of each of these overlapping windows (first row, last row + 1), the rows up to the middle of its overlaps."""
+    """For each of the overlapping windows (first word, last word + 1), its words up to the middle of the overlaps."""
     middles = [(start + end) // 2 for (_, end), (start, _) in zip(cuts, cuts[1:], strict=False)]
     edges = [cuts[0][0], *middles, cuts[-1][1]] if cuts else []
     return list(zip(edges, edges[1:], strict=False))
 
 
 @torch.inference_mode()
-def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: int, pad_id: int) -> np.ndarray:
-    """The best tag of each row of a document: *Shape:* (rows,)."""
+def tag_document(
+    model: PreTrainedModel, encoded: EncodedDocument, max_tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """The best tag of each word of a document: *Shape:* (words,)."""
     encoded = replace(encoded, entities=[])
     windows, _, _ = cut_windows(encoded, max_tokens, None, {})
     cuts = window_bounds(encoded.bounds, [], max_tokens - len(encoded.prefix) - len(encoded.suffix), encoded.num_words)
-    tags, collate = np.zeros(encoded.num_words, dtype=np.int64), TagCollator(pad_id)
+    tags, pad = np.zeros(encoded.num_words, dtype=np.int64), DataCollatorForTokenClassification(tokenizer)
     plan = list(zip(windows, cuts, kept_words(cuts), strict=True))
     for i in range(0, len(plan), PREDICTION_BATCH):
-        part = plan[i : i + PREDICTION_BATCH]
-        batch = collate([window for window, _, _ in part])
-        del batch["labels"]
+        members = plan[i : i + PREDICTION_BATCH]
+        batch = pad([{"input_ids": window.input_ids} for window, _, _ in members])
         best = model(**send_to_device(batch, model.device)).logits.argmax(dim=-1).cpu().numpy()
-        for own, (window, (first, _), (a, b)) in zip(best, part, strict=True):
+        for own, (window, (first, _), (a, b)) in zip(best, members, strict=True):
             tags[a:b] = own[first_tokens(window)][a - first : b - first]
     return tags
 
@@ -224,8 +227,11 @@ def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: i
 def find_entities(
     model: PreTrainedModel, processor: SenerProcessor, labels: list[str], documents: list[Document], max_tokens: int
 ) -> list[list[Entity]]:
-    """(start, end, label) of each document in its text's units; processes share the work, each gets the answer."""
-    state, pad_id = PartialState(), processor.tokenizer.pad_token_id or 0
+    """
+    (start, end, label) of each document's entities, in its text's units. Processes share the documents; each gets all
+    results.
+    """
+    state = PartialState()
     model.eval()
     with state.split_between_processes(documents) as share:
         found = []
@@ -233,7 +239,7 @@ def find_entities(
             encoded = encode_document(processor, document)
             offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
             found.append([(offsets[first][0], offsets[last - 1][1], labels[label]) for first, last, label
-                          in decode_tags(tag_document(model, encoded, max_tokens, pad_id))])  # fmt: skip
+                          in decode_tags(tag_document(model, encoded, max_tokens, processor.tokenizer))])  # fmt: skip
     return gather_object(found)
 
 
@@ -246,8 +252,8 @@ def check_fields(fields: TrainingFields) -> None:
         raise FieldError(f"backbone is {fields.backbone!r}, a SeNER checkpoint: the tagger takes a plain encoder")
 
 
-def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
-    """Check the data, build the tagger, print what is in either."""
+def build_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
+    """Check the data, build the tagger, and print a report on both."""
     labels = on_main_process(accelerator, lambda: check_data(fields))
     set_seed(fields.seed)
     processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
@@ -260,10 +266,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
         accelerator, lambda: store_flat_windows(windows_file, fields, processor, labels, max_tokens)
     )
     accelerator.print("\n".join(lines or []))
-    masking, collator = (
-        Masking(processor.tokenizer, fields.mask_share),
-        TagCollator(processor.tokenizer.pad_token_id or 0),
-    )
+    masking, collator = Masking(processor.tokenizer, fields.mask_share), TagCollator(processor.tokenizer)
     batches = build_batches(accelerator, fields, StoredWindows(windows_file), masking, collator)
     accelerator.print(f"parameters: {model.num_parameters():,} trainable")
     model, optimizer = accelerator.prepare(model, build_optimizer(model, model.base_model, fields))
@@ -272,12 +275,12 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
     bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
-    return Run(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
-               scheduler, bar)  # fmt: skip
+    return TaggerRun(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
+                     scheduler, bar)  # fmt: skip
 
 
-def train(run: Run) -> dict:
-    """Epochs until there are enough, or until dev F1 has not risen for too long; the result of the best one."""
+def train(run: TaggerRun) -> dict:
+    """Train for `num_epochs`, or until dev F1 has not risen for `patience` epochs. Returns the best epoch's result."""
     accelerator, fields, progress, best = run.accelerator, run.fields, Progress(), {}
     while not progress.is_over(fields.num_epochs, fields.patience):
         loss = train_epoch(run, progress.epoch)
@@ -296,8 +299,8 @@ def train(run: Run) -> dict:
     return best
 
 
-def train_epoch(run: Run, epoch: int) -> float:
-    """One pass over the windows; returns the mean loss of its batches."""
+def train_epoch(run: TaggerRun, epoch: int) -> float:
+    """Train on each window once. Returns the mean loss of the batches; raises `ValueError` if it is not finite."""
     accelerator, losses = run.accelerator, []
     run.model.train()
     for batch, weight in run.batches.loader(epoch):
@@ -319,8 +322,8 @@ def train_epoch(run: Run, epoch: int) -> float:
     return mean
 
 
-def evaluate(run: Run, epoch: int) -> dict:
-    """The scores on whole dev texts, over all entities and by label."""
+def evaluate(run: TaggerRun, epoch: int) -> dict:
+    """Score whole dev texts: micro, macro and per label."""
     accelerator, fields = run.accelerator, run.fields
     weights = merged_state_dict(accelerator.unwrap_model(run.model))
     run.eval_model.load_state_dict(
@@ -333,8 +336,8 @@ def evaluate(run: Run, epoch: int) -> dict:
     }  # fmt: skip
 
 
-def save_tagger(run: Run, result: dict) -> None:
-    """Model, tokenizer and `report.json`, as transformers and people read them."""
+def save_tagger(run: TaggerRun, result: dict) -> None:
+    """Write model, tokenizer and `report.json` to `output_dir`."""
     if run.accelerator.is_main_process:
         folder = Path(run.fields.output_dir)
         run.eval_model.save_pretrained(folder)

@@ -29,7 +29,7 @@ from modeling_sener import SenerModel
 from training.common.cli import first_line, run
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing.card import build_card, read_scores
-from training.publishing.check_published import check
+from training.publishing.check_published import check_published_folder
 
 
 OUTPUT = Path("published")
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     check_arguments(options)
     folder = build_model(options)
-    result = check(folder)
+    result = check_published_folder(folder)
     if result.failures:
         raise ValueError(f"{folder}: not fit to be published:\n  " + "\n  ".join(result.failures))
     print(f"{folder}: {len(result.passed)} checks passed", file=sys.stderr)

@@ -146,23 +146,25 @@ def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
     documents = read_documents(tmp_path / "data.jsonl")
     for document in documents:
         encoded = encode_document(processor, document)
-        whole = tagger.tag_document(model, encoded, 128, 0)
+        whole = tagger.tag_document(model, encoded, 128, processor.tokenizer)
         assert len(set(whole)) > 3 or encoded.num_words == 0
         for max_tokens in (8, 9, 13, 24, 50):
-            np.testing.assert_array_equal(tagger.tag_document(model, encoded, max_tokens, 0), whole)
+            np.testing.assert_array_equal(tagger.tag_document(model, encoded, max_tokens, processor.tokenizer), whole)
     entities = [tagger.find_entities(model, processor, LABELS, documents, max_tokens) for max_tokens in (8, 128)]
     assert entities[0] == entities[1] and entities[0][1] == []
     whole, kept = documents[0].text, [word for word in words if word != "\x00"]
-    tags = tagger.tag_document(model, encode_document(processor, documents[0]), 128, 0)
+    tags = tagger.tag_document(model, encode_document(processor, documents[0]), 128, processor.tokenizer)
     spans = tagger.decode_tags(tags)
     assert [whole[start] for start, _, _ in entities[0][0]] == [kept[first] for first, _, _ in spans]
 
 
-def test_only_first_pieces_have_labels():
-    """Two texts, the shorter one padded; the second row of the first has three tokens."""
+def test_only_first_tokens_have_labels(toy):
+    """Two texts, the shorter one padded; the second word of the first has three tokens."""
+    processor = SenerProcessor.from_backbone(str(toy / "bert"), SenerConfig())
+    assert processor.tokenizer.pad_token_id == 0
     long = Window(np.array([2, 7, 8, 9, 6, 5, 3]), np.array([0, 1, 2, 2, 2, 3, 0]), [(1, 3, 1)])
     short = Window(np.array([2, 7, 3]), np.array([0, 1, 0]), [(0, 1, 0)])
-    batch = tagger.TagCollator(pad_id=0)([long, short])
+    batch = tagger.TagCollator(processor.tokenizer)([long, short])
     none = tagger.IGNORED
     assert batch["labels"].tolist() == [[none, 0, 3, none, none, 4, none], [none, 1, *[none] * 5]]
     assert batch["input_ids"][1].tolist() == [2, 7, 3, 0, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Scores by length, depth and position, confused labels, calibration: each against a plain reference."""
+"""Scores by length, depth and position, confused labels, calibration: each against a simple reference."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_depth_is_the_number_of_gold_spans_around(pairs):
 
 
 def test_position_and_length_count_words_not_characters():
-    """Ten words of which the sixth is very long; the entity touches words 6 and 7."""
+    """Ten words, the sixth very long; the entity touches words 6 and 7."""
     edges = np.cumsum([0, 2, 2, 2, 2, 2, 90, 2, 2, 2, 2])
     offsets = np.stack([edges[:-1], edges[1:] - 1], axis=1)
     scored = ScoredSpans.join([(Candidates.join([]), offsets)])
@@ -82,8 +82,8 @@ def test_position_and_length_count_words_not_characters():
     assert result["by_position"]["50-60 %"]["fn"] == result["by_length"]["1-4"]["fn"] == 1
 
 
-def test_entities_off_the_words_are_counted_where_they_stand():
-    """Half a word; a blank between two; a blank after the last one."""
+def test_entities_off_word_boundaries_are_counted_at_their_position():
+    """Half a word; a space between words; a space after the last word."""
     offsets = np.array([(0, 3), (4, 7)])
     scored = ScoredSpans.join([(Candidates(*np.zeros((4, 1), dtype=np.int64), np.ones(1, np.float32))._replace(
         end=np.ones(1, dtype=np.int64)), offsets)])  # fmt: skip
@@ -116,7 +116,7 @@ def test_the_confusion_table_counts_each_entity_once(pairs):
         assert (counts[number].sum(), counts[:, number].sum(), counts[number, number]) == (gold, predicted, right)
     spans = sum(len({e[:2] for e in gold}) if {e[:2] for e in gold} == {e[:2] for e in predicted} else 0
                 for gold, predicted in pairs)  # fmt: skip
-    assert counts[:-1, :-1].sum() >= spans  # where both have something, something is paired
+    assert counts[:-1, :-1].sum() >= spans  # if gold and predictions have the same spans, each has a pair
 
 
 def test_labels_of_one_span_are_paired_equal_ones_first():
@@ -150,7 +150,7 @@ def test_calibration_knows_which_spans_are_gold(corpus):
     assert sum(part["count"] * part["right"] for part in bins) == pytest.approx(right)
 
 
-def test_the_worst_documents_come_first_and_empty_ones_not_at_all():
+def test_the_worst_documents_come_first_and_empty_ones_are_left_out():
     a, b, c = (0, 1, "A"), (1, 2, "A"), (2, 3, "A")
     outcomes = match([[a], [a, b], [], [a, b], [b]], [[a], [a, c], [], [], [c]])
     listed = worst_documents(outcomes, list("vwxyz"), np.arange(5))

@@ -1,4 +1,4 @@
-"""Scores by overlap and the precision-recall curve, against the plainest possible references."""
+"""Scores by overlap and the precision-recall curve, against brute-force references."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ENTITY = st.tuples(st.integers(0, 8), st.integers(1, 8), st.sampled_from("AB")).
 )
 ENTITIES = st.lists(ENTITY, max_size=7)
 CORPUS = st.lists(st.tuples(ENTITIES, ENTITIES), max_size=4)
-# Taking the best pair first, the equal one, leaves the second predicted one without a partner.
+# A greedy choice pairs the equal entities first, and leaves the second predicted one without a partner.
 GREEDY_LOSES = [(0, 4, "A"), (0, 7, "A")], [(0, 4, "A"), (0, 3, "A")]
 
 
@@ -27,7 +27,7 @@ def jaccard(a, b):
 
 
 def most_pairs(gold, predicted, words=range):
-    """The size of a maximum matching of two sets of entities, all ways tried; `words` gives a span's words."""
+    """The size of a maximum matching of two sets of entities, by trying all; `words` gives a span's words."""
     if not gold:
         return 0
     (start, end, label), rest = gold[0], gold[1:]
@@ -50,8 +50,8 @@ def by_overlap(gold, predicted, words=None):
 @given(CORPUS)
 @example([GREEDY_LOSES])
 @settings(deadline=None)
-def test_right_is_what_a_maximum_matching_pairs(documents):
-    """Per document and label: micro, per label and intervals are sums of these."""
+def test_the_number_of_pairs_is_that_of_a_maximum_matching(documents):
+    """For each document and label, of which all scores are sums."""
     gold, predicted = [part for part, _ in documents], [part for _, part in documents]
     outcomes = by_overlap(gold, predicted)
     counts = tally(outcomes, Grouping(outcomes.label, outcomes.labels))
@@ -70,15 +70,15 @@ def test_right_is_what_a_maximum_matching_pairs(documents):
 
 @given(CORPUS)
 @settings(deadline=None)
-def test_gold_that_is_found_is_right_in_every_way(documents):
+def test_gold_as_prediction_has_perfect_scores_by_overlap_too(documents):
     gold = [part for part, _ in documents]
     assert summarise(by_overlap(gold, gold), {}) == score(gold, gold)
 
 
 @given(ENTITIES, st.lists(ENTITY, max_size=8, unique=True), st.randoms())
 @settings(deadline=None)
-def test_the_first_ones_are_paired_as_if_they_were_all(gold, predicted, random):
-    """Whatever the order, and each partner is a gold one that matches and that no other has."""
+def test_the_first_n_have_as_many_pairs_as_if_they_were_all(gold, predicted, random):
+    """In any order; and each partner is a gold entity that matches and has no other partner."""
     outcomes = match([gold], [predicted])
     order = np.flatnonzero(outcomes.outcome != FN).tolist()
     random.shuffle(order)
@@ -95,9 +95,9 @@ def test_the_first_ones_are_paired_as_if_they_were_all(gold, predicted, random):
 
 @st.composite
 def raw_texts(draw):
-    """Words of 1 to 9 characters with blanks between them, and spans of characters that need not stand on words."""
+    """Words of 1 to 9 characters with 0 to 2 spaces after each, and spans of characters, also off word boundaries."""
     sizes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=5))
-    edges = np.cumsum([0, *(part for size in sizes for part in size)])
+    edges = np.cumsum([0, *(length for size in sizes for length in size)])
     words = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
     entity = st.tuples(st.integers(0, edges[-1] - 1), st.integers(1, 20), st.just("A"))
     entities = st.lists(entity.map(lambda e: (e[0], min(e[0] + e[1], int(edges[-1])), e[2])), max_size=5)
@@ -131,20 +131,23 @@ def test_words_must_be_given_for_every_document():
         curve([[], []], [{}, {}], [[(0, 1)]])
 
 
-def test_tens_of_thousands_of_entities_of_which_each_has_to_give_way():
-    """Each predicted one matches two gold ones and has the first; for the last one all must take the second."""
+def test_an_augmenting_path_through_tens_of_thousands_of_entities():
+    """Each predicted entity matches two gold ones and has the first; for the last one all must take the second."""
     gold = [(2 * i, 2 * i + 3, "A") for i in range(20_001)]
     predicted = [(2 * i + 1, 2 * i + 4, "A") for i in range(20_000)] + [(0, 2, "A")]
     assert (by_overlap([gold], [predicted]).outcome == TP).sum() == 20_001
 
 
-def test_a_crowd_that_matches_a_few():
+def test_many_predictions_that_match_few_gold_entities():
     many = [(0, 1000 + i, "A") for i in range(900)]
     assert np.bincount(by_overlap([many[:3]], [many]).outcome).tolist() == [3, 897]
 
 
 def check_curve(result, gold, thresholds, accepted, words=range):
-    """`accepted` gives the entities of each document that one of `thresholds`, which are all that matter, accepts."""
+    """
+    Compare a curve with all points at `thresholds`, at which the accepted entities change; `accepted` returns each
+    document's entities that a threshold accepts.
+    """
     total, rows = sum(len(set(part)) for part in gold), []
     for found in map(accepted, thresholds):
         right = sum(pairs(*part, None, words) for part in zip(gold, found, strict=True))
@@ -170,8 +173,8 @@ def check_curve(result, gold, thresholds, accepted, words=range):
 
 @given(corpora(), st.booleans(), st.sampled_from(["all", "best"]))
 @settings(max_examples=60, deadline=None)
-def test_the_curve_is_what_every_threshold_gives(corpus, allow_nested, labels_per_span):
-    """Spans chosen anew with each threshold for all labels, conflicts included, from `CURVE_FLOOR` on."""
+def test_the_curve_has_the_scores_of_every_threshold(corpus, allow_nested, labels_per_span):
+    """Spans are chosen anew, conflicts included, for each threshold of all labels from `CURVE_FLOOR` on."""
     documents, scored = corpus
     config = small_config(allow_nested=allow_nested, labels_per_span=labels_per_span)
     gold = [document.entities for document in documents]
@@ -187,7 +190,7 @@ def test_the_curve_is_what_every_threshold_gives(corpus, allow_nested, labels_pe
 @given(st.lists(st.tuples(ENTITIES, st.dictionaries(ENTITY, st.integers(0, 4).map(lambda i: i / 4), max_size=6)),
                 max_size=3))  # fmt: skip
 @settings(deadline=None)
-def test_the_curve_of_given_scores(documents):
+def test_the_curve_of_any_scores(documents):
     gold, predicted = [part for part, _ in documents], [part for _, part in documents]
     thresholds = sorted({value for part in predicted for value in part.values()})
     check_curve(curve(gold, predicted), gold, thresholds, lambda threshold: [
@@ -195,7 +198,7 @@ def test_the_curve_of_given_scores(documents):
 
 
 def test_a_curve_by_hand():
-    """Right, wrong, two that tie (one right), and a gold entity that nothing finds."""
+    """One right, one wrong, two with equal scores (one right), and a missed gold entity."""
     gold = [[(0, 1, "A"), (2, 3, "B")], [(0, 1, "A")]]
     predicted = [{(0, 1, "A"): 0.9, (5, 6, "A"): 0.8, (2, 3, "B"): 0.7}, {(5, 6, "B"): 0.7}]
     result = curve(gold, predicted)
@@ -204,7 +207,7 @@ def test_a_curve_by_hand():
         "points": [{"threshold": 0.9, "precision": 1.0, "recall": 1 / 3},
                    {"threshold": 0.7, "precision": 0.5, "recall": 2 / 3}],
     }  # fmt: skip
-    # Recall 0.8 comes with precision 4/7, a lower threshold gives 5/8.
+    # At recall 0.8 precision is 4/7, but a lower threshold has 5/8.
     found = {(i, i + 1, "A"): 1 / n for n, i in enumerate((0, 1, 2, 10, 11, 12, 3, 4), start=1)}
     assert curve([[(i, i + 1, "A") for i in range(5)]], [found])["precision_at_80_recall"] == 5 / 8
     three_of_four = curve([[(i, i + 1, "A") for i in range(4)]], [{(i, i + 1, "A"): 0.5 for i in range(3)}])
@@ -214,7 +217,7 @@ def test_a_curve_by_hand():
 
 
 def test_a_curve_has_a_point_for_each_per_cent_of_recall():
-    """300 gold entities, found one after the other, with a wrong one after each."""
+    """300 gold entities with falling scores, and a wrong one after each."""
     gold = {(i, i + 1, "A"): 1 - i / 300 for i in range(300)}
     wrong = {(i, i + 1, "B"): score - 0.001 for (i, _, _), score in gold.items()}
     points = curve([list(gold)], [gold | wrong])["points"]
@@ -233,7 +236,7 @@ def test_without_gold_or_predictions_there_is_no_curve(gold, predicted):
 
 @given(corpora())
 @settings(max_examples=30, deadline=None)
-def test_spans_that_are_kept_for_the_curve_change_nothing_else(corpus):
+def test_spans_kept_only_for_the_curve_change_no_other_score(corpus):
     documents, scored = corpus
     thresholds, config = np.full(3, 0.5), small_config()
     result, bare = (score_corpus(documents, spans, thresholds, config)

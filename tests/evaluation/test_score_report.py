@@ -1,4 +1,4 @@
-"""The page that score.py writes: escaped, complete, without network."""
+"""The HTML page of score.py: text is escaped, numbers are complete, nothing is fetched."""
 
 import re
 from html.parser import HTMLParser
@@ -22,7 +22,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Collects elements, attributes and text, and checks that elements close in order."""
+    """Collect elements, attributes and text, and check that elements close in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def one_document(document_id="d", labels=LABELS):
-    """A right A, a B where gold has a C, and a missed A."""
+    """A right A, a B for a gold C, and a missed A."""
     candidates = Candidates(np.zeros(2, dtype=np.int64), np.array([0, 2]), np.array([1, 3]), np.array([0, 1]),
                             np.array([0.9, 0.8], dtype=np.float32))  # fmt: skip
     scored = ScoredSpans.join([(candidates, np.array([(i, i + 1) for i in range(WORDS)]))])
@@ -65,11 +65,11 @@ def test_text_from_outside_stays_text():
     page = Page(render({**result, **ABOUT, "model": HOSTILE, "data": [HOSTILE]}))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # In the title, the heading, the data; per label, twice; threshold; row and column of the table; the document's id.
+    # Title, heading, data; labels in two tables; threshold; row and column of the confusion matrix; the document's id.
     assert "".join(page.text).count(HOSTILE) == 9
 
 
-def test_the_page_says_what_was_counted():
+def test_the_page_has_the_counts():
     documents, scored = one_document()
     result = score_corpus(documents, scored, np.full(3, 0.5), small_config())
     html = render({**result, **ABOUT, "wider_than_window": 3})
@@ -80,7 +80,7 @@ def test_the_page_says_what_was_counted():
     assert "3 gold entities are wider than the model's window" in text
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", html, flags=re.DOTALL)]
     assert ["A", "1", "0", "0", "1"] in rows  # gold A: one right, one missed
-    assert ["C", "0", "1", "0", "0"] in rows  # gold C: taken for a B
+    assert ["C", "0", "1", "0", "0"] in rows  # gold C: predicted as B
     assert ["d", "8", "3", "1", "1", "2", "40.0"] in rows
     assert "fitted on these very documents" not in text
     assert "Area under the curve 33.3 up to a recall of 33.3" in text

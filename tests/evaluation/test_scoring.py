@@ -1,4 +1,4 @@
-"""Precision, recall and F1 by set, and their bootstrap intervals, against the plainest possible reference."""
+"""Precision, recall and F1 over sets, and their bootstrap intervals, against a naive reference."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def split(documents):
 
 
 def naive(gold, predicted, label=None):
-    """Ratios and counts as their definitions say, one entity after the other."""
+    """Ratios and counts by their definitions, one entity after the other."""
     tp = fp = fn = 0
     for expected, found in zip(gold, predicted, strict=True):
         expected = {entity for entity in expected if label in (None, entity[2])}
@@ -43,7 +43,7 @@ def without_interval(entry):
 
 @given(CORPUS)
 @settings(deadline=None)
-def test_scores_are_what_their_definitions_say(documents):
+def test_scores_follow_their_definitions(documents):
     gold, predicted = split(documents)
     result = score(gold, predicted)
     labels = sorted({label for part in gold + predicted for _, _, label in part})
@@ -78,8 +78,8 @@ def test_intervals_are_percentiles_over_resampled_documents(documents):
             assert entry["interval"][ratio] == pytest.approx(expected.tolist())
 
 
-def test_a_rare_label_leaves_no_doubt_where_everything_is_right():
-    """A corpus drawn without it says nothing about it: no zero for what cannot be measured."""
+def test_the_interval_of_a_rare_label_has_no_zeros_if_everything_is_right():
+    """A resampled corpus without the label has no score for it, rather than 0."""
     gold = [[(0, 1, "A"), (2, 3, "B")]] * 5 + [[(0, 1, "rare")]]
     result = score(gold, gold)
     for entry in (result, result["macro"], *result["per_label"].values()):
@@ -98,7 +98,7 @@ def test_intervals_are_ordered_and_repeatable(documents):
 
 @given(st.lists(ENTITY, max_size=6), st.lists(ENTITY, max_size=6), st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
-def test_documents_that_are_all_alike_leave_no_doubt(gold, predicted, copies):
+def test_equal_documents_have_intervals_of_width_zero(gold, predicted, copies):
     result = score([gold] * copies, [predicted] * copies)
     for ratio in RATIOS:
         assert result["interval"][ratio] == pytest.approx([result[ratio]] * 2)
@@ -124,7 +124,7 @@ def test_a_group_without_entities_is_listed():
 
 
 @pytest.mark.parametrize("documents", [0, 1, 3])
-def test_nothing_at_all(documents):
+def test_documents_without_entities(documents):
     interval = dict.fromkeys(RATIOS, [0.0, 0.0])
     assert score([[]] * documents, [[]] * documents) == {
         **ZERO, "tp": 0, "fp": 0, "fn": 0, "interval": interval, "macro": {**ZERO, "interval": interval},

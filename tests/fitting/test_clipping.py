@@ -1,4 +1,4 @@
-"""Clipping at a measured scale: one window with entities among many without keeps its weight."""
+"""Clipping at a measured norm: a window with entities among many without keeps its weight."""
 
 import torch
 from accelerate import Accelerator
@@ -10,7 +10,7 @@ from training.fitting.clipping import NormHistory, clip_gradients
 
 
 def clipped_sum(gradients, ratio, limit=None):
-    """The sum of the gradients as a run clips them, a step each; with `limit` at that fixed norm."""
+    """The sum of the gradients, clipped one step each as in a run, or at the fixed norm `limit`."""
     accelerator, norms, total = Accelerator(cpu=True), NormHistory(), torch.zeros(gradients.shape[1])
     model = nn.ParameterList([nn.Parameter(torch.zeros(gradients.shape[1]))])
     for gradient in gradients:
@@ -28,14 +28,14 @@ def cosine(one, other):
 
 
 def test_a_window_with_entities_among_many_without_keeps_its_weight():
-    """One in ten has a gradient a hundred times as large, in another direction; each step is one window."""
+    """Each step is one window; one in ten has a gradient a hundred times as large, in another direction."""
     steps = torch.arange(200)
     gradients = torch.randn(200, 50, generator=torch.Generator().manual_seed(0)) * 0.1
-    gradients[:, 0] += 1.0  # silence
-    gradients[steps % 10 == 7, 1] += 100.0  # entities
+    gradients[:, 0] += 1.0  # the direction of empty windows
+    gradients[steps % 10 == 7, 1] += 100.0  # the direction of entities
     mean = gradients.sum(0)
     assert cosine(clipped_sum(gradients, ratio=4.0), mean) > 0.99
-    assert cosine(clipped_sum(gradients, None, limit=1.0), mean) < 0.5, "what clipping at a fixed norm learns: silence"
+    assert cosine(clipped_sum(gradients, None, limit=1.0), mean) < 0.5, "a fixed norm keeps the direction"
 
 
 def test_an_outlier_is_scaled_down():
@@ -45,7 +45,7 @@ def test_an_outlier_is_scaled_down():
     assert total[3] < 99 + 10 and (total[:3] == 99).all()
 
 
-def test_one_outlier_does_not_lift_the_limit_for_those_that_follow():
+def test_one_outlier_hardly_raises_the_limit_of_later_steps():
     norms = NormHistory()
     for norm in [1.0] * 60 + [1e6]:
         norms.add(norm, norms.limit(4.0))

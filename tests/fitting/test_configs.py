@@ -1,4 +1,4 @@
-"""The configuration files that come with the project: fields that exist, values as published, runs that run."""
+"""The project's configuration files: fields exist, values are the published ones, and runs work."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def toy(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*RECIPES, *SMALL])
 def test_every_config_runs_an_epoch(toy, tmp_path, name):
-    """As the command runs it, on a tiny random encoder of the family that it names."""
+    """Through the command, on a tiny random encoder of the family that the config names."""
     given = training_arguments(toy, tmp_path)
     paths = {given[i]: given[i + 1] for i in range(0, len(given), 2)}
     encoder = toy / ("bert" if name in SMALL else "deberta")
@@ -89,7 +89,7 @@ def test_every_config_runs_an_epoch(toy, tmp_path, name):
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
 def test_accelerate_reads_its_config_files(path, monkeypatch):
-    """Through the launcher: from the file to the environment of a process, and from there to what trains in it."""
+    """Through the launcher: from the file to the environment of a process, and from there to its plugin."""
     kind, _, place = path.stem.partition("_")
     config = load_config_from_file(str(path))
     assert config.distributed_type.value == {"fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}[kind]
@@ -120,5 +120,5 @@ def test_accelerate_reads_its_config_files(path, monkeypatch):
         assert plugin.deepspeed_config["gradient_accumulation_steps"] == "auto"
 
 
-def test_there_are_four_of_them():
+def test_there_are_four_accelerate_configs():
     assert len(ACCELERATE) == 4

@@ -1,4 +1,4 @@
-"""What is damaged in a state is named before anything is loaded: no run ends with other weights for it."""
+"""Damaged files of a state are named before anything is loaded, so that no run ends with other weights."""
 
 import random
 import re
@@ -18,7 +18,7 @@ from training.fitting.state import Progress, ResumeError, load_state, newest_sta
 
 PROGRESS, OPTIMIZER, RANDOM = "progress.json", "optimizer.bin", "random_states_0.pkl"
 FILES = [PROGRESS, "model.safetensors", OPTIMIZER, RANDOM, "../weights_0001.safetensors"]
-TERMS = {"seed": 1}
+SIGNATURE = {"seed": 1}
 
 
 def flip(content, places):
@@ -28,7 +28,7 @@ def flip(content, places):
     return bytes(content)
 
 
-# What can happen to a file: its new content from its own and from the same file of another run; None: it is gone.
+# The new content of a damaged file, from its own content and that of the same file of another run; None: deleted.
 DAMAGES = {
     "gone": lambda own, other: None,
     "empty": lambda own, other: b"",
@@ -49,12 +49,15 @@ def damage(file, how, other):
 
 
 def named(file):
-    """What the message starts with. Beside the list of another run, the files are the wrong ones."""
+    """
+    The start of the message. If the list of files is damaged, the message may name any file of its folder: compared
+    with the list of another run, all others differ.
+    """
     return f"{file.parent}/" if file.name == PROGRESS else f"{file}: "
 
 
 class Training:
-    """The least that has a state: four weights, two steps, random numbers; saved after each of them."""
+    """A minimal training with a state: a linear layer and random numbers, saved after each step."""
 
     def __init__(self, folder, seed):
         torch.manual_seed(seed)
@@ -74,11 +77,11 @@ class Training:
             self.model(torch.rand(1, 2)).sum().backward()
             self.optimizer.step()
             progress = Progress(step=step, loss_sum=torch.rand(()).item())
-            save_state(self.accelerator, self.checkpoints, progress, self.scheduler, TERMS, [beside])
+            save_state(self.accelerator, self.checkpoints, progress, self.scheduler, SIGNATURE, [beside])
         return progress
 
-    def load(self, terms=TERMS):
-        return load_state(self.accelerator, newest_state(self.checkpoints), self.scheduler, terms)
+    def load(self, signature=SIGNATURE):
+        return load_state(self.accelerator, newest_state(self.checkpoints), self.scheduler, signature)
 
     def everything(self):
         moments = [value for each in self.optimizer.state_dict()["state"].values() for value in each.values()]
@@ -88,7 +91,10 @@ class Training:
 
 @pytest.fixture
 def two(tmp_path):
-    """A training that begins anew where another one has left states, and that other one; a third one's states."""
+    """
+    A new training in a folder with three states; the progress and values of the last of these; the folder of another
+    run.
+    """
     Training(tmp_path / "other", 2).save(3)
     before = Training(tmp_path / "run", 1)
     progress = before.save(3)
@@ -100,7 +106,7 @@ def same(found, expected):
     return len(found) == len(expected) and all(map(torch.equal, found, expected))
 
 
-def test_everything_is_put_back_and_the_state_before_is_kept(two):
+def test_everything_is_restored_and_the_state_before_is_kept(two):
     run, progress, saved, _ = two
     assert not same(run.everything(), saved)
     assert run.load() == progress and same(run.everything(), saved)
@@ -134,21 +140,21 @@ def test_a_state_before_it_that_is_damaged_too_is_not_offered(two):
         run.load()
 
 
-def test_random_numbers_that_accelerate_does_not_put_back_are_an_error(two, monkeypatch):
-    """As on devices that the state has no numbers of: Accelerate notes it in a log and goes on."""
+def test_random_states_that_accelerate_does_not_restore_are_an_error(two, monkeypatch):
+    """As on a device without saved random states: Accelerate only logs it and goes on."""
     run, _, _, _ = two
     monkeypatch.setattr("accelerate.checkpointing.torch.set_rng_state", lambda state: 1 / 0)
     with pytest.raises(ResumeError, match=f"{RANDOM}: torch_manual_seed could not be put back: go on with the dev"):
         run.load()
 
 
-def test_a_process_whose_random_numbers_are_not_in_the_folder_is_an_error(two, monkeypatch):
-    """It sees another disk: what it wrote would be missing when the run is resumed."""
+def test_a_process_whose_random_states_are_not_in_the_folder_is_an_error(two, monkeypatch):
+    """The process writes to another disk, so that its file would be missing when the run is resumed."""
     run, progress, _, _ = two
     progress.step += 1
     monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
     with pytest.raises(OSError, match="state_0001_0000004: cannot be written .No such file"):
-        save_state(run.accelerator, run.checkpoints, progress, run.scheduler, TERMS)
+        save_state(run.accelerator, run.checkpoints, progress, run.scheduler, SIGNATURE)
     assert newest_state(run.checkpoints).name == "state_0001_0000003"
 
 
@@ -160,13 +166,13 @@ def test_states_are_in_the_order_of_their_numbers(tmp_path):
     assert newest_state(tmp_path / "writing") is None
 
 
-# The same with whole runs.
+# Whole runs.
 
 RUN = ["--num_epochs", "3", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none", "--average_epochs", "2"]
 
 
 class Stopped(BaseException):
-    """What no code of the run catches."""
+    """An exception that no code of the run catches."""
 
 
 def run_until(steps, given):
@@ -185,9 +191,7 @@ def run_until(steps, given):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """
-    A run that was broken off in its third epoch, as it is, finished, and a run of another seed, broken off there too.
-    """
+    """A folder with a finished run, the same run interrupted in its third epoch, and one of another seed likewise."""
     folder = tmp_path_factory.mktemp("runs")
     toy_folder(folder)
     training.main(training_arguments(folder, folder / "whole", *RUN))
@@ -217,7 +221,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one_to_the_same_weights(r
     assert_same_weights(runs, folder)
 
 
-def test_published_weights_that_were_damaged_are_named_when_the_run_is_over(runs, tmp_path):
+def test_damaged_published_weights_are_named_when_the_run_is_over(runs, tmp_path):
     folder = shutil.copytree(runs / "whole", tmp_path / "run")
     resume(runs, folder)
     file = folder / "model.safetensors"
@@ -256,7 +260,7 @@ CASES = 200
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_no_damage_at_random_leads_to_other_weights(runs, tmp_path, part):
-    """Twenty of 200: the run goes on to the same weights, or says which file is damaged; nothing else."""
+    """Twenty of 200 cases: the run ends with the same weights, or names the damaged file."""
     refused = 0
     for case in range(CASES // 10 * part, CASES // 10 * (part + 1)):
         folder = shutil.copytree(runs / "broken", tmp_path / str(case))
@@ -279,7 +283,7 @@ def test_no_damage_at_random_leads_to_other_weights(runs, tmp_path, part):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_no_damage_of_any_file_leads_to_other_weights(runs, tmp_path, how):
-    """Every file below `checkpoints/` in turn, and the weights."""
+    """Damages every file below `checkpoints/` and the published weights in turn."""
     files = [path for path in (runs / "broken").rglob("*") if path.is_file() and path.stat().st_size]
     names = [path.relative_to(runs / "broken") for path in files
              if "checkpoints" in path.parts or path.suffix == ".safetensors"]  # fmt: skip

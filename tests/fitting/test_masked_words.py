@@ -1,4 +1,4 @@
-"""Guessing the masked words beside the spans: the loss against a reference, what is learnt, what is published."""
+"""Predicting the masked words beside the spans: the loss against a reference; it is learnt, and not published."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def masked_batch(lengths=(23, 9), labels=3):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_loss_is_that_of_the_spans_and_of_each_masked_piece(backbone):
-    """Masked tokens of all windows count alike, each by the state of its own place; the mean is over windows."""
+def test_the_loss_is_that_of_the_spans_and_of_each_masked_token(backbone):
+    """Each masked token is predicted from the state at its position; losses are summed, then averaged over windows."""
     model = tiny_model(backbone)
     with_words = MaskedWords(model, weight=0.25).eval()
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_the_loss_is_that_of_the_spans_and_of_each_masked_piece(backbone):
     spans = model(**inputs)
     assert torch.equal(output.logits, spans.logits)
 
-    # Each token as a word of its own: the words' states are then the tokens'.
+    # If each token is a word, the states of words are those of tokens.
     each = torch.arange(1, masked_ids.shape[1] + 1) * inputs["attention_mask"]
     states, _ = model.encode(inputs["input_ids"], inputs["attention_mask"], each)
     embeddings = model.backbone.get_input_embeddings().weight
@@ -56,7 +56,7 @@ def test_windows_without_a_masked_word_have_the_loss_of_their_spans():
     assert loss == model(**inputs).loss
 
 
-def test_the_masked_pieces_are_learnt():
+def test_the_masked_tokens_are_learnt():
     inputs, masked_ids = masked_batch()
     with_words = MaskedWords(tiny_model(), weight=1.0)
     optimizer = torch.optim.Adam(with_words.parameters(), lr=1e-2)

@@ -1,4 +1,4 @@
-"""Which precision a run takes on which device, what it says, and that a run is resumed in no other."""
+"""The precision that a run chooses on each device and reports; a run is not resumed in another one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from training.fitting.precision import choose_precision, has_bf16, training_devi
 from training.fitting.state import ResumeError, read_progress
 
 
-# As `torch.cpu.get_capabilities` describes processors; the last is one that it knows nothing of.
+# Processors as `torch.cpu.get_capabilities` describes them; the last one is unknown to it.
 NATIVE = [
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": False},
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": True},
@@ -34,12 +34,12 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Sets what torch finds the processor to be."""
+    """Set the capabilities that torch finds in the processor."""
     return lambda capabilities: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
 
 @pytest.mark.parametrize("capabilities", NATIVE)
-def test_bf16_is_taken_where_the_processor_has_it(processor, capabilities):
+def test_bf16_is_taken_if_the_processor_has_it(processor, capabilities):
     processor(capabilities)
     taken, line = choose_precision("auto", CPU)
     assert taken == "bf16" and line.startswith("mixed_precision: auto takes bf16: this processor has ")
@@ -47,7 +47,7 @@ def test_bf16_is_taken_where_the_processor_has_it(processor, capabilities):
 
 
 @pytest.mark.parametrize("capabilities", EMULATED)
-def test_float32_is_taken_where_bf16_is_emulated_and_an_explicit_bf16_warned_of(processor, capabilities):
+def test_emulated_bf16_is_not_taken_and_warned_of_if_asked_for(processor, capabilities):
     processor(capabilities)
     taken, line = choose_precision("auto", CPU)
     assert taken == "no" and "auto takes no: this processor (" in line and "no instructions for bfloat16" in line
@@ -55,7 +55,7 @@ def test_float32_is_taken_where_bf16_is_emulated_and_an_explicit_bf16_warned_of(
     assert taken == "bf16" and line.startswith("warning: mixed_precision is bf16: this processor (")
 
 
-def test_without_onednn_bf16_is_emulated_whatever_the_processor_has(processor, monkeypatch):
+def test_without_onednn_bf16_is_emulated_on_any_processor(processor, monkeypatch):
     processor(NATIVE[0])
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert has_bf16(CPU) == (False, "this torch was built without oneDNN and emulates bfloat16")
@@ -64,7 +64,7 @@ def test_without_onednn_bf16_is_emulated_whatever_the_processor_has(processor, m
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
 def test_an_accelerator_without_bf16_takes_fp16(monkeypatch, kind):
     for native, expected in ((True, "bf16"), (False, "fp16")):
-        # Emulation does not count.
+        # `is_bf16_supported` is also true for emulation, which must not count.
         monkeypatch.setattr(getattr(torch, kind), "is_bf16_supported", lambda including_emulation=True, native=native:
                             including_emulation or native)  # fmt: skip
         assert choose_precision("auto", torch.device(kind))[0] == expected
@@ -72,7 +72,7 @@ def test_an_accelerator_without_bf16_takes_fp16(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("asked", ["no", "fp16"])
-def test_other_precisions_are_taken_as_they_are(asked):
+def test_other_precisions_are_taken_unchanged(asked):
     assert choose_precision(asked, CPU) == (asked, None)
 
 
@@ -84,7 +84,7 @@ def test_the_device_is_the_one_that_accelerate_takes(no_state, monkeypatch):
 
 
 @pytest.mark.parametrize("capabilities, precision", [(NATIVE[0], "bf16"), (EMULATED[0], "no")])
-def test_a_run_computes_in_what_auto_takes_and_says_it_once(
+def test_a_run_computes_in_the_precision_of_auto_and_reports_it_once(
     toy, tmp_path, no_state, processor, monkeypatch, capsys, capabilities, precision
 ):
     processor(capabilities)
@@ -108,7 +108,7 @@ def test_a_run_is_not_resumed_in_another_precision(toy, tmp_path, no_state, proc
     given = training_arguments(toy, tmp_path, "--num_epochs", "1", "--report_to", "none", "--batch_size", "16")
     processor(EMULATED[0])
     training.main([*given, "--mixed_precision", "auto"])
-    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same by another name
+    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same precision, named
     AcceleratorState._reset_state(reset_partial_state=True)  # as on another machine
     processor(NATIVE[0])
     with pytest.raises(ResumeError, match="mixed_precision was 'no' in this run and is 'bf16' now"):

@@ -1,4 +1,4 @@
-"""Several processes, precisions and trackers: the same run as one process has, through the real command."""
+"""Runs on several processes equal those on one, through the real command; precisions and trackers."""
 
 import json
 
@@ -16,7 +16,7 @@ from training.fitting.fields import FieldError, parse_fields
 from training.fitting.lora import add_lora, merged_state_dict
 
 
-# Two passes over 15 windows in steps of 4: the last one has 3, and neither process knows what the other one drops.
+# Two epochs over 15 windows in steps of 4: the last step has 3. No dropout, as processes draw it differently.
 FIELDS = ["--num_epochs", "2", "--lora_rank", "0", "--mask_share", "0", "--biaffine_dropout", "0",
           "--span_dropout", "0"]  # fmt: skip
 
@@ -30,7 +30,7 @@ def toy(tmp_path_factory):
 
 
 def logged_losses(output):
-    """The loss of every step, as TensorBoard has it."""
+    """(step, loss) of every step in TensorBoard's log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(output / "checkpoints" / "logs"))
@@ -45,8 +45,8 @@ def history(output):
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(toy, tmp_path):
     """
-    Losses of all steps to 1e-5 and final weights to 1e-5 (float32 sums in another order), for the same windows a step:
-    four at once, two on each of two processes, one on each twice.
+    Losses of all steps and final weights are equal to 1e-5 (float32 sums in another order). The same four windows a
+    step: in one batch, two on each of two processes, or one on each in two batches.
     """
     ways = {
         "one": (ONE_PROCESS, "4", "1"),
@@ -58,7 +58,7 @@ def test_two_processes_train_the_weights_of_one(toy, tmp_path):
                                    "--gradient_accumulation_steps", accumulation)  # fmt: skip
         done = launch("train.py", *given, options=processes)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("epoch 2:") == 1  # one process speaks
+        assert done.stdout.count("epoch 2:") == 1  # only one process prints
     expected, losses = load_file(tmp_path / "one" / "model.safetensors"), logged_losses(tmp_path / "one")
     assert [step for step, _ in losses] == list(range(1, 9))
     for name in ("two", "two, accumulating"):
@@ -71,7 +71,7 @@ def test_two_processes_train_the_weights_of_one(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fault_is_told_once_by_two_processes(toy, tmp_path):
+def test_two_processes_report_a_fault_once(toy, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": 3}\n')
     given = training_arguments(toy, tmp_path / "out", "--train_file", str(tmp_path / "bad.jsonl"))
     done = launch("train.py", *given, options=TWO_PROCESSES)
@@ -82,10 +82,10 @@ def test_a_fault_is_told_once_by_two_processes(toy, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# A DeBERTa without position terms, which no one has published, keeps a table that it never reads.
+# A DeBERTa without position terms (none is published) has a position table that it does not use.
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "deberta-no-terms"])
 def test_every_parameter_has_a_gradient(backbone):
-    """Processes that exchange gradients wait for each of them."""
+    """Processes that exchange gradients wait for that of each parameter."""
     model = tiny_model(backbone).train()
     inputs = batch([12, 7])
     rows = int(inputs["word_index"].max())
@@ -94,10 +94,10 @@ def test_every_parameter_has_a_gradient(backbone):
     assert not without
 
 
-# transformers names no layers of these two: they are sharded as a whole.
+# For these two families transformers names no layers to shard: they are sharded as a whole.
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in ("electra", "distilbert")])
 def test_every_layer_is_sharded(backbone):
-    """FSDP finds layers by the first class of a name, and refuses a model that names a class it does not have."""
+    """FSDP finds each layer class by its name, and refuses a model that lacks a class that it names."""
     model = tiny_model(backbone)
     sharded = [get_module_class_from_name(model, name) for name in model._no_split_modules]
     assert None not in sharded
@@ -142,7 +142,7 @@ def test_trackers_and_precision_are_the_ones_asked_for(toy, tmp_path, no_state, 
     training.main([*given, "--mixed_precision", precision])
     steps, losses = zip(*logged_losses(tmp_path), strict=True)
     assert list(steps) == list(range(1, 9))
-    # Of 15 windows two a step: the epoch's loss is the mean over windows, not over steps.
+    # 15 windows, two a step: the epoch's loss is the mean over windows, not over steps.
     assert history(tmp_path)[0]["loss"] == pytest.approx((2 * sum(losses[:7]) + losses[7]) / 15, rel=1e-5)
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
@@ -172,7 +172,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_freed_memory_is_kept():
-    """Ten times 48 MB are 117,000 pages of 4 kB; the first time takes them, the others find them there."""
+    """Ten times 48 MB are 117,000 pages of 4 kB. If freed memory is kept, only the first time has page faults."""
     faults = {}
     for mode in ("leave", "keep"):
         done = python("-c", FAULTS, mode)

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed, wherever it was, ends with the weights of one that never was, bit for bit."""
+"""A run that is killed anywhere and resumed ends with the weights of an uninterrupted run, bit for bit."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from training.fitting.state import Progress, ResumeError, newest_state, states
 
 
 OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
-# In the order of the run, each kill being followed by a resumption. Steps: 8 an epoch, a state every 3 of them.
+# In the order of the run; after each kill the run is resumed. An epoch has 8 steps; a state is saved every 3.
 KILLS = {
     "before the first state": (OPTIMIZER, "", 2, 0),
     "at a step": (OPTIMIZER, "", 5, 0),
@@ -70,11 +70,11 @@ def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp
         assert run_until_killed("train", *point, given) == -signal.SIGKILL, place
         state = newest_state(tmp_path / "killed" / "checkpoints")
         seen.append("" if state is None else state.name)
-        if state is not None:  # what has its name is complete
+        if state is not None:  # a state with its final name is complete
             assert {path.name for path in state.iterdir()} == {
                 "progress.json", "model.safetensors", "optimizer.bin", "random_states_0.pkl"
             }  # fmt: skip
-    assert seen == sorted(seen) and len(set(seen)) > 3  # the kills were spread over the run
+    assert seen == sorted(seen) and len(set(seen)) > 3  # the kills are spread over the run
     done = python(ROOT / "training" / "train.py", *given)
     assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
     assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
@@ -82,7 +82,7 @@ def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp
 
 @pytest.mark.slow
 def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_path):
-    """From outside, at times that nobody chose; the launcher and both processes die at once."""
+    """Kills launcher and both processes at once from outside, at no particular place of the code."""
     done = launch("train.py", *training_arguments(toy, tmp_path / "unbroken", *FIELDS), options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
@@ -101,7 +101,7 @@ def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_pat
 
 
 class Stopped(BaseException):
-    """What no code of the run catches."""
+    """An exception that no code of the run catches."""
 
 
 @pytest.mark.parametrize("steps", [4, 11])
@@ -109,7 +109,7 @@ class Stopped(BaseException):
 def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(
     toy, tmp_path, monkeypatch, train_file, share, steps
 ):
-    """Eight steps an epoch: of 16 windows with entities, or of 12 and the 4 that are drawn of 8 without."""
+    """Eight steps an epoch: 16 windows with entities, or 12 with entities and 4 drawn from 8 without."""
     fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
               "--average_epochs", "2", "--masked_words_weight", "0.1",
               "--train_file", str(toy / train_file), "--empty_window_share", share]  # fmt: skip
@@ -124,11 +124,11 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
 
     monkeypatch.setattr(torch.optim.AdamW, "step", stop)
     with pytest.raises(Stopped):
-        training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))  # nothing there: a new run
+        training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))  # no state: a new run
     monkeypatch.undo()
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *given, **named: done.append(1) or step(*given, **named))
     training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))
-    assert done.count(1) == 16 - (3 if steps == 4 else 11 // 8 * 8 + 3)  # it went on, it did not start again
+    assert done.count(1) == 16 - (3 if steps == 4 else 11 // 8 * 8 + 3)  # resumed, not started again
     for name in ("model.safetensors", "checkpoints/state_0003_0000000/model.safetensors"):
         whole, broken = (load_file(tmp_path / run / name) for run in ("unbroken", "broken"))
         assert all(torch.equal(tensor, broken[key]) for key, tensor in whole.items())
@@ -155,7 +155,7 @@ def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_p
         damage()
         with pytest.raises(ResumeError, match=r"weights_0001\.safetensors: (is damaged, or of an|cannot be read)"):
             training.main([*given, "--resume"])
-    assert seen == []  # it is said at once, not when the epoch is over
+    assert seen == []  # the error is raised at once, not at the end of the epoch
     file.write_bytes(whole)
     training.main([*given, "--resume"])
 
@@ -172,7 +172,7 @@ def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
 
 @pytest.mark.parametrize("file", ["train.jsonl", "dev.jsonl"])
 def test_a_run_is_not_resumed_with_other_data(toy, tmp_path, file):
-    """A label is mended: as many windows, and not the same run."""
+    """A changed label leaves the number of windows the same."""
     content = (toy / "both.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(content)
     (tmp_path / "dev.jsonl").write_text(content)

@@ -1,4 +1,4 @@
-"""Where training starts: labels at their shares of the data, new labels of a checkpoint at the mean of its own."""
+"""Initial outputs: labels of a new model at their shares of the data, new labels of a checkpoint at its mean."""
 
 import json
 
@@ -25,7 +25,7 @@ def toy(tmp_path_factory):
 
 @st.composite
 def windows(draw):
-    """A span window and windows whose spans it holds, each span once."""
+    """A span window, triangles, and windows with distinct spans that the span window holds."""
     span_window, made = draw(st.sampled_from([1, 3, 6, None])), []
     for length in draw(st.lists(st.integers(1, 12), min_size=1, max_size=6)):
         spans = draw(st.sets(st.tuples(st.integers(0, length - 1), st.integers(1, length), st.integers(0, 2))))
@@ -36,7 +36,7 @@ def windows(draw):
 
 
 def cells_of(own, span_window, triangles, labels):
-    """A window's targets (N, W, R) and how many of its cells are pairs of words."""
+    """A window's targets (N, W, R), and the number of its cells that are pairs of words."""
     width = own.num_words - 1 if span_window is None else span_window
     valid = Band.of(torch.tensor([own.num_words]), width, triangles).mask(slice(0, own.num_words))
     return band_labels(own.spans, own.num_words, width, triangles, labels), int(valid.sum())
@@ -44,7 +44,7 @@ def cells_of(own, span_window, triangles, labels):
 
 @settings(max_examples=60, deadline=None)
 @given(windows(), st.sampled_from([0.0, 0.3, 1.0]))
-def test_cells_are_those_that_the_loss_is_a_sum_over(tmp_path_factory, drawn, share):
+def test_cells_are_those_over_which_the_loss_is_summed(tmp_path_factory, drawn, share):
     span_window, triangles, made = drawn
     path = tmp_path_factory.getbasetemp() / "windows.arrow"
     StoredWindows.write(path, iter(made))
@@ -53,7 +53,7 @@ def test_cells_are_those_that_the_loss_is_a_sum_over(tmp_path_factory, drawn, sh
     )
     expected = [cells_of(own, span_window, triangles, 3) for own in made]
     assert positive.tolist() == sum(cells.sum(dim=(0, 1)) for cells, _ in expected).tolist()
-    weights = [1 if own.spans else share for own in made]  # windows without an entity, as often as they are drawn
+    weights = [1 if own.spans else share for own in made]  # an epoch draws this share of empty windows
     assert valid == pytest.approx(sum(weight * count for weight, (_, count) in zip(weights, expected, strict=True)))
 
 
@@ -65,7 +65,7 @@ def test_each_label_starts_at_its_share_and_none_at_an_extreme(counts, valid):
 
 
 def first_step(run_arguments, monkeypatch):
-    """The loss of a run's first step, and what a constant guess of the labels' shares would have for its windows."""
+    """The loss of a run's first step, and the loss of constant scores equal to the labels' shares on its windows."""
     seen = {}
 
     class Stopped(Exception):
@@ -79,7 +79,7 @@ def first_step(run_arguments, monkeypatch):
                 own = run.batches.windows[i]
                 positive, count = cells_of(own, config.span_window, config.triangles, config.num_labels)
                 cells, valid = cells + positive.sum(dim=(0, 1)), valid + count
-        assert run.batches.steps == 1  # so that the step's windows are all there are
+        assert run.batches.steps == 1  # the step has all windows
         shares = cells / valid
         seen["loss"] = loss
         seen["constant"] = (
@@ -99,7 +99,7 @@ def first_step(run_arguments, monkeypatch):
 def test_a_new_model_starts_at_the_loss_of_a_constant_guess(toy, tmp_path, monkeypatch, span_window, seed):
     given = training_arguments(toy, tmp_path, "--span_window", span_window, "--seed", seed)
     loss, constant = first_step(given, monkeypatch)
-    assert 0.9 * constant < loss < 1.3 * constant  # one prior for all labels would stay below 2
+    assert 0.9 * constant < loss < 1.3 * constant  # with one prior for all labels the factor would be below 2
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_new_labels_start_as_the_mean_of_the_trained_ones(trained):
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_labels_without_an_example_are_named_and_start_silent(toy, trained, tmp_path, monkeypatch, capsys, is_new):
+def test_labels_without_an_example_are_named_and_start_lowest(toy, trained, tmp_path, monkeypatch, capsys, is_new):
     seen = []
 
     class Stopped(Exception):

@@ -1,4 +1,4 @@
-"""Training through the real command: a toy set learnt by heart, saved, reloaded; LoRA; fields."""
+"""Training through the real command: a toy set is memorised, saved and reloaded; LoRA; fields."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
     gold = [sorted([e["start"], e["end"], e["label"]] for e in as_raw(record)["entities"]) for record in toy_records()]
     assert json.loads(done.stdout.splitlines()[-1]) == gold
 
-    # Trained further, with steps too small to change a thing: it goes on from what is known.
+    # Trained further with steps too small to change anything, it keeps its score.
     done = launch("train.py", *training_arguments(toy, tmp_path / "further", "--backbone", str(tmp_path / "out"),
                                          "--num_epochs", "1", "--learning_rate", "1e-9",
                                          "--head_learning_rate", "1e-9"))  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
 
 
 def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys):
-    """Known labels keep their outputs in any order; the words stay the same words; no old threshold is kept."""
+    """Known labels keep their outputs in any order; the word pattern is kept, old thresholds are not."""
     sizes = {"span_window": 8, "biaffine_size": 16, "span_channels": 8}
     thresholds = {"Task": 0.2, "Odd": 0.3, "Material": 0.4}
     trained = SenerModel.from_backbone(toy / "bert", ["Task", "Odd", "Material"], threshold=thresholds, **sizes)
@@ -97,8 +97,8 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
         build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
 
 
-def test_a_checkpoint_of_other_triangles_is_no_beginning(toy, tmp_path):
-    """Without blocks the weights of either would fit: what they mean would not."""
+def test_a_checkpoint_of_other_triangles_is_refused(toy, tmp_path):
+    """Without blocks the weights would have the right sizes, but another meaning."""
     trained = SenerModel.from_backbone(toy / "bert", LABELS, triangles="both", span_interaction="none")
     tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
     save_checkpoint(trained, SenerProcessor(tokenizer, trained.config), tmp_path)
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_other_triangles_is_no_beginning(toy, tmp_path):
 
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
-def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path, monkeypatch, command):
+def test_the_mean_of_the_last_epochs_weights_is_evaluated(toy, tmp_path, monkeypatch, command):
     module = loop if command is training else command
     evaluate, ends, evaluated = module.evaluate, [], []
 
@@ -117,7 +117,7 @@ def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path,
         ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
         result = evaluate(run, *arguments)
         evaluated.append({name: tensor.clone() for name, tensor in run.eval_model.state_dict().items()})
-        return {**result, "f1": len(ends) / 10}  # each is the best so far
+        return {**result, "f1": len(ends) / 10}  # each epoch is the best so far
 
     monkeypatch.setattr(module, "evaluate", spy)
     fields = ["--num_epochs", "5", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
@@ -129,7 +129,7 @@ def test_what_is_evaluated_is_the_mean_of_the_last_epochs_weights(toy, tmp_path,
             mean = sum(end[name] for end in last) / len(last)
             torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6)
             moved = max(moved, (mean - ends[epoch][name]).abs().max().item())
-    assert moved > 1e-3  # a mean, and not the last
+    assert moved > 1e-3  # the mean differs from the last epoch
     assert all(torch.equal(stored[name], tensor) for name, tensor in evaluated[-1].items())
     kept = sorted(file.name for file in (tmp_path / "checkpoints").glob("weights_*"))
     assert kept == [

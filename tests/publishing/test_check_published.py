@@ -1,4 +1,4 @@
-"""The check of a published folder: what it finds, and that its interpreter is a stranger's."""
+"""The check of a folder before it is published: the faults that it finds, and the isolation of its interpreter."""
 
 import importlib.metadata
 import json
@@ -18,12 +18,12 @@ from support.toy import ROOT
 from training.publishing.check_published import (
     COMMIT,
     TEXTS,
-    check,
-    check_files,
+    check_published_folder,
+    file_faults,
     lay_out_cache,
     link_packages,
     record,
-    run_stranger,
+    run_isolated,
 )
 
 
@@ -44,7 +44,7 @@ def folder(published, tmp_path):
 
 
 def place_of(folder, recorded, place):
-    """What `run_stranger` finds its material in."""
+    """Prepare the folder that `run_isolated` needs."""
     shutil.copytree(folder, place / "copy")
     (place / "recorded.json").write_text(json.dumps(recorded))
     shutil.copyfile(ROOT / "training" / "publishing" / "load_published.py", place / "load_published.py")
@@ -52,37 +52,37 @@ def place_of(folder, recorded, place):
 
 
 def test_a_complete_folder_has_nothing_wrong(published):
-    assert check_files(published) == []
+    assert file_faults(published) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "README.md", "model.safetensors", "band.py"])
 def test_a_missing_file_is_named(name, folder):
     (folder / name).unlink()
-    assert check_files(folder) == [f"{name} is missing"]
+    assert file_faults(folder) == [f"{name} is missing"]
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "checkpoints/state.bin", "notes.txt", "more.py"])
 def test_a_file_that_does_not_belong_is_named(name, folder):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("")
-    assert check_files(folder) == [f"{name} is no file of a published model"]
+    assert file_faults(folder) == [f"{name} is no file of a published model"]
 
 
 def test_code_is_the_repositorys_byte_for_byte(folder):
     with (folder / "decoding.py").open("a") as code:
         code.write("\n")
-    assert check_files(folder) == ["decoding.py is not the repository's"]
+    assert file_faults(folder) == ["decoding.py is not the repository's"]
 
 
 def test_a_card_needs_its_header(folder):
     (folder / "README.md").write_text(CARD.replace("license: apache-2.0\n", ""))
-    assert check_files(folder) == ["README.md: the header has no license"]
+    assert file_faults(folder) == ["README.md: the header has no license"]
     (folder / "README.md").write_text(CARD.replace("tags: [sener]", "tags: [sener"))
-    (message,) = check_files(folder)
+    (message,) = file_faults(folder)
     assert message.startswith("README.md: the header is not valid YAML: ")
 
 
-def test_packages_are_those_that_are_required_and_no_others(tmp_path):
+def test_only_required_packages_are_linked(tmp_path):
     site = link_packages(tmp_path / "site", ["torch", "transformers"])
     names = {each.metadata["Name"].lower() for each in importlib.metadata.distributions(path=[str(site)])}
     assert {"torch", "transformers", "tokenizers", "safetensors", "numpy"} <= names
@@ -100,7 +100,7 @@ def test_the_cache_is_laid_out_as_the_hubs(published, tmp_path):
 def test_every_span_is_recorded(published):
     ours = record(published)
     assert any(ours["entities"]) and ours["texts"] == TEXTS
-    # Every pair of words within the window, for every label.
+    # The expected spans: every pair of words within the span window, for every label.
     words = [max(row) for row in ours["word_index"]]
     window = json.loads((published / "config.json").read_text())["span_window"]
     spans = {(text, i, j + 1, label) for text, n in enumerate(words) for i in range(n)
@@ -109,8 +109,8 @@ def test_every_span_is_recorded(published):
     assert set(zip(*columns, strict=True)) == spans and len(scores) == len(spans)
 
 
-def test_a_stranger_gets_what_was_recorded(published, tmp_path):
-    found = run_stranger(place_of(published, record(published), tmp_path), "run", "cache", False, None)
+def test_an_isolated_interpreter_gets_the_recorded_results(published, tmp_path):
+    found = run_isolated(place_of(published, record(published), tmp_path), "run", "cache", False, None)
     assert found["failures"] == [] and list(found["passed"]) == ["alone", *SETTINGS]
     assert found["passed"]["model"] < 1e-5 < found["passed"]["bfloat16"]
     assert found["versions"]["transformers"] == transformers.__version__ and "accelerate" not in found["versions"]
@@ -119,7 +119,7 @@ def test_a_stranger_gets_what_was_recorded(published, tmp_path):
     assert not list((tmp_path / "run" / "home").iterdir())
 
 
-# One fault each for what a stranger compares; each of them is found, in one run.
+# Code that writes to the home and connects to the network; both must be reported.
 FAULT = """
 import pathlib, socket
 for attempt in (lambda: pathlib.Path.home().joinpath("seen").write_text(""),
@@ -138,7 +138,7 @@ def change_weights(folder):
 
 
 @pytest.mark.slow
-def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
+def test_every_difference_from_the_record_is_found_in_one_run(published, folder, tmp_path):
     recorded = record(published)
     change_weights(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -146,7 +146,7 @@ def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with (folder / "decoding.py").open("a") as code:
         code.write(FAULT)
-    found = run_stranger(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
+    found = run_isolated(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
     assert list(found["passed"]) == ["alone", "config"]
     failures = "\n".join(found["failures"])
     changed = "saved_again: save_pretrained wrote other code than the repository's: decoding.py"
@@ -160,7 +160,7 @@ def test_what_is_not_as_recorded_is_found(published, folder, tmp_path):
 def test_weights_alone_are_compared_by_their_scores(published, folder, tmp_path):
     recorded = record(published)
     change_weights(folder)
-    found = run_stranger(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
+    found = run_isolated(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
     failures = "\n".join(found["failures"])
     assert "model: scores differ by up to 0.0" in failures and "token_ids" in found["passed"]
 
@@ -170,14 +170,14 @@ def test_code_that_needs_more_than_torch_and_transformers_is_found(published, fo
     recorded = record(published)
     with (folder / "decoding.py").open("a") as code:
         code.write("\nimport peft\n")
-    found = run_stranger(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
+    found = run_isolated(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
     assert any("peft" in failure for failure in found["failures"])
     assert not {"model", "pipeline"} & set(found["passed"])
 
 
 @pytest.mark.slow
 def test_the_whole_check_finds_nothing_in_the_bundled_model():
-    result = check(ROOT / "modeling_sener")
+    result = check_published_folder(ROOT / "modeling_sener")
     assert result.failures == []
     wanted = ["files", *(f"{name} ({source})" for source in ("folder", "cache") for name in ("alone", *SETTINGS))]
     assert list(result.passed) == [*wanted, "device_map (folder)"]
@@ -187,11 +187,11 @@ def test_the_whole_check_finds_nothing_in_the_bundled_model():
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["accelerate"]], ids=["alone", "accelerate"])
 def test_the_bundled_model_in_a_new_environment(more, request):
-    """What pip installs for torch and transformers; made once (2 GB), and kept in pytest's cache."""
+    """An environment with pip's torch and transformers, created once (2 GB) and kept in pytest's cache."""
     folder = request.config.cache.mkdir("_".join(["published", *more]))
     versions = {name: importlib.metadata.version(name).split("+")[0] for name in ("torch", "transformers", *more)}
     python = make_environment(folder / "environment", [f"{name}=={version}" for name, version in versions.items()])
-    result = check(ROOT / "modeling_sener", python)
+    result = check_published_folder(ROOT / "modeling_sener", python)
     assert result.failures == []
     assert {name: result.versions[name].split("+")[0] for name in versions} == versions
     assert ("device_map (folder)" in result.passed) == bool(more)
@@ -211,5 +211,5 @@ def test_an_interpreter_that_fails_is_a_failure(published, tmp_path, monkeypatch
     python.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no torch for you')\n")
     python.chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    found = run_stranger(place_of(published, record(published), tmp_path), "run", "folder", False, "./python")
+    found = run_isolated(place_of(published, record(published), tmp_path), "run", "folder", False, "./python")
     assert found["failures"] == ["the interpreter failed: no torch for you"]

@@ -1,4 +1,4 @@
-"""Publishing: the folder, its model card, and the upload to a stand-in of the Hub."""
+"""Publishing: the folder, its model card, and the upload to a local stand-in for the Hub."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub, and this process logged in on it."""
+    """A stand-in for the Hub that this process is logged in to."""
     hub = Hub()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # its protocol has no stand-in
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -46,16 +46,18 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory; the loading by strangers has tests of its own."""
+    """An empty working directory. Only files are checked; loading in isolation is tested in another file."""
+
+    def check_files_only(folder):
+        return check_published.Result(failures=check_published.file_faults(folder))
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        publish, "check", lambda folder: check_published.Result(failures=check_published.check_files(folder))
-    )
+    monkeypatch.setattr(publish, "check_published_folder", check_files_only)
     return tmp_path
 
 
 def report(**changes):
-    """A report in the form of score.py's, of four entities, one of them nested and missed."""
+    """A report like that of score.py, on four entities, one of them nested and missed."""
     gold = [[(0, 3, "Method"), (1, 2, "Task")], [(5, 6, "Person"), (7, 8, "Person")]]
     found = [[(0, 3, "Method")], [(5, 6, "Person"), (7, 9, "Person")]]
     scores = summarise(match(gold, found), {})
@@ -108,19 +110,19 @@ def test_weights_keep_their_precision_and_are_sharded_when_large(model, here, mo
     publish.main(["--model", str(folder), "--repo", "someone/sener", *scores])
     published = here / "published" / "someone" / "sener"
     shards = sorted(published.glob("*.safetensors"))
-    assert len(shards) > 1 and not check_published.check_files(published)
+    assert len(shards) > 1 and not check_published.file_faults(published)
     stored = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     again = SenerModel.from_pretrained(published)
     assert all(torch.equal(p.half(), loaded.state_dict()[name]) for name, p in again.state_dict().items())
-    # A folder in shards is published again, onto itself.
+    # A sharded folder can be published again, onto itself.
     publish.main(["--model", str(published), "--repo", "someone/sener", "--dry-run"])
     assert sorted(published.glob("*.safetensors")) == shards
     shards[0].unlink()
-    assert check_published.check_files(published) == [f"{shards[0].name} is missing"]
+    assert check_published.file_faults(published) == [f"{shards[0].name} is missing"]
 
 
-def test_the_card_says_what_was_measured(model, here):
+def test_the_card_has_the_measured_scores(model, here):
     arguments = ["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD, "--dry-run"]
     publish.main(arguments)
     card = ModelCard.load(here / "published" / "someone" / "sener" / "README.md")
@@ -143,7 +145,7 @@ def test_the_card_says_what_was_measured(model, here):
     assert 'model="someone/sener"' in text and "chen2025sener" in text
 
 
-def test_the_card_says_where_thresholds_were_fitted_and_nesting_not_measured(model, here):
+def test_the_card_says_if_thresholds_were_fitted_or_nesting_not_measured(model, here):
     scores = write_report(here, before_fitting={"f1": 0.123}, by_depth={"0": {"tp": 2, "fp": 1, "fn": 2}})
     publish.main(["--model", str(model), "--repo", "someone/sener", "--scores", scores, *CARD, "--dry-run"])
     text = (here / "published" / "someone" / "sener" / "README.md").read_text()
@@ -151,7 +153,7 @@ def test_the_card_says_where_thresholds_were_fitted_and_nesting_not_measured(mod
 
 
 @pytest.mark.parametrize("name", ["a|b", "<img src=x>", "*x* [y](z)", "two\nlines"])
-def test_names_are_text_in_the_card(name, model):
+def test_names_are_escaped_in_the_card(name, model):
     loaded, _ = load_checkpoint(model)
     loaded.config.id2label = {0: name}
     scores = report(per_label={name: report()["per_label"]["Task"]})
@@ -173,7 +175,7 @@ def test_one_commit_has_every_file_byte_for_byte_and_removes_old_ones(model, her
     (commit,) = hub.commits
     old = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "old_code.py"]
     assert commit == ("models/someone/sener", "Publish", sorted(written), old)
-    assert hub.large, "no file went the way of large ones"
+    assert hub.large, "no file was uploaded as a large one"
     assert hub.cards == [written["README.md"].decode()]
     assert capsys.readouterr().out.strip() == f"{hub.url}/someone/sener/tree/{1:040x}"
 
@@ -249,7 +251,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_named_and_nothing_is_sent(case, model, here, hub):
+def test_a_fault_is_named_and_nothing_is_sent(case, model, here, hub):
     (here / "empty").mkdir()
     (here / "empty" / "README.md").write_text("a card")
     (here / "text.json").write_text("{")
@@ -292,7 +294,9 @@ def test_a_refused_token_and_a_hub_that_is_not_there(model, here, hub, monkeypat
 
 
 def test_a_folder_that_fails_the_check_is_not_sent(model, here, hub, monkeypatch):
-    monkeypatch.setattr(publish, "check", lambda folder: check_published.Result(failures=["scores differ"]))
+    monkeypatch.setattr(
+        publish, "check_published_folder", lambda folder: check_published.Result(failures=["scores differ"])
+    )
     with pytest.raises(ValueError, match="not fit to be published:\n  scores differ"):
         publish.main(["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD])
     assert not hub.repos
@@ -328,7 +332,7 @@ def test_the_command_on_the_bundled_model(tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == ["published/someone/sener", "published/spaces/someone/demo"]
-    # The demo's folder stands on its own.
+    # The demo runs from its folder alone.
     page = f"import app; app.build(app.Extractor({str(tmp_path / 'published' / 'someone' / 'sener')!r}))"
     done = subprocess.run([sys.executable, "-c", page], cwd=tmp_path / "published" / "spaces" / "someone" / "demo",
                           capture_output=True, text=True)  # fmt: skip

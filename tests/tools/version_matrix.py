@@ -4,7 +4,7 @@ Check that checkpoints load and give the same in every supported pair of torch a
     python tests/tools/version_matrix.py            # half an hour and 30 GB of environments in outputs/versions/
     python tests/tools/version_matrix.py --record   # new golden files, after a new bundled checkpoint
 
-Each pair is an environment of its own with torch, transformers and Accelerate, in which training/publishing's check
+Each pair has an environment with torch, transformers and Accelerate, in which training/publishing/check_published.py
 loads the bundled checkpoint (WordPiece) and a tiny one like DeBERTa-v3 (SentencePiece). Prints a table.
 """
 
@@ -21,7 +21,7 @@ from support.environments import make_environment  # noqa: E402
 from support.golden_checkpoints import CHECKPOINTS, golden, write_golden  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from training.publishing.check_published import check, record  # noqa: E402
+from training.publishing.check_published import check_published_folder, record  # noqa: E402
 
 
 # The ends of the ranges in pyproject.toml, and some between.
@@ -64,7 +64,7 @@ def print_matrix(folders: dict[str, Path], recorded: dict[str, dict]) -> int:
         place = ROOT / "outputs" / "versions" / f"torch-{torch}-transformers-{transformers}"
         python = make_environment(place, [f"torch=={torch}", f"transformers=={transformers}", "accelerate", "numpy"])
         for kind, folder in folders.items():
-            result = check(folder, python=python, recorded=recorded[kind])
+            result = check_published_folder(folder, python=python, recorded=recorded[kind])
             exact = max(worst for name, worst in result.passed.items() if "16" not in name)
             failed |= bool(result.failures)
             cells = [

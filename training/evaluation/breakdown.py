@@ -1,8 +1,7 @@
 """
-Where a model is right and where it is wrong: scores by length, nesting and position, by overlap, confused labels,
-calibration, the worst documents.
+Break scores down: by length, nesting and position, by overlap, by confused labels, by calibration, by document.
 
-Every entity, gold or predicted, is in one group of each breakdown, so that the groups of each add up to the total.
+Every entity, gold or predicted, is in one group of each breakdown, so that the groups add up to the total.
 K entities.
 """
 
@@ -32,28 +31,28 @@ from training.evaluation.scoring import (
 )
 
 
-LENGTHS = {"1-4": 4, "5-16": 16, "17-64": 64, "65-129": 129}  # words at most
+LENGTHS = {"1-4": 4, "5-16": 16, "17-64": 64, "65-129": 129}  # the most words of each group
 LONGEST, BEYOND = "130+", "beyond window"
 DECILES = [f"{10 * i}-{10 * i + 10} %" for i in range(10)]
 BINS = 10  # of the calibration curve
-WORST = 20  # documents that are listed
+WORST = 20  # the most documents that are listed
 
 
 def score_corpus(
     documents: Sequence[Document], scored: ScoredSpans, thresholds: np.ndarray, config: SenerConfig
 ) -> dict:
     """
-    Everything that is known about a model on gold documents.
+    Score a model on gold documents in all ways of this package.
 
     Args:
-        scored: the spans of the documents, in their order.
-        thresholds: *Shape:* (R,), from which score on a span is accepted.
+        scored: the documents' spans, in the order of the documents.
+        thresholds: *Shape:* (R,), the lowest accepted score of each label.
 
     Returns:
-        `scoring.summarise` with the groups `by_length` (words), `by_depth` (how many gold spans hold the entity) and
-        `by_position` (where in the document it starts); `overlap`: `summarise` by the rule of `evaluation.overlap`;
-        `thresholds`; `bootstrap`, how the intervals were made; and `overlap_curve`, `confusion`, `calibration` and
-        `worst_documents` as the functions of this module give them.
+        `scoring.summarise` with the groups `by_length` (words), `by_depth` (number of gold spans that hold the entity)
+        and `by_position` (of its start in the document); `overlap`: `summarise` by the rule of `evaluation.overlap`;
+        `thresholds`; `bootstrap`: the settings of the intervals; `overlap_curve`, `confusion`, `calibration` and
+        `worst_documents`: the results of these functions.
     """
     gold = [document.entities for document in documents]
     outcomes = match(gold, scored.entities(scored.choose(thresholds, config), config.labels))
@@ -81,8 +80,8 @@ def score_corpus(
 
 def overlap_curve(gold: Sequence[Sequence[Entity]], scored: ScoredSpans, config: SenerConfig) -> dict:
     """
-    `overlap.curve` of the spans that are accepted with one threshold for all labels, whatever the model's own
-    thresholds are; and `floor`, the lowest one: the curve knows nothing of spans that score less.
+    `overlap.curve` with one threshold for all labels instead of the model's own; and `floor`, the lowest threshold:
+    spans that score less are not in the curve.
     """
     chosen = scored.choose(np.full(len(config.labels), CURVE_FLOOR), config)
     score = iter(chosen.score.tolist())
@@ -91,7 +90,7 @@ def overlap_curve(gold: Sequence[Sequence[Entity]], scored: ScoredSpans, config:
 
 
 def by_length(length: np.ndarray, window: int | None) -> Grouping:
-    """Groups of lengths in words; what is too wide for the span window is a group of its own, whatever its length."""
+    """Group by length in words. Entities too wide for the span window have a group of their own."""
     names = [*LENGTHS, LONGEST, BEYOND]
     group = np.searchsorted(list(LENGTHS.values()), length)
     if window is not None:
@@ -100,15 +99,15 @@ def by_length(length: np.ndarray, window: int | None) -> Grouping:
 
 
 def by_depth(outcomes: Outcomes) -> Grouping:
-    """How many gold spans properly hold each entity, gold or predicted: 0 is the outermost. Labels do not matter."""
+    """Group by the number of gold spans, of any label, that properly hold the entity: 0 is the outermost."""
     keys = np.stack([outcomes.document, outcomes.start, -outcomes.end], axis=1)
-    # In this order, what holds a span comes before it.
+    # In this order, a span comes after all spans that hold it.
     spans, span_of = np.unique(keys, axis=0, return_inverse=True)
     span_of = span_of.reshape(-1)
     is_gold = np.zeros(len(spans), dtype=bool)
     is_gold[span_of[outcomes.outcome != FP]] = True
     depth = np.zeros(len(spans), dtype=np.int64)
-    document, ends = -1, []  # sorted ends of the gold spans so far
+    document, ends = -1, []  # sorted ends of the document's gold spans so far
     for i, (own, _, negative_end) in enumerate(spans.tolist()):
         if own != document:
             document, ends = own, []
@@ -120,13 +119,13 @@ def by_depth(outcomes: Outcomes) -> Grouping:
 
 def confusion(outcomes: Outcomes) -> dict:
     """
-    Which label was predicted where gold has which.
+    Count which label was predicted for which gold label: a confusion matrix.
 
     Returns:
-        `labels`, the last of them `None`: no entity; `counts`, a row for each gold label, a column for each predicted
-        one. A span's labels are paired: equal ones first, then those that are left, in their order; a gold label
+        `labels`; the last one is `None`, no entity. `counts`: a row for each gold label, a column for each predicted
+        one. Labels of the same span are paired: equal labels first, then the others in sorted order. A gold label
         without a partner is missed (last column), a predicted one spurious (last row). So each entity is counted once:
-        a row's sum is the label's gold, a column's its predictions.
+        a row adds up to the label's gold entities, a column to its predicted ones.
     """
     size = len(outcomes.labels)
     counts = np.zeros((size + 1, size + 1), dtype=np.int64)
@@ -149,14 +148,14 @@ def confusion(outcomes: Outcomes) -> dict:
 
 def calibration(score: np.ndarray, right: np.ndarray) -> list[dict]:
     """
-    How often a span and label with a certain score is right, before thresholds and conflicts.
+    Compare the scores of candidates with the share of them that is right, before thresholds and conflicts.
 
     Args:
         score, right: *Shape:* (K,), of candidates.
 
     Returns:
-        For each tenth of 0..1 in which a score lies: `low`, `high`, `count`, the mean `score`, and the share that is
-        `right`. A model is calibrated where the two are equal.
+        For each tenth of 0..1 that has a score: `low`, `high`, `count`, the mean `score`, and the share that is
+        `right`. A model is calibrated if the last two are equal.
     """
     bins = np.minimum((score.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
     count, scores, hits = (np.bincount(bins, weights, minlength=BINS) for weights in (None, score, right))
@@ -169,8 +168,8 @@ def calibration(score: np.ndarray, right: np.ndarray) -> list[dict]:
 
 def worst_documents(outcomes: Outcomes, ids: Sequence[str], words: np.ndarray) -> list[dict]:
     """
-    `id`, `words`, `tp`, `fp`, `fn` and `f1` of the `WORST` documents with the lowest F1; of equals, those with more
-    errors come first. Documents without any entity have no F1.
+    List `id`, `words`, `tp`, `fp`, `fn` and `f1` of the `WORST` documents with the lowest F1. Of equal F1, those with
+    more errors come first. Documents without gold and predicted entities have no F1 and are left out.
     """
     counts = tally(outcomes, Grouping(np.zeros_like(outcomes.label), ["all"]))[:, 0]
     f1 = ratios(counts)[:, 2]

@@ -1,14 +1,20 @@
 """
-Partial matches: scores by overlap, and the precision-recall curve by that rule.
+Score partial matches by overlap, and draw the precision-recall curve by this rule.
 
-A predicted and a gold entity of one document and label match if the Jaccard index of their words (those that both
-touch, divided by those that either touches) is at least 1/2. Each is paired once at most, and as many are paired as
-can be; a predicted entity is right if it is paired. There are as many gold and predicted entities as in exact
-scores. An entity that touches no word matches none; any other one matches its equal.
+A predicted and a gold entity of one document and label match if the Jaccard index of their words (words that both
+touch, divided by words that either touches) is at least 1/2. Pairs are a maximum matching: each entity is in one pair
+at most, and no other choice has more pairs. A predicted entity is right if it is paired. There are as many gold and
+predicted entities as in exact scores. An entity that touches no word matches none; any other matches its equal.
 
 Hendrycks et al. (2021) score CUAD with the same index. Their script differs in three points: it compares sets of
-lower-case strings, not words at their places; one gold entity makes any number of predictions right; one of the
-categories accepts whatever holds the gold text.
+lower-case strings, not words by position; one gold entity makes any number of predictions right; one of the
+categories accepts any string that contains the gold text.
+
+nervaluate 1.2.1 (SemEval 2013, task 9.1) defines four scores. "type" is nearest to this rule: an overlap with an equal
+label, each entity in one pair at most. But 1 % of the gold span is enough, and pairs are chosen in the order of the
+predictions, so that there may be fewer. "strict" is the exact score of `scoring.match` if predictions do not overlap;
+if they nest, one may take the gold entity that a later one equals. "exact" and "partial" ignore labels; "partial"
+counts an inexact match as 1/2, here a match counts as 1.
 
 K entities, P predicted ones of them, in the order and with the meaning of `scoring.Outcomes`.
 """
@@ -21,17 +27,20 @@ import numpy as np
 from training.evaluation.scoring import FN, FP, TP, Entity, Outcomes, match, touched
 
 
-RECALL = 0.8  # at which CUAD gives the precision
+RECALL = 0.8  # CUAD reports the precision at this recall
 
 
 def touched_words(outcomes: Outcomes, words: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
     """
-    The words that each entity touches: *Shape:* (K,) twice, number of the first one and of the last one + 1, in the
-    entity's document. An entity that touches none has no first one before its last one.
+    Find the words that each entity touches: *Shape:* (K,) twice, number of the first word and of the last + 1, in the
+    entity's document. If an entity touches no word, the first is not less than the second.
 
     Args:
         words: for each document the (start, end) of its words, in order. `None` counts in the units of the entities:
-            words where the text is a list of words, characters where it is a string.
+            words if the text is a list of words, characters if it is a string.
+
+    Raises:
+        ValueError: there are more or fewer documents in `words`.
     """
     if words is None:
         return outcomes.start, outcomes.end
@@ -48,7 +57,7 @@ def touched_words(outcomes: Outcomes, words: Sequence | None) -> tuple[np.ndarra
 
 def match_overlap(outcomes: Outcomes, first: np.ndarray, last: np.ndarray) -> Outcomes:
     """
-    The outcomes by overlap, from those by exact match.
+    Match by overlap, given the outcomes by exact match.
 
     Args:
         first, last: *Shape:* (K,), of `touched_words`.
@@ -72,23 +81,24 @@ def curve(
     gold: Sequence[Iterable[Entity]], predicted: Sequence[dict[Entity, float]], words: Sequence | None = None
 ) -> dict:
     """
-    Precision and recall by overlap for every threshold, over all labels (micro), each label with the same threshold.
+    Compute micro precision and recall by overlap for every threshold, the same for all labels.
 
-    At a recall, precision is the highest that a threshold with this recall or more gives, as in CUAD (Hendrycks et
-    al., 2021). The area is that under this step function, for all thresholds; CUAD's script joins 101 thresholds and
-    the point (0, 1) by straight lines. Beyond the recall that the predictions reach the curve is unknown and adds
-    nothing: the area is a lower bound.
+    The precision at a recall is the highest of all thresholds with this recall or more, as in CUAD (Hendrycks et al.,
+    2021). The area lies under this step function of all thresholds; CUAD's script joins 101 thresholds and the point
+    (0, 1) by straight lines. Beyond the highest recall of the predictions the curve is unknown and adds nothing: the
+    area is a lower bound.
 
     Args:
-        predicted: the score of each predicted entity. Those that reach a threshold must be those that a model accepts
-            with it, as is so for what `decoding.select` accepts with the lowest one: it chooses by falling score.
+        predicted: the score of each predicted entity. The entities that reach a threshold must be those that a model
+            accepts with it. This holds for the entities that `decoding.select` accepts with the lowest threshold, as
+            it chooses by falling score.
         words: as for `touched_words`.
 
     Returns:
-        `area`; `precision_at_80_recall`, `None` where recall does not get there: it is not known then (CUAD's script
-        counts 0); `highest_recall` that is reached; `points`: `threshold`, `precision` and `recall` of the best
-        threshold for each per cent of recall up to it, each threshold once. All fractions; without gold, area and
-        recall are 0.
+        `area`; `precision_at_80_recall`, `None` if this recall is not reached, as it is unknown then (CUAD's script
+        counts 0); `highest_recall` of the predictions; `points`: `threshold`, `precision` and `recall` of the best
+        threshold for each per cent of recall up to the highest, each threshold once. All fractions; without gold, area
+        and recall are 0.
     """
     outcomes = match(gold, predicted)
     place = np.flatnonzero(outcomes.outcome != FN)
@@ -98,7 +108,7 @@ def curve(
     order = np.argsort(-score, kind="stable")
     score = score[order]
     hits = np.cumsum(pair(outcomes, *touched_words(outcomes, words), place[order]) >= 0)
-    # Entities with equal scores are accepted together.
+    # A threshold accepts entities with equal scores together.
     accepted = np.flatnonzero(np.append(score[1:] < score[:-1], True)[: len(score)]) + 1
     hits, score = hits[accepted - 1], score[accepted - 1]
     precision, recall = hits / accepted, hits / max((outcomes.outcome != FP).sum(), 1)
@@ -122,16 +132,16 @@ def pair(outcomes: Outcomes, first: np.ndarray, last: np.ndarray, predicted: np.
     """
     Pair predicted entities with gold ones: a maximum matching, by augmenting paths (Kuhn, 1955).
 
-    A predicted entity may match several gold ones and a gold one several predicted ones (half of it each, or nested),
-    so that taking the best pairs first would lose some. One predicted entity after the other gets a partner if those
-    before it can all keep one, if need be another one. So of the first n, for every n, as many are paired as can be,
-    and one that is paired stays so: sorted by score, one pass is the matching for every threshold.
+    A predicted entity may match several gold entities, and a gold one several predicted ones (half of it each, or
+    nested), so that taking the best pairs first would lose some. Each predicted entity in turn gets a partner if all
+    earlier ones can keep one, possibly another. An entity that is paired stays so, and for every n the first n have as
+    many partners as possible. So one pass over entities sorted by score is the matching for every threshold.
 
     Args:
-        predicted: *Shape:* (P,), numbers of predicted entities among the K, in the order in which they are paired.
+        predicted: *Shape:* (P,), indices of predicted entities among the K, in the order in which they are paired.
 
     Returns:
-        *Shape:* (P,), the number of each one's gold partner among the K, -1 where it has none.
+        *Shape:* (P,), the index of each one's gold partner among the K, -1 for none.
     """
     partner, owner, closed = [-1] * len(predicted), {}, set()
     choices = matches(outcomes, first, last, predicted)
@@ -141,12 +151,13 @@ def pair(outcomes: Outcomes, first: np.ndarray, last: np.ndarray, predicted: np.
 
 
 def matches(outcomes: Outcomes, first: np.ndarray, last: np.ndarray, predicted: np.ndarray) -> list[list[int]]:
-    """For each of `predicted` the gold entities that match it, as numbers among the K."""
+    """For each of `predicted` the gold entities that match it, as indices among the K."""
     length, size = last - first, max(first.max(initial=0), last.max(initial=0)) + 1
     group = (outcomes.document * len(outcomes.labels) + outcomes.label) * size
     gold = np.flatnonzero(outcomes.outcome != FP)
     gold = gold[np.argsort((group + first)[gold], kind="stable")]
-    # What starts more than its length before a span, or half of it behind, has too few words in common with it.
+    # Fewer than half of the words are shared if gold starts more than the predicted span's length before it, or more
+    # than half of that length after its start.
     low, high = group + np.maximum(first - length, 0), group + first + length // 2
     start = np.searchsorted((group + first)[gold], low[predicted], side="left")
     count = np.maximum(np.searchsorted((group + first)[gold], high[predicted], side="right") - start, 0)
@@ -164,12 +175,13 @@ def give_partner(
     one: int, choices: list[list[int]], partner: list[int], owner: dict[int, int], closed: set[int]
 ) -> None:
     """
-    Give a predicted entity a gold partner, if there is a way: a free one, or one whose owner can take another.
+    Give a predicted entity a gold partner if there is an augmenting path: a free partner, or one whose owner can take
+    another.
 
     Args:
         partner: the gold partner of each predicted entity, -1 for none; changed in place.
         owner: the predicted entity of each gold one that is paired; changed in place.
-        closed: gold entities from which no way leads to a free one; a search that finds none adds what it has seen.
+        closed: gold entities from which no path leads to a free one; a search that fails adds all that it has seen.
     """
     seen_from, queue = {}, [one]
     for asking in queue:

@@ -1,4 +1,4 @@
-"""The scores of a model as an HTML page that stands alone: tables, and plots as inline SVG. Needs no network."""
+"""Render the scores of a model as one HTML page without other files or network: tables, and plots as inline SVG."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.evaluation.overlap import RECALL
 
 
 FOLDER = Path(__file__).parent
-# Drawn in these colours, shown in those of the page, which follow the reader's light or dark scheme.
+# Plots are drawn in these colours, then given those of the page, which follow the reader's light or dark scheme.
 INK, MAIN, FAINT = "#010203", "#040506", "#070809"
 PAGE_COLOURS = {INK: "currentColor", MAIN: "var(--main)", FAINT: "var(--faint)"}
 STYLE = {
@@ -33,10 +33,13 @@ SIZE = 4.2, 3.1  # inches
 
 def write_report(result: dict, path: str | Path) -> None:
     """
-    Write the page; raises `WriteError`.
+    Write the page.
 
     Args:
-        result: what score.py prints.
+        result: the object that training/score.py prints.
+
+    Raises:
+        WriteError: the file cannot be written.
     """
     write_text(path, render(result), errors="replace")
 
@@ -70,12 +73,12 @@ def interval(entry: dict, ratio: str) -> str:
 
 
 def is_defined(entry: dict, ratio: str) -> bool:
-    """Whether there is something to divide by."""
+    """Whether the ratio's denominator is above 0."""
     return entry["tp"] + {"precision": entry["fp"], "recall": entry["fn"], "f1": entry["fp"] + entry["fn"]}[ratio] > 0
 
 
 def recall_plot(groups: dict[str, dict], what: str, axis: str) -> Markup:
-    """Recall of each group that has gold entities, with its interval."""
+    """Plot the recall of each group that has gold entities, with its interval."""
     groups = {name: entry for name, entry in groups.items() if is_defined(entry, "recall")}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
@@ -93,18 +96,18 @@ def recall_plot(groups: dict[str, dict], what: str, axis: str) -> Markup:
 
 
 def calibration_plot(bins: list[dict]) -> Markup:
-    """The share of right spans against their score, with the diagonal that it should lie on; below, how many."""
+    """Plot the share of right spans by score, with the diagonal of a calibrated model; below, the number of spans."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         style(axes)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-        axes.plot([part["score"] for part in bins], [part["right"] for part in bins], "o-", color=MAIN, markersize=4)
+        axes.plot([own["score"] for own in bins], [own["right"] for own in bins], "o-", color=MAIN, markersize=4)
         axes.set_ylabel("right")
-        counts.bar([(part["low"] + part["high"]) / 2 for part in bins], [part["count"] for part in bins], width=0.09,
+        counts.bar([(own["low"] + own["high"]) / 2 for own in bins], [own["count"] for own in bins], width=0.09,
                    color=FAINT)  # fmt: skip
         counts.set_yscale("log")
-        counts.set_ylim(0.8, 2 * max([10, *(part["count"] for part in bins)]))
+        counts.set_ylim(0.8, 2 * max([10, *(own["count"] for own in bins)]))
         counts.yaxis.set_major_locator(LogLocator(numticks=4))
         counts.yaxis.set_minor_locator(NullLocator())
         counts.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -115,7 +118,7 @@ def calibration_plot(bins: list[dict]) -> Markup:
 
 
 def curve_plot(points: list[dict], chosen: dict) -> Markup:
-    """Precision against recall for all thresholds; the dot is what the model's own thresholds give."""
+    """Plot precision against recall for all thresholds; the dot is at the model's own thresholds."""
     recall, precision = ([point[name] for point in points] for name in ("recall", "precision"))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")

@@ -1,8 +1,8 @@
 """
-Precision, recall and F1 by set of (document, start, end, label), over all entities and by group, with bootstrap
-intervals.
+Compute precision, recall and F1 over sets of (document, start, end, label), for all entities and by group, with
+bootstrap intervals.
 
-D documents, K entities (gold and predicted ones together, each once), G groups.
+D documents, K entities (gold and predicted together, an entity that is both once), G groups.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 Entity = tuple[int, int, str]  # start, end (exclusive), label
 
-TP, FP, FN = range(3)  # found and right; found and wrong; gold that was not found
+TP, FP, FN = range(3)  # predicted and gold; predicted only; gold only
 COUNTS = ("tp", "fp", "fn")
 RATIOS = ("precision", "recall", "f1")
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
@@ -23,11 +23,11 @@ RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 @dataclass(frozen=True)
 class Outcomes:
     """
-    Every gold and every predicted entity; one that is both is there once. Arrays of length K, in document order.
+    Every gold and every predicted entity; an entity that is both occurs once. Arrays of length K, in document order.
 
     Attributes:
-        documents: how many there are, those without an entity included.
-        labels: those that occur, sorted; `label` has numbers into it.
+        documents: the number of documents, those without an entity included.
+        labels: the labels that occur, sorted; `label` has indices into it.
         outcome: TP, FP or FN.
     """
 
@@ -41,7 +41,7 @@ class Outcomes:
 
 
 class Grouping(NamedTuple):
-    """A group for each of K entities: *Shape:* (K,), numbers into `names`."""
+    """A group for each of K entities: *Shape:* (K,), indices of `names`."""
 
     group: np.ndarray
     names: list[str]
@@ -49,10 +49,10 @@ class Grouping(NamedTuple):
 
 def match(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]) -> Outcomes:
     """
-    Compare documents with their gold entities; both sequences are in the same order.
+    Match the predicted entities of documents with their gold entities; both sequences have the same order.
 
-    Repeated entities count once; a right span with a wrong label is a miss and an error; a document with an id that
-    another one has as well is still a document of its own.
+    Repeated entities count once. A right span with a wrong label is a false positive and a false negative. Documents
+    with equal ids are still different documents.
     """
     rows = []
     for document, (expected, found) in enumerate(zip(gold, predicted, strict=True)):
@@ -68,7 +68,8 @@ def match(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]
 
 def touched(words: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Number of the first word, and of the last one + 1, that spans touch; not in this order where they touch none.
+    The index of the first word that each span touches, and of the last one + 1; the first is not less than the second
+    if the span touches no word.
 
     Args:
         words: *Shape:* (N, 2), start and end of each word of a text, increasing; spans are in the same units.
@@ -77,7 +78,7 @@ def touched(words: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.n
 
 
 def ratios(counts: np.ndarray) -> np.ndarray:
-    """Precision, recall and F1, *Shape:* (..., 3), of TP, FP and FN (..., 3); 0 where nothing is to divide by."""
+    """Precision, recall and F1, *Shape:* (..., 3), of TP, FP and FN (..., 3); 0 if the denominator is 0."""
     tp, fp, fn = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     parts = [(tp, tp + fp), (tp, tp + fn), (2 * tp, 2 * tp + fp + fn)]
     return np.stack([np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in parts], axis=-1)
@@ -92,8 +93,8 @@ def tally(outcomes: Outcomes, grouping: Grouping) -> np.ndarray:
 
 def resample(counts: np.ndarray) -> np.ndarray:
     """
-    Totals of `RESAMPLES` corpora of as many documents, drawn with replacement: the bootstrap of whole documents, as
-    the entities of one document are not independent.
+    Bootstrap whole documents, as the entities of one document are not independent: the totals of `RESAMPLES` corpora
+    of D documents each, drawn with replacement.
 
     Args:
         counts: *Shape:* (D, G, 3).
@@ -113,13 +114,13 @@ def resample(counts: np.ndarray) -> np.ndarray:
 
 def summarise(outcomes: Outcomes, groupings: dict[str, Grouping]) -> dict:
     """
-    Scores over all entities and by group, as JSON holds them.
+    Compute the scores over all entities and by group, as objects for JSON.
 
     Returns:
-        `precision`, `recall` and `f1` over all entities (micro), as fractions, 0 where there is nothing to divide by;
-        `tp`, `fp`, `fn`; `interval`: (low, high) for each of the three ratios, bootstrap percentiles; `macro`: the
-        ratios' means over the labels that occur, with `interval`; `per_label` and each of `groupings`: the same keys
-        as micro for each name, with intervals over the resampled corpora in which it occurs.
+        `precision`, `recall` and `f1` over all entities (micro), as fractions, 0 if the denominator is 0; `tp`, `fp`,
+        `fn`; `interval`: (low, high) for each of the three ratios, bootstrap percentiles; `macro`: the ratios' means
+        over the labels that occur, with `interval`; `per_label` and each of `groupings`: the same keys as micro for
+        each name, with intervals over the resampled corpora in which it occurs.
     """
     tables = {"micro": Grouping(np.zeros_like(outcomes.label), ["all"]),
               "per_label": Grouping(outcomes.label, outcomes.labels), **groupings}  # fmt: skip
@@ -147,7 +148,7 @@ def mean_over_labels(samples: np.ndarray, occurs: np.ndarray) -> np.ndarray:
 
     Args:
         samples: *Shape:* (S, L, 3), ratios of each label.
-        occurs: *Shape:* (S, L), whether a label occurs; its ratios are 0 where it does not.
+        occurs: *Shape:* (S, L), whether a label occurs; if not, its ratios are 0.
 
     Returns:
         *Shape:* (S or fewer, 3): a corpus in which no label occurs has no average.
@@ -157,12 +158,12 @@ def mean_over_labels(samples: np.ndarray, occurs: np.ndarray) -> np.ndarray:
 
 
 def score(gold: Sequence[Iterable[Entity]], predicted: Sequence[Iterable[Entity]]) -> dict:
-    """`summarise` of documents and their gold entities, which are in the same order: micro, macro and per label."""
+    """`summarise` predicted entities against gold ones, documents in the same order: micro, macro and per label."""
     return summarise(match(gold, predicted), {})
 
 
 def as_spans(entities: Iterable[dict]) -> list[Entity]:
-    """(start, end, label) of entities as `post_process` gives them."""
+    """(start, end, label) of entities that `post_process` returned."""
     return [(entity["start"], entity["end"], entity["label"]) for entity in entities]
 
 

@@ -1,5 +1,5 @@
 """
-Thresholds per label: fitted on gold data, stored in a checkpoint.
+Fit a threshold per label on gold data, and store thresholds in a checkpoint.
 
 K candidates, R labels.
 """
@@ -25,21 +25,21 @@ def fit_thresholds(
     progress: bool = False,
 ) -> np.ndarray:
     """
-    A threshold for each label, for the highest micro F1 on these documents.
+    Fit a threshold for each label to the highest micro F1 on these documents.
 
-    Coordinate ascent on what decoding really accepts: spans that cross compete, so that the threshold of one label
-    changes what is accepted of the others, and all labels at once cannot be searched. So, label by label, the corpus
-    is decoded with this label's threshold at `FLOOR`. Its accepted spans, sorted by score, are the places where it
-    could be cut; the F1 of all labels after each follows from cumulated counts. The best cut, half-way to the next
-    lower score, is tried by decoding again, and kept if F1 has risen. Rounds over the labels go on until none changes.
+    Coordinate ascent over decoded spans: spans that cross compete, so that the threshold of one label changes which
+    spans of others are accepted, and searching all labels at once costs too much. Label by label, the corpus is
+    decoded with this label's threshold at `FLOOR`. Each of its accepted spans, sorted by score, is a possible cut; the
+    F1 of all labels after each cut follows from cumulated counts. The best cut, half-way to the next lower score, is
+    tried by decoding again, and kept if F1 rises. Rounds over the labels end when no threshold changes.
 
-    The result is never worse on these documents than `start`. On others it may be: thresholds fitted on the data that
-    is reported flatter the report, and a label with few entities is fitted to their accidents. A label without a right
-    span on this data keeps its threshold.
+    F1 on these documents is never below that of `start`. On others it may be: thresholds fitted on the reported data
+    flatter the report, and a label with few entities is overfitted. A label without a right span on this data keeps
+    its threshold.
 
     Args:
-        scored: the documents' spans, as `score_spans` finds them for the thresholds `start`.
-        start: *Shape:* (R,), thresholds to begin with.
+        scored: the documents' spans, found by `score_spans` for the thresholds `start`.
+        start: *Shape:* (R,), initial thresholds.
 
     Returns:
         *Shape:* (R,), within 0..1.
@@ -73,7 +73,7 @@ def fit_thresholds(
 
 def best_cut(label: int, floor: float, labels: np.ndarray, score: np.ndarray, right: np.ndarray, total: int) -> float:
     """
-    The threshold of one label that gives the highest F1 if raising it only drops its accepted spans.
+    The threshold of one label with the highest F1, if raising it drops only accepted spans of this label.
 
     Args:
         labels, score, right: *Shape:* (K,), of the spans accepted with this label's threshold at `floor`.
@@ -83,7 +83,7 @@ def best_cut(label: int, floor: float, labels: np.ndarray, score: np.ndarray, ri
     order = np.argsort(-score[own], kind="stable")
     own_score, own_hits = score[own][order], np.cumsum(right[own][order])
     below = np.append(own_score[1:], floor)[: len(order)]
-    # Equal scores stand or fall together; a cut above the first right span would only switch the label off.
+    # No cut separates equal scores; a cut above the first right span would only switch the label off.
     is_place = (np.append(own_score[1:] < own_score[:-1], True)[: len(order)]) & (own_hits > 0)
     if not is_place.any():
         return floor
@@ -94,7 +94,7 @@ def best_cut(label: int, floor: float, labels: np.ndarray, score: np.ndarray, ri
 
 
 def store_thresholds(folder: str | Path, thresholds: dict[str, float]) -> None:
-    """Write thresholds into the `config.json` of a checkpoint's folder, for its pipeline; raises `WriteError`."""
+    """Write thresholds into the `config.json` of a checkpoint, where its pipeline reads them; raises `WriteError`."""
     path = Path(folder) / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) | {"threshold": thresholds}
     write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")

@@ -1,1 +1,1 @@
-"""A training run: its fields, data, steps, state and checkpoints."""
+"""Run a training: fields, data, steps, state and checkpoints."""

@@ -1,5 +1,5 @@
 """
-The mean of the weights of a run's last epochs, often a better model than any one of them (Izmailov et al. 2018,
+Average the weights of a run's last epochs: often a better model than any one of them (Izmailov et al. 2018,
 "Averaging Weights Leads to Wider Optima and Better Generalization").
 """
 
@@ -15,7 +15,7 @@ from training.common.files import writing
 
 
 def files_of(checkpoints: Path, epoch: int, count: int) -> list[Path]:
-    """The files of the weights at the ends of the last `count` epochs up to `epoch` (from 1), or of as many as are."""
+    """The files of the weights at the ends of the last `count` epochs up to `epoch` (from 1), or of all if fewer."""
     first = max(1, epoch - count + 1)
     return [checkpoints / f"weights_{number:04d}.safetensors" for number in range(first, epoch + 1)]
 
@@ -24,15 +24,15 @@ def average_weights(
     accelerator: Accelerator, checkpoints: Path, weights: dict[str, torch.Tensor], epoch: int, count: int
 ) -> dict[str, torch.Tensor]:
     """
-    The mean of `weights`, a model's at the end of `epoch` (from 1), and those of the epochs before it, `count` in all
-    or as many as there are. All processes have to call this at the end of each epoch.
+    Average `weights`, a model's at the end of `epoch` (from 1), with those of the epochs before: `count` epochs in
+    all, or as many as there are. All processes have to call this at the end of each epoch.
 
-    They are kept in a file for each of these epochs below `checkpoints`, and for the epoch before them, which the
-    state before the newest one may need. A run that is resumed in `epoch` finds those of the epochs before it there,
-    wherever it was killed, and writes its own again.
+    The weights of each of these epochs are kept in a file below `checkpoints`; so are those of one epoch more, which
+    the state before the newest may need. A run that is resumed in `epoch`, wherever it was killed, finds the files of
+    earlier epochs there and writes its own again.
 
     Raises:
-        WriteError: the disk is full, for one.
+        WriteError: a file cannot be written, as on a full disk.
     """
     if count == 1:
         return weights
@@ -50,7 +50,7 @@ def average_weights(
     mean = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in weights.items()
             if tensor.is_floating_point()}  # fmt: skip
     for file in files:
-        part = load_file(file)
+        kept = load_file(file)
         for name, total in mean.items():
-            total += part[name] / len(files)
+            total += kept[name] / len(files)
     return weights | mean

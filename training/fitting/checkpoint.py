@@ -1,4 +1,4 @@
-"""Saving and loading checkpoints: each is a complete Hub folder."""
+"""Save and load checkpoints; each is a complete Hub folder."""
 
 import os
 import shutil
@@ -18,21 +18,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class CheckpointError(ValueError):
-    """A folder or repository that is not a SeNER checkpoint."""
+    """A folder or repository is not a SeNER checkpoint."""
 
 
 def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32") -> None:
     """
-    Write a Hub folder: code, config, tokenizer and weights, adapters merged.
+    Write a Hub folder: code, config, tokenizer and weights, adapters merged. The files are written aside and moved to
+    their places one by one, the weights last.
 
     Args:
-        dtype: precision of the stored numbers. The config says float32 all the same, so that a plain `from_pretrained`
-            computes in float32: half precision halves the file, not the arithmetic.
-
-    The files are written aside and moved into place one by one, the weights last.
+        dtype: precision of the stored weights. The config always says float32, so that a plain `from_pretrained`
+            computes in float32: half precision halves the file size only.
 
     Raises:
-        WriteError: the disk is full, for one; the checkpoint of before is still there.
+        WriteError: a file cannot be written, as on a full disk; the previous checkpoint is kept.
     """
     folder = Path(folder)
     aside = folder / "checkpoints" / "saving"
@@ -49,11 +48,10 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
 
 def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     """
-    Model (float32, evaluation mode) and processor of a folder or a Hub repository.
+    Load model (float32, evaluation mode) and processor from a folder or a Hub repository.
 
     Raises:
-        CheckpointError: where there is no SeNER checkpoint, or one whose files are damaged, not complete, or do not
-            belong together.
+        CheckpointError: this is no SeNER checkpoint, or its files are damaged, incomplete, or do not belong together.
     """
     path = Path(name)
     if path.exists() and not (path / "config.json").is_file():
@@ -66,7 +64,7 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     if found != SenerConfig.model_type:
         raise CheckpointError(f"{name}: not a SeNER checkpoint: config.json: model_type: found {found!r}")
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what its report on the weights warns of is an error here
+    logging.set_verbosity_error()  # its warnings about the weights are errors here
     try:
         model = SenerModel.from_pretrained(name, dtype=torch.float32)
         processor = SenerProcessor.from_pretrained(name)
@@ -83,7 +81,7 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
 
 
 def is_checkpoint(name: str | Path) -> bool:
-    """Whether a folder or Hub repository is a SeNER checkpoint, by its `config.json`."""
+    """Whether the `config.json` of a folder or Hub repository is that of a SeNER checkpoint."""
     try:
         fields, _ = SenerConfig.get_config_dict(name)
     except (OSError, ValueError):
@@ -93,16 +91,16 @@ def is_checkpoint(name: str | Path) -> bool:
 
 def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
     """
-    A checkpoint as the beginning of another training: its encoder, head and tokenizer, with outputs for `labels`.
-    Labels that it has been trained for keep their output, whatever their order. Those of others start as the mean of
-    all trained outputs ("some entity"): a random output on trained states, which are large, begins with a loss that
-    destroys what was learnt. Thresholds, fitted to the old weights, are not taken over. Prints which labels are which.
+    Load a checkpoint to train it further: its encoder, head and tokenizer, with outputs for `labels`. Labels that it
+    was trained for keep their output, in any order. Outputs of new labels start as the mean of all trained ones ("some
+    entity"): a random output on trained states, which are large, starts with a loss that destroys the trained weights.
+    Thresholds are reset, as they were fitted to the old weights. Prints which labels are kept and which are new.
 
     Args:
         config_fields: fields of `SenerConfig` that replace the checkpoint's own.
 
     Raises:
-        CheckpointError: as `load_checkpoint`, or a field asks for weights of other sizes than the checkpoint's.
+        CheckpointError: as `load_checkpoint`; `triangles` is another; or a field changes the sizes of weights.
     """
     trained, processor = load_checkpoint(name)
     triangles = config_fields.get("triangles", trained.config.triangles)
@@ -114,9 +112,9 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
         "label2id": {label: i for i, label in enumerate(labels)},
     })  # fmt: skip
     model, weights, known = SenerModel(config), trained.state_dict(), trained.config.label2id
-    for part in ("classifier.weight", "classifier.bias"):
-        outputs, mean = weights[part], weights[part].mean(dim=0)
-        weights[part] = torch.stack([outputs[known[label]] if label in known else mean for label in labels])
+    for weight in ("classifier.weight", "classifier.bias"):
+        outputs, mean = weights[weight], weights[weight].mean(dim=0)
+        weights[weight] = torch.stack([outputs[known[label]] if label in known else mean for label in labels])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The fields of a training run, from a YAML file and from the command line, which has the last word."""
+"""Read the fields of a training run from a YAML file and the command line, which takes precedence."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from modeling_sener import SenerConfig
 
 
 class FieldError(ValueError):
-    """A field that is unknown, missing, or whose value cannot be used."""
+    """A field is unknown or missing, or its value cannot be used."""
 
 
 @dataclass
@@ -22,27 +22,27 @@ class TrainingFields:
     Every field of a run; the defaults are the published recipe.
 
     Attributes:
-        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint, which is then trained further.
+        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further.
         train_file, dev_file: JSON Lines files, or data sets (`NAME:SPLIT`), one or several (training/corpus/data.py).
-        output_dir: becomes a Hub folder; what only training needs lies below its `checkpoints/`.
-        labels: the label set, in the order of the outputs; the train file's labels, sorted, where it is not given.
-        num_epochs, patience: epochs at most; epochs without a better dev F1 after which training stops.
-        average_epochs: what is evaluated and published is the mean of the weights of so many last epochs.
-        batch_size, gradient_accumulation_steps: windows of a batch and process; batches of a step.
+        output_dir: becomes a Hub folder; files that only training needs are below its `checkpoints/`.
+        labels: the label set, in the order of the outputs; by default the train file's labels, sorted.
+        num_epochs, patience: the most epochs; epochs without a better dev F1 after which training stops.
+        average_epochs: the number of last epochs whose mean weights are evaluated and published.
+        batch_size, gradient_accumulation_steps: windows of a batch on each process; batches of a step.
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
-        max_norm_ratio: gradients are scaled down to this many times the norm that the run's gradients usually have.
-        max_tokens: tokens of a training window. Evaluation always sees whole texts.
+        max_norm_ratio: gradients are scaled down to at most this many times the usual norm of the run's gradients.
+        max_tokens: the most tokens of a training window. Evaluation always sees whole texts.
         empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
         mask_share: share of the input tokens that is masked, in whole words; 0 for none.
-        masked_words_weight: of the loss of guessing the masked words, beside that of the spans; 0 does not guess them.
+        masked_words_weight: weight of the masked-word loss, beside that of the spans; 0 leaves it out.
         lora_rank, lora_alpha: adapters on query and value projections; rank 0 trains the whole encoder.
-        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32. "auto" takes bf16 where the device computes
-            it natively, else fp16 on an accelerator and "no" on the CPU.
+        mixed_precision: "no", "bf16" or "fp16"; the weights stay float32. "auto" takes bf16 if the device computes it
+            natively, else fp16 on an accelerator and "no" on the CPU.
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
-        save_steps: steps after which the run's state is saved for `--resume`; it is at the end of an epoch as well.
+        save_steps: steps after which the run's state is saved for `--resume`; each epoch's end saves it, too.
         report_to: trackers of Accelerate ("tensorboard,wandb"), "none" for no tracker.
-        resume: go on from the newest checkpoint below `output_dir`, or start anew where there is none.
+        resume: go on from the newest state below `output_dir`, or start anew if there is none.
         model: the fields of `SenerConfig`.
     """
 
@@ -112,11 +112,11 @@ MODEL_FIELDS = [
 
 def parse_fields(arguments: list[str] | None = None, description: str | None = None) -> TrainingFields:
     """
-    Fields from `--config FILE` and `--field value`.
+    Read fields from `--config FILE` and `--field value`.
 
     Raises:
-        FieldError: naming the field that is unknown, missing or wrong. An unknown one on the command line ends the
-            program, as argparse does, with exit code 2.
+        FieldError: a field is unknown, missing or wrong; the message names it. An unknown field on the command line
+            ends the program with exit code 2, as argparse does.
     """
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -160,7 +160,7 @@ def _read_yaml(path: str) -> dict:
 
 
 def _convert(name: str, value):
-    """`value` as the type of field `name`. YAML reads `3e-4` as a string and `no` as false; labels may be `a,b,c`."""
+    """Convert to the type of field `name`. YAML reads `3e-4` as a string and `no` as false; labels may be `a,b,c`."""
     kind = OWN_FIELDS[name]
     if kind is float:
         value = _number(value)
@@ -178,7 +178,7 @@ def _convert(name: str, value):
 
 
 def _number(value):
-    """A string that is a number as that number, anything else as it is."""
+    """Convert a string to a number if it is one; return anything else unchanged."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -1,4 +1,4 @@
-"""The loop of a run: epochs of steps, each followed by an evaluation on whole dev texts."""
+"""Train: epochs of steps, each followed by an evaluation on whole dev texts."""
 
 import json
 import math
@@ -20,11 +20,11 @@ from training.fitting.state import Progress, checksums, newest_state, save_state
 from training.inference.extraction import extract_shared, naming
 
 
-LOADER_WORKERS = 2  # processes that make batches while an accelerator computes
+LOADER_WORKERS = 2  # processes that build batches while an accelerator computes
 
 
 def train(run: Run) -> Progress:
-    """The whole run: epochs until there are enough, or until dev F1 has not risen for too long."""
+    """Train for `num_epochs`, or until dev F1 has not risen for `patience` epochs."""
     accelerator, progress, fields = run.accelerator, run.progress, run.fields
     while not progress.is_over(fields.num_epochs, fields.patience):
         train_epoch(run)
@@ -49,7 +49,7 @@ def train(run: Run) -> Progress:
 
 
 def train_epoch(run: Run) -> None:
-    """The steps of the current epoch that are not done yet."""
+    """Do the remaining steps of the current epoch."""
     accelerator, progress = run.accelerator, run.progress
     begin = time.perf_counter() - progress.seconds
     run.model.train()
@@ -69,7 +69,7 @@ def train_epoch(run: Run) -> None:
             run.optimizer.zero_grad()
         total += loss.detach()
         if accelerator.sync_gradients:
-            # Before anything is saved. Gradients that overflow in float16 are scaled, and the step is left out.
+            # Check before anything is saved. If gradients overflow in float16, the scaler skips the step.
             if not math.isfinite(norm) and not accelerator.optimizer_step_was_skipped:
                 raise diverged(run, f"the norm of the gradients is {norm}")
             end_step(run, accelerator.reduce(total, "mean").item() / accelerator.gradient_accumulation_steps)
@@ -80,17 +80,17 @@ def train_epoch(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Save where the run stands, for `--resume`."""
+    """Save the run's state for `--resume`."""
     needed = files_of(run.checkpoints, run.progress.epoch, run.fields.average_epochs)[:-1]
     save_state(run.accelerator, run.checkpoints, run.progress, run.scheduler, run.resume_signature, needed)
 
 
 def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointError:
     """
-    The error of a step whose numbers are not finite, naming it and its documents.
+    The error of a step whose loss or gradients are not finite; it names the step and its documents.
 
     Args:
-        turn: the batch of the step that it is; `None` where it may be any.
+        turn: index of the batch within the step; `None` for the whole step.
     """
     epoch, step = run.progress.epoch, run.progress.step
     batches = run.batches.plan(epoch)[step * run.batches.accumulation : (step + 1) * run.batches.accumulation]
@@ -105,12 +105,12 @@ def diverged(run: Run, reason: str, turn: int | None = None) -> FloatingPointErr
 
 
 def end_step(run: Run, loss: float) -> None:
-    """Note a step whose windows have the mean loss `loss`."""
-    if not math.isfinite(loss):  # where the model does not look itself, as when it is compiled
+    """Log a step and advance the scheduler and the progress; `loss` is the mean over its windows."""
+    if not math.isfinite(loss):  # a compiled model does not check this itself
         raise diverged(run, f"the loss is {loss}")
     rates = run.scheduler.get_last_lr()
     run.log({"loss": loss, "learning_rate": rates[0], "head_learning_rate": rates[-1]}, step=run.steps_done + 1)
-    # A step that float16's scaling skips is none for the learning rate either.
+    # A step that float16's scaler skips does not change the learning rate either.
     if not run.accelerator.optimizer_step_was_skipped:
         run.scheduler.step()
     run.progress.loss_sum += loss * run.batches.windows_of_step(run.progress.step)
@@ -121,8 +121,8 @@ def end_step(run: Run, loss: float) -> None:
 
 def evaluate(run: Run) -> dict:
     """
-    Micro P/R/F1 on whole texts of the model as it would be published at the end of this epoch, by the path that users
-    take; each process does its share.
+    Score the model that this epoch would publish: micro P/R/F1 on whole texts, extracted as users do. Processes share
+    the texts.
     """
     model = run.accelerator.unwrap_model(run.model)
     weights = merged_state_dict(model.model if isinstance(model, MaskedWords) else model)

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the encoder's query and value projections, by peft, and their merging into plain weights."""
+"""Put low-rank adapters (LoRA) on the encoder's query and value projections with peft, and merge them into weights."""
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -23,11 +23,14 @@ TARGETS = {
 
 def add_lora(model: nn.Module, rank: int, alpha: float) -> None:
     """
-    Freeze `model.backbone` and put adapters on its query and value projections, those layers' biases being trained
-    with them. Everything outside the backbone, the head, stays plain and trainable.
+    Freeze `model.backbone` and put adapters on its query and value projections. The biases of these layers are trained
+    with them. The head (everything outside the backbone) stays plain and trainable.
 
-    The adapters are injected in place: the encoder stays what the model expects, and no wrapper has to know
-    which parameters of the head to save.
+    The adapters are injected in place: the encoder keeps its class, and no wrapper has to know which parameters of the
+    head to save.
+
+    Raises:
+        ValueError: no LoRA targets are known for the encoder's family.
     """
     family = model.backbone.config.model_type
     if family not in TARGETS:
@@ -40,17 +43,21 @@ def add_lora(model: nn.Module, rank: int, alpha: float) -> None:
 @torch.no_grad()
 def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """
-    The weights of `model` as it would be without adapters: W + alpha / r * B A under the layer's own name.
+    Merge the adapters of `model` into its weights: W + alpha / r * B A, under the layer's own name.
 
     The model itself is not changed, so that training goes on exactly as if nothing had been saved. Weights that are
-    sharded over processes come whole, on every process: all of them have to call this.
+    sharded over processes are gathered on every process: all processes have to call this.
     """
-    whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-             for name, tensor in model.state_dict().items()}  # fmt: skip
-    state = {name.replace(".base_layer.", "."): tensor for name, tensor in whole.items() if ".lora_" not in name}
+    state = {name.replace(".base_layer.", "."): gathered(tensor)
+             for name, tensor in model.state_dict().items() if ".lora_" not in name}  # fmt: skip
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             for adapter in module.active_adapters:
-                low, high = (whole[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
-                state[f"{name}.weight"] = state[f"{name}.weight"] + module.scaling[adapter] * (high @ low)
+                delta = gathered(module.get_delta_weight(adapter))
+                state[f"{name}.weight"] = state[f"{name}.weight"] + delta
     return state
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor, on every process, if it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

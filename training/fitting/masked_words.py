@@ -1,7 +1,7 @@
 """
-Guessing the masked words while the spans are learnt: masked language modelling (Devlin et al. 2019, BERT) as an
-auxiliary task on the training texts themselves (Dery et al. 2022, "Should We Be Pre-training? An Argument for End-task
-Aware Training as an Alternative"). Nothing of it is published with the model.
+Predict the masked words beside the spans: masked language modelling (Devlin et al. 2019, BERT) as an auxiliary task on
+the training texts (Dery et al. 2022, "Should We Be Pre-training? An Argument for End-task Aware Training as an
+Alternative"). The published model has none of its weights.
 """
 
 import torch
@@ -15,11 +15,11 @@ from training.corpus.masking import NOT_MASKED
 
 class MaskedWords(nn.Module):
     """
-    A model in training beside a head that guesses the masked tokens from the encoder's states: a layer, GELU and a
-    norm as BERT has them, then a score for each token of the vocabulary by the encoder's own embeddings.
+    A model in training, and a head that predicts the masked tokens from the encoder's states: dense layer, GELU and
+    LayerNorm as in BERT, then a score for each token of the vocabulary, with the encoder's own embeddings as weights.
 
     Args:
-        weight: of the loss of a window's masked tokens, summed, against the loss of its spans.
+        weight: of the masked tokens' loss, summed over a window, relative to the loss of its spans.
     """
 
     def __init__(self, model: SenerModel, weight: float):
@@ -43,11 +43,12 @@ class MaskedWords(nn.Module):
     def forward(self, masked_ids: Tensor, **inputs) -> SenerOutput:
         """
         Args:
-            masked_ids: *Shape:* (B, T), the text's own token where another is in its place, `NOT_MASKED` elsewhere.
-            inputs: what the model takes, `labels` among it.
+            masked_ids: *Shape:* (B, T), the original token at masked positions, `NOT_MASKED` elsewhere.
+            inputs: the model's own inputs, with `labels`.
 
         Returns:
-            With one loss, a mean over the windows: that of the spans and `weight` times that of the masked tokens.
+            One loss, a mean over the windows: that of the spans plus `weight` times that of the masked tokens; and the
+            logits of the spans.
         """
         output = self.model(**inputs)
         hidden, self.hidden = self.hidden, None

@@ -1,22 +1,22 @@
-"""Choose the precision that a run computes in, by what the device computes natively."""
+"""Choose the precision of a run's computation by the device's native support."""
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
 
-# As `torch.cpu.get_capabilities` names them: x86, then ARM. AVX512 without the first computes bfloat16 in float32.
+# Names of `torch.cpu.get_capabilities`: x86, then ARM. AVX512 without the first computes bfloat16 in float32.
 CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def training_device() -> torch.device:
-    """The kind of device that `Accelerator` takes, before there is one."""
+    """The kind of device that `Accelerator` will choose."""
     if torch.accelerator.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         return torch.accelerator.current_accelerator()
     return torch.device("cpu")
 
 
 def has_bf16(device: torch.device) -> tuple[bool, str]:
-    """Whether `device` computes bfloat16 natively, and why it is taken to."""
+    """Whether `device` computes bfloat16 natively, and the reason for this answer."""
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         found = [name for name in CPU_INSTRUCTIONS if capabilities.get(name)]
@@ -37,14 +37,15 @@ def has_bf16(device: torch.device) -> tuple[bool, str]:
 
 def choose_precision(asked: str, device: torch.device) -> tuple[str, str | None]:
     """
-    The precision to compute in: what was asked for; for "auto" bf16 where the device has it, else fp16 on an
+    Choose the precision of computation: the one asked for; for "auto" bf16 if the device has it, else fp16 on an
     accelerator and float32 on the CPU.
 
     Args:
         asked: the field `mixed_precision`.
 
     Returns:
-        "no", "bf16" or "fp16"; a line that says what "auto" takes and why, or warns of emulated bf16, else `None`.
+        "no", "bf16" or "fp16"; and a line: the choice of "auto" with its reason, or a warning of emulated bf16; else
+        `None`.
     """
     if asked not in ("auto", "bf16"):
         return asked, None

@@ -1,4 +1,4 @@
-"""What a run is built of: model, optimizer, accelerator, batches, and the state that it is resumed from."""
+"""Build a run: model, optimizer, accelerator, batches, and the state to resume from."""
 
 import json
 from collections.abc import Callable
@@ -26,10 +26,10 @@ from training.fitting.masked_words import MaskedWords
 from training.fitting.precision import choose_precision, training_device
 from training.fitting.run_data import store_windows
 from training.fitting.starts import count_cells, set_starts
-from training.fitting.state import Progress, checksum, clear, load_state, newest_state
+from training.fitting.state import Progress, checksum_of_data, load_state, newest_state, remove_earlier_run
 
 
-# Fields that may differ where a run is resumed; all others change what it computes.
+# Fields that may differ when a run is resumed; all others change its results.
 FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype")
 LOGS = "logs"  # the folder of the trackers
 
@@ -37,13 +37,14 @@ LOGS = "logs"  # the folder of the trackers
 @dataclass
 class Run:
     """
-    What the steps of a run share.
+    State shared by the steps of a run.
 
     Attributes:
-        model: the model in training, within `MaskedWords` where it guesses words, as `Accelerator.prepare` wraps it.
-        eval_model: the model as users get it, of the last epoch that was evaluated: whole, adapters merged, the mean
-            of `average_epochs` epochs, in float32.
-        resume_signature: what must be the same where the run is resumed.
+        model: the model in training, as `Accelerator.prepare` wraps it; within `MaskedWords` if masked words are
+            predicted.
+        eval_model: the model as users get it, after the last evaluated epoch: adapters merged, mean weights of
+            `average_epochs` epochs, float32.
+        resume_signature: values that must be the same when the run is resumed.
     """
 
     accelerator: Accelerator
@@ -65,17 +66,17 @@ class Run:
         return (self.progress.epoch - 1) * self.batches.steps + self.progress.step
 
     def log(self, values: dict, step: int) -> None:
-        """Give numbers to the trackers."""
+        """Send numbers to the trackers."""
         with writing(self.checkpoints / LOGS, "; make room and go on with --resume"):
             self.accelerator.log(values, step=step)
 
 
 def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, SenerProcessor]:
     """
-    A new model on the pretrained encoder, or the checkpoint to go on from, in float32, and its processor.
+    Build a model in float32 on the pretrained encoder, or load the checkpoint to train further; and its processor.
 
-    Dropout of the attention weights is switched off: on the CPU it takes the slow path of
-    `scaled_dot_product_attention`, and the hidden states have dropout of their own.
+    Dropout of the attention weights is off: on the CPU it takes the slow path of `scaled_dot_product_attention`, and
+    the hidden states have dropout of their own.
     """
     if is_checkpoint(fields.backbone):
         model, processor = load_for_labels(fields.backbone, labels, fields.model)
@@ -94,7 +95,7 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
 
 
 def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: TrainingFields) -> torch.optim.AdamW:
-    """AdamW: one learning rate for the model's encoder, one for the head; no weight decay on biases and norms."""
+    """Build AdamW: one learning rate for the encoder, one for the head; no weight decay on biases and norms."""
     of_encoder = set(encoder.parameters())
     groups: dict[tuple[bool, bool], list] = {}
     for parameter in model.parameters():
@@ -108,26 +109,26 @@ def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: Tr
         }
         for (is_encoder, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(options, fused=True)  # a fourth of the time on the CPU, where it is not the default
+    return torch.optim.AdamW(options, fused=True)  # a fourth of the time on the CPU, which does not default to it
 
 
 def build_accelerator(fields: TrainingFields) -> Accelerator:
     """
-    Processes, precision, accumulation and trackers. Prints which precision `auto` takes, and a warning where bf16 is
-    emulated.
+    Set up processes, precision, accumulation and trackers. Prints the precision that `auto` takes, and a warning if
+    bf16 is emulated.
 
     Raises:
-        FieldError: a tracker that is not installed.
+        FieldError: a tracker is not installed.
     """
     trackers = [] if fields.report_to == "none" else [name.strip() for name in fields.report_to.split(",")]
     precision, line = choose_precision(fields.mixed_precision, training_device())
     accelerator = Accelerator(
-        # Without this, several processes on a machine without accelerators do not know of each other.
+        # Without this, processes on a machine without accelerators do not form a group.
         cpu=not torch.accelerator.is_available(),
         mixed_precision=precision,
         log_with=trackers or None,
         project_dir=Path(fields.output_dir) / "checkpoints",
-        # Reading a large corpus, or a long evaluation, is no fault of the processes that wait for it.
+        # Other processes wait while one reads a large corpus or ends a long evaluation.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
     if line is not None:
@@ -135,13 +136,13 @@ def build_accelerator(fields: TrainingFields) -> Accelerator:
     for name in trackers:
         if name not in ("all", *map(str, accelerator.log_with)):
             raise FieldError(f"report_to is {fields.report_to!r}: {name} is not installed")
-    # Set here, as a launcher's configuration would win over an argument above.
+    # Set here, as a launcher's configuration would override an argument above.
     accelerator.gradient_accumulation_steps = fields.gradient_accumulation_steps
     if accelerator.state.deepspeed_plugin is not None:
         accelerator.state.deepspeed_plugin.deepspeed_config.update(
             train_micro_batch_size_per_gpu=fields.batch_size,
             gradient_accumulation_steps=fields.gradient_accumulation_steps,
-            gradient_clipping=0.0,  # its engine knows fixed norms alone
+            gradient_clipping=0.0,  # its engine clips at fixed norms only
         )
     return accelerator
 
@@ -158,7 +159,7 @@ def build_batches(
 
 
 def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
-    """Start a new model's labels at their shares of the training data, and print which have no example there."""
+    """Start a new model's labels at their shares of the training cells. Print the labels without an example."""
     positive, valid = count_cells(windows, model.config, fields.empty_window_share)
     if not is_checkpoint(fields.backbone):
         set_starts(model, positive, valid)
@@ -168,18 +169,18 @@ def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerM
 
 
 def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str], checkpoints: Path) -> Run:
-    """Build the model, print what is in it and in the data, and take up the state that a run is resumed from."""
+    """Build the model, print a report on it and on the data, and load the state if the run is resumed."""
     set_seed(fields.seed)
     model, processor = build_model(fields, labels)
     eval_model = SenerModel(model.config).eval().to(accelerator.device)
-    # One process chooses: on a network file system the others may not see the newest one yet.
+    # One process chooses: on a network file system the others may not see the newest state yet.
     state = on_main_process(accelerator, lambda: newest_state(checkpoints)) if fields.resume else None
     windows_file = checkpoints / "windows.arrow"
 
     def prepare_folder() -> list[str]:
         lines = []
         # The states of an earlier run must not be resumed later.
-        if state is None and clear(checkpoints):
+        if state is None and remove_earlier_run(checkpoints):
             lines.append(f"{checkpoints}: removed what an earlier run had left there")
         with writing(windows_file):
             return lines + store_windows(windows_file, fields, processor, model.config)
@@ -201,14 +202,14 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     model, optimizer = accelerator.prepare(model, build_optimizer(model, backbone, fields))
     total = batches.steps * fields.num_epochs
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
-    set_seed(fields.seed, device_specific=True)  # each process has a dropout of its own
+    set_seed(fields.seed, device_specific=True)  # each process draws its own dropout
     resume_signature = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
     dev = [
         document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
     ]
     resume_signature |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
-              "mixed_precision": accelerator.mixed_precision,  # what `auto` takes may differ on another machine
-              "checksum of the data": checksum(windows_file, dev)}  # fmt: skip
+              "mixed_precision": accelerator.mixed_precision,  # the choice of `auto` may differ on another machine
+              "checksum of the data": checksum_of_data(windows_file, dev)}  # fmt: skip
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, resume_signature)
@@ -220,7 +221,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
 
 
 def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:
-    """Trackers take numbers and strings."""
+    """Start the trackers and give them the fields, as the numbers and strings that they take."""
     values = {**asdict(fields), **fields.model, "mixed_precision": accelerator.mixed_precision}
     del values["model"]
     simple = {name: value if isinstance(value, int | float | str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The data of a run, read twice and never held in memory: checked first, then cut into windows on disk."""
+"""Read a run's data twice without holding it in memory: check it first, then cut it into windows on disk."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,13 +14,13 @@ from training.fitting.fields import TrainingFields
 
 def check_data(fields: TrainingFields) -> list[str]:
     """
-    Read every line of both files.
+    Check every line of train and dev files.
 
     Returns:
         The label set: the field `labels`, else the labels of the train files, sorted.
 
     Raises:
-        DataError: for the first fault, or where there is no label.
+        DataError: the first fault, or there is no label.
     """
     for _ in stream_files(fields.dev_file, fields.labels, "validation", "checking dev_file"):
         pass
@@ -37,7 +37,7 @@ def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor,
     Write the training windows to `path`.
 
     Returns:
-        The lines of the report on both files.
+        The lines of the report on train and dev files.
     """
     labels, span_window = config.labels, config.span_window
     report = DataReport(" ".join(fields.train_file), span_window)
@@ -58,10 +58,10 @@ def write_windows(
     learnt: Callable[[list], list] = list,
 ) -> None:
     """
-    Cut the train files into windows on disk, and note them in `report`.
+    Cut the train files into windows on disk, and count them in `report`.
 
     Args:
-        learnt: chooses, of a text's entities, those that are learnt; all by default.
+        learnt: chooses the entities of a text that are learnt; all by default.
 
     Raises:
         DataError: no text has a word, or no window holds an entity.

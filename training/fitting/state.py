@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: what `--resume` goes on from, whenever the run was killed."""
+"""Save the state of a run, and load it for `--resume`, whenever the run was killed."""
 
 import json
 import os
@@ -25,24 +25,25 @@ from training.fitting.clipping import NormHistory
 
 PROGRESS = "progress.json"
 STATE_NAME = r"state_\d{4,}_\d{7,}"
-LOCK = "lock"  # stays when it is empty: whoever removed it would let two runs in
+LOCK = "lock"  # stays there unlocked: a run that removed it could let in two others
 
 
 class ResumeError(ValueError):
-    """A run that cannot go on as it was, or not in this folder."""
+    """A run cannot be resumed, or not in this folder."""
 
 
 @dataclass
 class Progress:
     """
-    Where a run stands.
+    The progress of a run.
 
     Attributes:
         epoch: the current one, from 1.
-        step: steps of it that are done.
-        loss_sum: sum of the loss of the windows seen in it.
-        best_files: size and CRC-32 of the weights that were published at the end of the best epoch, by name.
-        history: an entry for each epoch that has been evaluated.
+        step: finished steps of this epoch.
+        loss_sum: sum of the losses of the windows seen in this epoch.
+        seconds: spent in this epoch.
+        best_files: size and CRC-32 of the weights that were published at the end of the best epoch, by file name.
+        history: an entry for each evaluated epoch.
         norms: of the gradients so far.
     """
 
@@ -61,7 +62,7 @@ class Progress:
         return done >= num_epochs or done - self.best_epoch >= patience
 
     def end_epoch(self, entry: dict) -> bool:
-        """Note an epoch; whether it is the best so far. While nothing right is found at all, the latest one is."""
+        """Add an evaluated epoch. Returns whether it is the best so far; while F1 is 0, the latest is the best."""
         is_best = entry["f1"] > self.best_f1 or entry["f1"] == self.best_f1 == 0
         if is_best:
             self.best_f1, self.best_epoch = entry["f1"], self.epoch
@@ -73,10 +74,10 @@ class Progress:
 @contextmanager
 def exclusive_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]:
     """
-    Keep other runs out of a folder, which is made where it is missing.
+    Keep other runs out of a folder, which is created if it is missing.
 
     Raises:
-        ResumeError: another run has it.
+        ResumeError: another run uses it.
     """
     locks: list[BaseFileLock] = []
 
@@ -97,16 +98,16 @@ def exclusive_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]
             lock.release()
 
 
-def clear(checkpoints: Path) -> bool:
-    """Remove what an earlier run has left, its states above all; whether there was anything."""
+def remove_earlier_run(checkpoints: Path) -> bool:
+    """Remove all files of an earlier run, except for the lock. Returns whether there were any."""
     left = [path for path in checkpoints.iterdir() if path.name != LOCK]
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return bool(left)
 
 
-def checksum(windows: Path, dev: Iterable[Document]) -> int:
-    """A number that is another one where the training windows or the dev documents are others."""
+def checksum_of_data(windows: Path, dev: Iterable[Document]) -> int:
+    """CRC-32 of the training windows and dev documents."""
     total = checksum_of_file(windows)
     for document in dev:
         total = zlib.crc32(repr(document).encode("utf-8", "surrogatepass"), total)
@@ -114,31 +115,31 @@ def checksum(windows: Path, dev: Iterable[Document]) -> int:
 
 
 def states(checkpoints: Path) -> list[Path]:
-    """The states below `checkpoints`, the oldest first. Each was complete when it got its name."""
+    """The states below `checkpoints`, oldest first. A state is complete when it gets its name."""
     found = [path for path in checkpoints.glob("state_*") if re.fullmatch(STATE_NAME, path.name)]
     return sorted(found, key=lambda path: [int(number) for number in path.name.split("_")[1:]])
 
 
 def newest_state(checkpoints: Path) -> Path | None:
-    """The newest state below `checkpoints`."""
+    """The newest state below `checkpoints`, if there is one."""
     return next(reversed(states(checkpoints)), None)
 
 
 def save_state(accelerator: Accelerator, checkpoints: Path, progress: Progress, scheduler, resume_signature: dict,
                beside: Iterable[Path] = ()) -> None:  # fmt: skip
     """
-    Save everything that the run needs to go on exactly as if it had never stopped: weights, optimizer, random numbers
-    of each process, scheduler, progress; and, written last, the checksums of all these files.
+    Save all that the run needs to go on exactly as if it had not stopped: weights, optimizer, random states of each
+    process, scheduler, progress; and last, the checksums of all these files.
 
-    It is written aside and renamed, so that a state is complete or not there. The state before it stays, in case the
-    new one is damaged later; older ones go.
+    It is written aside and renamed, so that a state is complete or absent. The state before it is kept, in case the
+    new one is damaged later; older ones are removed.
 
     Args:
-        resume_signature: what must be the same when the run is resumed.
-        beside: files outside of the state that the run needs as well when it goes on.
+        resume_signature: values that must be the same when the run is resumed.
+        beside: files outside of the state that a resumed run also needs.
 
     Raises:
-        WriteError: the disk is full, for one; the states of before are still there.
+        WriteError: a file cannot be written, as on a full disk; the earlier states are kept.
     """
     aside, state = checkpoints / "writing", checkpoints / f"state_{progress.epoch:04d}_{progress.step:07d}"
     older = states(checkpoints)
@@ -168,7 +169,7 @@ def files_in(folder: Path, processes: int) -> list[Path]:
     The files of a state.
 
     Raises:
-        FileNotFoundError: the random numbers of a process are not there: it writes into another folder.
+        FileNotFoundError: the random states of a process are missing: it writes into another folder.
     """
     for number in range(processes):
         (folder / random_states(number)).stat()
@@ -182,7 +183,7 @@ def checksums(files: Iterable[Path], folder: Path) -> dict[str, list[int]]:
 
 
 def random_states(process: int) -> str:
-    """The name that Accelerate gives to the random numbers of a process."""
+    """The name of Accelerate's file with the random states of a process."""
     return f"random_states_{process}.pkl"
 
 
@@ -205,12 +206,12 @@ def read_progress(folder: Path) -> dict:
     return content
 
 
-def check_files(folder: Path, files: dict[str, list[int]]) -> None:
+def check_checksums(folder: Path, files: dict[str, list[int]]) -> None:
     """
-    Check that each file is the one that was saved.
+    Check that each file has the size and CRC-32 of when it was saved.
 
     Raises:
-        ResumeError: one is gone, cannot be read, or has another content.
+        ResumeError: a file is missing, cannot be read, or has other content.
     """
     for name, (size, checksum_then) in files.items():
         file = Path(os.path.normpath(folder / name))
@@ -229,21 +230,21 @@ def check_best(progress: Progress, folder: Path) -> None:
     Check, when a run is over, that `folder` has the weights that were published at the end of the best epoch.
 
     Raises:
-        ResumeError: it has others; the run cannot make them again.
+        ResumeError: it has others; the run cannot produce them again.
     """
     try:
-        check_files(folder, progress.best_files)
+        check_checksums(folder, progress.best_files)
     except ResumeError as error:
         raise ResumeError(f"{error}, in epoch {progress.best_epoch}, the best one; start the run again without "
                           "--resume") from error  # fmt: skip
 
 
-def offer(folder: Path) -> str:
-    """What can be done where `folder` cannot be resumed."""
+def resume_advice(folder: Path) -> str:
+    """Advice for the user if the state `folder` cannot be loaded."""
     every = states(folder.parent)
     for state in reversed(every[: every.index(folder)]):
         try:
-            check_files(state, read_progress(state)["files"])
+            check_checksums(state, read_progress(state)["files"])
         except ResumeError:
             continue
         return f"delete {folder} to go on from the state before it, {state.name}, which is whole"
@@ -252,19 +253,19 @@ def offer(folder: Path) -> str:
 
 def load_state(accelerator: Accelerator, folder: Path, scheduler, resume_signature: dict) -> Progress:
     """
-    Go on from a state: weights, optimizer, random numbers and scheduler are put back in place.
+    Load a state: weights, optimizer, random states and scheduler.
 
     Raises:
-        ResumeError: the state belongs to a run with other fields, data or processes, or it is damaged; a damaged file
-            is named before anything is loaded, and the state before it offered.
+        ResumeError: the state belongs to a run with other fields, data or processes, or it is damaged. The message
+            names a damaged file, and the state before it if that is whole; nothing is loaded then.
     """
 
-    def check() -> dict:
+    def read_checked() -> dict:
         try:
             content = read_progress(folder)
-            check_files(folder, content["files"])
+            check_checksums(folder, content["files"])
         except ResumeError as error:
-            raise ResumeError(f"{error}; {offer(folder)}") from error
+            raise ResumeError(f"{error}; {resume_advice(folder)}") from error
         for name, value in content["resume_signature"].items():
             if resume_signature.get(name) != value:
                 raise ResumeError(
@@ -273,20 +274,20 @@ def load_state(accelerator: Accelerator, folder: Path, scheduler, resume_signatu
                 )
         return content
 
-    content = on_main_process(accelerator, check)
+    content = on_main_process(accelerator, read_checked)
     accelerator.load_state(str(folder))
-    check_random_numbers(accelerator, folder)
+    check_random_states(accelerator, folder)
     scheduler.load_state_dict(content["scheduler"])
     return Progress(**{**content["progress"], "norms": NormHistory(**content["progress"]["norms"])})
 
 
-def check_random_numbers(accelerator: Accelerator, folder: Path) -> None:
+def check_random_states(accelerator: Accelerator, folder: Path) -> None:
     """
-    Check that the random numbers of every process are those of the state: Accelerate says nothing where it could not
-    put them back.
+    Check that every process has the random states that were saved: Accelerate reports no error if it cannot restore
+    them.
 
     Raises:
-        ResumeError: those of a process are not.
+        ResumeError: a process has others.
     """
     file, fault = folder / random_states(accelerator.process_index), ""
     now = {"random_state": random.getstate(), "numpy_random_seed": np.random.get_state(),
@@ -301,16 +302,16 @@ def check_random_numbers(accelerator: Accelerator, folder: Path) -> None:
         fault = f"cannot be read ({first_line(error)})"
     faults = [each for each in gather_object([fault and f"{file}: {fault}"]) if each]
 
-    def tell():
+    def raise_first():
         if faults:
             raise ResumeError(f"{faults[0]}: go on with the devices and the versions of torch and numpy that the run "
                               "was started with")  # fmt: skip
 
-    on_main_process(accelerator, tell)
+    on_main_process(accelerator, raise_first)
 
 
 def is_equal(state, other) -> bool:
-    """Whether two states of a generator are the same: numbers, arrays and tensors in tuples and lists."""
+    """Whether two random states are equal: numbers, arrays and tensors in tuples and lists."""
     if isinstance(state, tuple | list):
         return len(state) == len(other) and all(map(is_equal, state, other))
     return np.array_equal(state, other)

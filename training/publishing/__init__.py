@@ -1,1 +1,1 @@
-"""A Hub folder: its card, and what is checked before it is uploaded."""
+"""Write the model card of a Hub folder, and check the folder before it is uploaded."""

@@ -1,4 +1,4 @@
-"""A model card from measured scores: the report of `training/score.py` and the model itself."""
+"""Write a model card from measured scores (the report of `training/score.py`) and the model itself."""
 
 import html
 import json
@@ -29,11 +29,11 @@ CITATION = """```bibtex
 
 def read_scores(path: str, config: SenerConfig) -> dict:
     """
-    The report of `training/score.py --output`.
+    Read the report of `training/score.py --output`.
 
     Raises:
-        ValueError: naming the file and what is wrong: not such a report; of a model with other labels; or measured
-            with other thresholds than the model has.
+        ValueError: this is no such report, its model has other labels, or it was measured with other thresholds than
+            the model's. The message names the file and the fault.
     """
     try:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -65,9 +65,14 @@ def read_scores(path: str, config: SenerConfig) -> dict:
 
 
 def check_values(scores: dict) -> None:
-    """Use every value that a card uses; an error of whatever kind where one is not there or not of its kind."""
+    """
+    Use every value that a card uses.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: a value is missing or of another type.
+    """
     score_table(scores)
-    fitted(scores)
+    fitting_note(scores)
     found_and_missed(scores)
     for number in (*scores["thresholds"].values(), *(scores[name] for name in COUNTS)):
         if not isinstance(number, (int, float)):
@@ -80,11 +85,12 @@ def build_card(
     repo: str, model: SenerModel, scores: dict, license: str, language: list[str], datasets: list[str], base_model: str
 ) -> ModelCard:
     """
-    The card of a model.
+    Build the card of a model.
 
     Args:
         scores: of `read_scores`.
-        language, datasets: codes of languages; what it was trained on, as the Hub or people name it.
+        language: codes of languages.
+        datasets: names of the training data, on the Hub or elsewhere.
         base_model: the encoder that training began with.
     """
     names = [Path(file).name for file in scores["data"]]
@@ -136,7 +142,7 @@ On {scores["texts"]:,} texts ({escape(", ".join(names))}: {scores["words"]:,} wo
 over exact (start, end, label), in per cent; in brackets 95 % intervals from a bootstrap of whole texts.
 
 {score_table(scores)}
-{fitted(scores)}
+{fitting_note(scores)}
 ```
 accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
 ```
@@ -150,7 +156,7 @@ accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
 
 
 def score_table(scores: dict) -> str:
-    """Scores of each label, and over all, as a Markdown table."""
+    """The scores of each label and of all entities, as a Markdown table."""
     rows = [(escape(label), entry) for label, entry in sorted(scores["per_label"].items())]
     rows += [("all (micro)", scores), ("mean of the labels (macro)", scores["macro"])]
     lines = ["| label | entities | precision | recall | F1 |", "|---|---|---|---|---|"]
@@ -164,8 +170,8 @@ def score_table(scores: dict) -> str:
     return "\n".join(lines)
 
 
-def fitted(scores: dict) -> str:
-    """How thresholds came about, where that makes the scores look better than they are."""
+def fitting_note(scores: dict) -> str:
+    """A note if thresholds were fitted on the scored texts, which makes scores look better than they are."""
     before = scores.get("before_fitting")
     if before is None:
         return ""
@@ -176,7 +182,7 @@ def fitted(scores: dict) -> str:
 
 
 def limits(model: SenerModel, scores: dict) -> str:
-    """What the model cannot do, and what the scores do not say."""
+    """List the limits of the model and of the scores."""
     config, lines = model.config, []
     if config.span_window is not None:
         lines.append(
@@ -200,13 +206,13 @@ def limits(model: SenerModel, scores: dict) -> str:
 
 
 def found_and_missed(scores: dict) -> tuple[int, int]:
-    """How many gold entities that lie inside another one were found, and how many were not."""
+    """Count the gold entities inside another one that were found, and those that were missed."""
     nested = [entry for depth, entry in scores["by_depth"].items() if depth != "0"]
     return sum(entry["tp"] for entry in nested), sum(entry["fn"] for entry in nested)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, in a table, too."""
+    """Escape text so that Markdown shows it literally, also in a table."""
     for mark in "\\`*_[]|#":
         text = text.replace(mark, "\\" + mark)
     return html.escape(" ".join(text.split()), quote=False)

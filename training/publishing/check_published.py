@@ -1,15 +1,14 @@
 """
-Check that a folder that is to be published loads anywhere and gives what it gives here.
+Check that a folder to be published loads anywhere, with the same results as here.
 
     python training/publishing/check_published.py FOLDER
     python training/publishing/check_published.py FOLDER --python other/bin/python
 
-The folder's files are looked at; then it is loaded as strangers load it (load_published.py beside this file): by an
-interpreter that finds torch, transformers and what these bring and nothing else, off the repository, without a
-network, with an empty cache and a home that cannot be written to; once as a folder, once by name from a cache that is
-laid out as the Hub's. What it must give (token ids, entities, the score of every span) is recorded here with the
-repository's own code. `device_map` is tried where Accelerate is installed, too. `--python` takes an environment as it
-is, of any versions.
+Checks the folder's files, then loads it in an isolated interpreter (load_published.py beside this file): it finds only
+torch, transformers and their requirements, not the repository; it has no network, an empty cache and a read-only home.
+The folder is loaded once by path and once by name, from a cache in the Hub's layout. The expected results (token ids,
+entities, the score of every span) are recorded here with the repository's own code. A third run adds Accelerate and
+loads with `device_map`. `--python` uses another environment unchanged, with its own versions.
 """
 
 import argparse
@@ -40,10 +39,10 @@ from training.fitting.checkpoint import load_checkpoint
 CODE = Path(__file__).parents[2] / "modeling_sener"
 SCRIPT = Path(__file__).parent / "load_published.py"
 REPO, COMMIT = "someone/sener", "0" * 39 + "1"  # names in the cache
-SECONDS = 3600  # after which an environment that hangs is given up
+SECONDS = 3600  # time limit of one run
 FILES = ("README.md", "config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 HEADER = ("license", "language", "library_name", "pipeline_tag", "tags")  # of a model card
-# Full-width letters, ligatures, a no-break space, combining marks and what a tokenizer does not know are among them.
+# They include full-width letters, ligatures, a no-break space, combining marks and unknown characters.
 TEXTS = (
     "We train ResNet-50 on ImageNet for image classification and report top-1 accuracy.",
     "ＡＢ１ ﬁne-tuning of BERT\u00a0on CoNLL-2003, e\u0301tude №5: F1 = 1,000.5 😀 \u200b漢字",
@@ -57,13 +56,13 @@ TEXTS = (
 @dataclass
 class Result:
     """
-    What came out of `check`.
+    The result of `check_published_folder`.
 
     Attributes:
-        versions: of python, torch, transformers, and accelerate where that is installed.
+        versions: of python, torch, transformers, and of accelerate if it is installed.
         packages: names of all packages of the environment.
-        passed: names of checks, each with the largest difference of a score (0..1) from the recorded one.
-        failures: what is wrong, a sentence each. All is well where there are none.
+        passed: names of passed checks, each with the largest difference of a score (0..1) from the recorded one.
+        failures: a sentence for each fault. The folder is fit to be published if there are none.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -72,21 +71,23 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
 
-def check(folder: str | Path, python: str | Path | None = None, recorded: dict | None = None) -> Result:
+def check_published_folder(
+    folder: str | Path, python: str | Path | None = None, recorded: dict | None = None
+) -> Result:
     """
-    Everything that is described at the top of this file.
+    Do all checks that are described at the top of this file.
 
     Args:
         folder: a checkpoint.
-        python: the interpreter of an environment; by default this one's, with its torch and transformers alone.
-        recorded: of `record`; computed here where it is not given.
+        python: the interpreter of an environment; by default this one's, with only its torch and transformers.
+        recorded: of `record`; computed here by default.
 
     Raises:
-        CheckpointError: there is no SeNER checkpoint that this repository can load.
+        CheckpointError: this repository cannot load the folder as a SeNER checkpoint.
     """
     folder = Path(folder)
     recorded = record(folder) if recorded is None else recorded
-    result = Result(failures=check_files(folder))
+    result = Result(failures=file_faults(folder))
     if not result.failures:
         result.passed["files"] = 0.0
     with tempfile.TemporaryDirectory(prefix="published-") as temporary:
@@ -95,8 +96,8 @@ def check(folder: str | Path, python: str | Path | None = None, recorded: dict |
         (place / "recorded.json").write_text(json.dumps(recorded), encoding="ascii")
         shutil.copyfile(SCRIPT, place / SCRIPT.name)
         runs = [("folder", False), ("cache", False), ("folder", True)]
-        for number, (source, device_map) in enumerate(tqdm(runs, desc="loading as strangers do", leave=False)):
-            found = run_stranger(place, f"run{number}", source, device_map, python)
+        for number, (source, device_map) in enumerate(tqdm(runs, desc="loading in isolation", leave=False)):
+            found = run_isolated(place, f"run{number}", source, device_map, python)
             result.versions |= found["versions"]
             result.packages = result.packages or found["packages"]
             result.passed |= {f"{name} ({source})": worst for name, worst in found["passed"].items()}
@@ -106,9 +107,9 @@ def check(folder: str | Path, python: str | Path | None = None, recorded: dict |
 
 def record(folder: str | Path) -> dict:
     """
-    What `TEXTS` give with the repository's own code: `input_ids`, `word_index`; `every_span`, five columns: number of
-    the text, first word and end, number of the label, score; `entities` by text, as (start, end, label, score); with
-    the `labels` and the text of the `code`.
+    Record the results of the repository's own code on `TEXTS`: `input_ids`, `word_index`; `every_span`, five columns:
+    number of the text, first word, last word + 1, number of the label, score; `entities` by text, as (start, end,
+    label, score); and the `labels` and the text of the `code`.
     """
     model, processor = load_checkpoint(folder)
     inputs = processor(list(TEXTS))
@@ -126,9 +127,11 @@ def record(folder: str | Path) -> dict:
     }
 
 
-def check_files(folder: Path) -> list[str]:
-    """What is wrong with the files of a folder, a sentence each: files that are missing, or not to be published; code
-    that is not the repository's, byte for byte; shards without their index; a card without its header."""
+def file_faults(folder: Path) -> list[str]:
+    """
+    A sentence for each fault of a folder's files: a file is missing, or not to be published; code differs from the
+    repository's; shards have no index; the card's header is incomplete or not valid YAML.
+    """
     names = {
         str(file.relative_to(folder))
         for file in folder.rglob("*")
@@ -157,12 +160,13 @@ def check_files(folder: Path) -> list[str]:
     return wrong
 
 
-def run_stranger(place: Path, name: str, source: str, device_map: bool, python: str | Path | None) -> dict:
+def run_isolated(place: Path, name: str, source: str, device_map: bool, python: str | Path | None) -> dict:
     """
-    One run of `load_published.py` in a home of its own; what it prints.
+    Run `load_published.py` once, with a home of its own. Returns the object that it prints.
 
     Args:
-        place: a folder with `copy` (the published one) and `recorded.json`.
+        place: a folder with `copy` (of the folder to be published), `recorded.json` and `load_published.py`.
+        name: of the run's folder below `place`.
         source: "folder" or "cache".
     """
     here, hub = place / name, place / name / "hf" / "hub"
@@ -183,7 +187,7 @@ def run_stranger(place: Path, name: str, source: str, device_map: bool, python: 
     ours = ("HF_", "PYTHON", "TRANSFORMERS_", "XDG_", "VIRTUAL_ENV")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     environment |= {"HOME": str(here / "home"), "HF_HOME": str(here / "hf"), "HF_HUB_OFFLINE": "1"}
-    # -I: no variable, no folder of the user's or of this script; -S: no site-packages, and what stands in its files.
+    # -I: ignore variables, the user's packages and this script's folder; -S: no site-packages, and no .pth files.
     command = [
         Path(python or sys.executable).absolute(),
         "-I",
@@ -204,11 +208,11 @@ def run_stranger(place: Path, name: str, source: str, device_map: bool, python: 
 
 
 def lay_out_cache(folder: Path, hub: Path) -> None:
-    """Write `folder` below `hub` as `huggingface_hub` keeps it: content once, by its hash, and links by name."""
+    """Write `folder` below `hub` in the layout of `huggingface_hub`: content once, named by its hash, and links."""
     root = hub / f"models--{REPO.replace('/', '--')}"
     snapshot = root / "snapshots" / COMMIT
-    for part in (root / "blobs", root / "refs", snapshot):
-        part.mkdir(parents=True)
+    for needed in (root / "blobs", root / "refs", snapshot):
+        needed.mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT, encoding="ascii")
     for file in folder.iterdir():
         if file.is_file():
@@ -220,7 +224,7 @@ def lay_out_cache(folder: Path, hub: Path) -> None:
 
 
 def link_packages(site: Path, names: Iterable[str]) -> Path:
-    """Make `site` a folder of links to packages of this environment, those that they require included."""
+    """Make `site` a folder of links to packages of this environment and to their requirements."""
     site.mkdir()
     waiting, done = [canonicalize_name(name) for name in names], set()
     while waiting:
@@ -247,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", help="the checkpoint to be published")
     parser.add_argument("--python", metavar="FILE", help="interpreter of an environment to check in, as it is")
     options = parser.parse_args(arguments)
-    result = check(options.folder, options.python)
+    result = check_published_folder(options.folder, options.python)
     print(", ".join(f"{name} {version}" for name, version in result.versions.items()))
     for name, worst in result.passed.items():
         print(f"passed: {name}" + (f", scores within {worst:.1g}" if worst else ""))

@@ -1,14 +1,14 @@
 """
-What a stranger does with a published folder, compared with what its makers recorded.
+Load a checkpoint in an isolated interpreter and compare with the recorded outputs.
 
-check_published.py runs this file in an interpreter that knows nothing of this repository, of whatever versions; it
-needs Python, torch and transformers alone:
+check_published.py runs this file in an interpreter of any versions that cannot import this repository. It needs only
+Python, torch and transformers:
 
     python -I load_published.py REQUEST.json
 
 The request: `source` (a folder, or a name in the Hub's cache), `recorded` (a file), `site` (a folder of packages, or
-null), `read_only` (folders that nothing may be written to), `work` (a folder for what is saved), `device_map` (whether
-that is all that is asked for). Prints one JSON object last: `versions`, `passed` and `failures`.
+null), `read_only` (folders in which nothing may be written), `work` (a folder for saved files), `device_map` (whether
+to check this alone). The last line printed is one JSON object: `versions`, `passed`, `failures` and `packages`.
 """
 
 import importlib.metadata
@@ -28,10 +28,10 @@ TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 REPOSITORY = ("modeling_sener", "training")
 
 
-def shut_off(read_only, attempts):
+def forbid_network_and_writes(read_only, attempts):
     """
-    From here on no connection is made and nothing is written below `read_only`, whatever the user's rights; what was
-    tried is noted in `attempts`, as libraries may pass over the error.
+    Refuse all connections, and all writing below `read_only`, from now on and whatever the user's rights. Attempts are
+    added to `attempts`, as libraries may ignore the error.
     """
 
     def refuse(event, arguments):
@@ -44,7 +44,7 @@ def shut_off(read_only, attempts):
             path = arguments[0]
         else:
             return
-        if isinstance(path, (str, bytes)):  # else an open file's number
+        if isinstance(path, (str, bytes)):  # else the descriptor of an open file
             path = os.path.abspath(os.fsdecode(path))
             if any(path == folder or path.startswith(folder + os.sep) for folder in read_only):
                 attempts.append(f"{event} {path}")
@@ -53,20 +53,20 @@ def shut_off(read_only, attempts):
     sys.addaudithook(refuse)
 
 
-class Stranger:
-    """The checks, each a method that raises where something is not as recorded."""
+class Checks:
+    """The methods named in `CHECKS` and `device_map` raise an error if a result differs from the recorded one."""
 
     def __init__(self, request):
         self.source, self.work = request["source"], Path(request["work"])
         self.recorded = json.loads(Path(request["recorded"]).read_text(encoding="utf-8"))
         self.texts = self.recorded["texts"]
 
-    def load(self, source=None, dtype=None, **options):
+    def load_model(self, source=None, dtype=None, **options):
         import torch
         import transformers
 
         if dtype is not None:
-            # transformers 4 knew the option by another name, until 4.56.
+            # Before 4.56 the option was called `torch_dtype`.
             version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
             options["dtype" if version >= (4, 56) else "torch_dtype"] = getattr(torch, dtype)
         model, info = transformers.AutoModel.from_pretrained(
@@ -89,11 +89,11 @@ class Stranger:
 
         return pipeline("entity-extraction", model=source or self.source, trust_remote_code=True)
 
-    def run(self, source=None, dtype=None, **options):
-        """The model computes the texts: every span's score is the recorded one, in float32 the entities, too."""
+    def compare_model(self, source=None, dtype=None, **options):
+        """Run the model on the texts: every span has the recorded score; in float32, the entities are equal, too."""
         import torch
 
-        model = self.load(source, dtype, **options)
+        model = self.load_model(source, dtype, **options)
         processor = self.load_processor(source)
         inputs = processor(self.texts, return_tensors="pt").to(model.device)
         thresholds = torch.zeros(len(self.recorded["labels"]), dtype=torch.float64)
@@ -124,12 +124,12 @@ class Stranger:
             self.compare_scores([entity["score"] for entity in ours], [score for *_, score in recorded])
 
     def alone(self):
-        """The repository cannot be imported."""
+        """The interpreter cannot import the repository."""
         seen = [name for name in REPOSITORY if importlib.util.find_spec(name) is not None]
-        assert not seen, f"{', '.join(seen)} can be imported: this environment is not a stranger's"
+        assert not seen, f"{', '.join(seen)} can be imported: this environment is not isolated"
 
     def config(self):
-        """AutoConfig."""
+        """AutoConfig: the class and the recorded labels."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(self.source, trust_remote_code=True)
@@ -146,8 +146,8 @@ class Stranger:
                 assert ours == recorded, f"{name} of {text!r}: {ours}, recorded were {recorded}"
 
     def model(self):
-        """AutoModel: the recorded scores of every span, and the entities by `post_process`."""
-        self.run()
+        """AutoModel: the recorded score of every span, and the entities by `post_process`."""
+        self.compare_model()
 
     def pipeline(self):
         """pipeline: the recorded entities, one by one and in batches."""
@@ -157,18 +157,18 @@ class Stranger:
 
     def float32(self):
         """dtype=torch.float32."""
-        self.run(dtype="float32")
+        self.compare_model(dtype="float32")
 
     def float16(self):
         """dtype=torch.float16."""
-        self.run(dtype="float16")
+        self.compare_model(dtype="float16")
 
     def bfloat16(self):
         """dtype=torch.bfloat16."""
-        self.run(dtype="bfloat16")
+        self.compare_model(dtype="bfloat16")
 
     def saved_again(self):
-        """save_pretrained of what was loaded: the same code, and a folder that gives the same."""
+        """save_pretrained of the loaded pipeline: the same code, and a folder with the same results."""
         folder = self.work / "again"
         self.load_pipeline().save_pretrained(folder)
         code = {file.name: file.read_text(encoding="utf-8") for file in folder.glob("[!_]*.py")}
@@ -176,12 +176,12 @@ class Stranger:
             name for name in {*code, *self.recorded["code"]} if code.get(name) != self.recorded["code"].get(name)
         )
         assert not wrong, f"save_pretrained wrote other code than the repository's: {', '.join(wrong)}"
-        self.run(folder)
+        self.compare_model(folder)
         self.compare_entities(self.load_pipeline(folder)(self.texts))
 
     def device_map(self):
         """device_map="auto"."""
-        self.run(device_map="auto")
+        self.compare_model(device_map="auto")
 
 
 CHECKS = ("alone", "config", "token_ids", "model", "pipeline", "float32", "float16", "bfloat16", "saved_again")
@@ -190,17 +190,17 @@ CHECKS = ("alone", "config", "token_ids", "model", "pipeline", "float32", "float
 def main():
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     attempts, passed, failures = [], {}, []
-    shut_off(request["read_only"], attempts)
+    forbid_network_and_writes(request["read_only"], attempts)
     if request["site"]:
         sys.path.append(request["site"])
-    stranger, checks = Stranger(request), CHECKS
+    checks, names = Checks(request), CHECKS
     if request["device_map"]:
-        checks = ("alone", "device_map") if importlib.util.find_spec("accelerate") else ()
-    for name in checks:
+        names = ("alone", "device_map") if importlib.util.find_spec("accelerate") else ()
+    for name in names:
         try:
-            stranger.worst = 0.0
-            getattr(stranger, name)()
-            passed[name] = stranger.worst
+            checks.worst = 0.0
+            getattr(checks, name)()
+            passed[name] = checks.worst
         except Exception as error:
             traceback.print_exc()
             first = (str(error).strip() or "no message").splitlines()[0]

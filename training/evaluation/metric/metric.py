@@ -1,5 +1,5 @@
 """
-SeNER's scores as a metric of the `evaluate` library: `evaluate.load("training/evaluation/metric")`.
+Offer SeNER's scores as a metric of the `evaluate` library: `evaluate.load("training/evaluation/metric")`.
 
     metric = evaluate.load("training/evaluation/metric")
     metric.compute(predictions=extract(texts), references=gold)["f1"]
@@ -13,39 +13,39 @@ from training.evaluation.scoring import Entity, as_spans, match, summarise
 
 
 DESCRIPTION = """
-Precision, recall and F1 of entities by set of (document, start, end, label): micro, macro and per label, with 95 %
-intervals by a bootstrap of whole documents. The same by overlap: the Jaccard index of an entity's words with those of
-a gold one of the same label is at least 1/2, each paired once. Spans may nest, and one span may have several labels.
+Precision, recall and F1 over sets of (document, start, end, label): micro, macro and per label, with 95 % intervals by
+a bootstrap of whole documents. The same by overlap: an entity is right if it is paired with a gold one of its label
+whose words have a Jaccard index of at least 1/2 with its own. Spans may nest, and one span may have several labels.
 """
 INPUTS = """
 Args:
     predictions: for each document a list of {"start", "end", "label"}, as the pipeline returns them, with or without
-        "score"; what else it has (text) is not looked at.
+        "score"; other keys (text) are ignored.
     references: the gold entities of each document, in the same form and order.
-    words (optional): for each document the (start, end) of its words, as `processor.split_words(text)` gives them:
-        with them the scores by overlap are those of `training/score.py`. Without, overlap is counted in the units of
+    words (optional): for each document the (start, end) of its words, as `processor.split_words(text)` returns them;
+        the scores by overlap are then those of `training/score.py`. Without words, overlap is counted in the units of
         `start` and `end`: words for documents of words, characters for raw text.
 
 Returns:
-    What `evaluation.scoring.score` returns: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
-    `macro`, `per_label`; `overlap`: the same by overlap; and `overlap_curve`, where every prediction has a score: what
-    `evaluation.overlap.curve` returns. The curve ends where the predictions do: to see more of it, extract with a low
-    threshold.
+    The result of `evaluation.scoring.score`: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
+    `macro`, `per_label`; `overlap`: the same by overlap; and, if every prediction has a score, `overlap_curve`: the
+    result of `evaluation.overlap.curve`. The curve ends at the lowest predicted score: extract with a low threshold to
+    see more of it.
 """
 
 
 def _bare(entities: list[dict]) -> list[dict]:
-    """Without what scoring does not look at, and `evaluate` does not accept."""
+    """The entities without other keys: scoring ignores them, and `evaluate` does not accept them."""
     return [{key: entity[key] for key in ("start", "end", "label")} for entity in entities]
 
 
 def _scored(entities: list[dict]) -> list[dict]:
-    """`_bare` with the score, `None` where there is none."""
+    """`_bare` with the score, or `None` for an entity without one."""
     return [bare | {"score": entity.get("score")} for bare, entity in zip(_bare(entities), entities, strict=True)]
 
 
 def _by_score(entities: list[dict]) -> dict[Entity, float]:
-    """The score of each entity, the highest one where it is there several times."""
+    """The score of each entity; the highest one if it occurs several times."""
     ascending = sorted(entities, key=lambda entity: entity["score"])
     return dict(zip(as_spans(ascending), (entity["score"] for entity in ascending), strict=True))
 
