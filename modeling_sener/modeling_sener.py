@@ -27,12 +27,14 @@ from .chunked_layers import compute_layers_in_chunks
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
+from .disentangled_attention import DisentangledArrowAttention  # noqa: F401
 from .dropout import Dropout  # noqa: F401
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .pooling import pool_in_place, pool_words
-from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
+from .processing_sener import SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
+from .tokenization import only_hub_options
 
 
 CHUNK_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
@@ -323,8 +325,8 @@ def check_triangles(name, options: dict) -> None:
     asked = getattr(options.get("config"), "triangles", options.get("triangles"))
     if name is None or asked is None:
         return
-    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
-    trained = SenerConfig.get_config_dict(name, **hub)[0].get("triangles", "both")  # older files do not have the field
+    fields, _ = SenerConfig.get_config_dict(name, **only_hub_options(options))
+    trained = fields.get("triangles", "both")  # older files do not have the field
     if asked != trained:
         raise ValueError(
             f"{name}: SenerConfig.triangles is {asked!r}, this checkpoint was trained with {trained!r}: the weights "

@@ -5,7 +5,6 @@ B batch, T tokens, N words with tokens (rows of the span tensor), W columns of t
 """
 
 import json
-import re
 from numbers import Real
 from pathlib import Path
 
@@ -13,35 +12,21 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
-from transformers import (
-    AutoTokenizer,
-    BatchEncoding,
-    DebertaV2Tokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-)
-from transformers.convert_slow_tokenizer import DebertaV2Converter
-from transformers.utils import cached_file
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-from .band import Band  # noqa: F401 (as in modeling_sener.py)
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
+from .tokenization import (
+    WORD_PATTERN,
+    backbone_tokenizer,
+    only_hub_options,
+    optional_file,
+    own_tokenizer,
+    without_surrogates,
+)
 
 
 PROCESSOR_FILE = "processor_config.json"
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-# Scripts that put no spaces between words: each letter, with its marks, is a word.
-_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
-_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
-# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
-_JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
-# Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
-# own. Every repetition is possessive, so that the time is linear whatever the text.
-WORD_PATTERN = rf"{_UNSPACED}\p{{M}}*+|{_LETTER}++(?:(?:{_JOINT}){_LETTER}++)*+|\S\p{{M}}*+"
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SenerInputs(BatchEncoding):
@@ -82,7 +67,7 @@ class SenerProcessor(ProcessorMixin):
     def __init__(self, tokenizer, config: SenerConfig, word_pattern: str = WORD_PATTERN):
         if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
             raise TypeError(f"SenerProcessor needs a fast tokenizer of transformers, got {type(tokenizer).__name__}")
-        super().__init__(_own_tokenizer(tokenizer))
+        super().__init__(own_tokenizer(tokenizer))
         self.config = config
         self.word_pattern = word_pattern
         try:
@@ -99,7 +84,7 @@ class SenerProcessor(ProcessorMixin):
             name_or_folder: the encoder's repository or folder.
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
         """
-        return cls(_backbone_tokenizer(str(name_or_folder), _hub_options(hub_options)), config)
+        return cls(backbone_tokenizer(str(name_or_folder), only_hub_options(hub_options)), config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
@@ -111,7 +96,7 @@ class SenerProcessor(ProcessorMixin):
                 missing or damaged.
             OSError: there is no such folder or repository, or no readable `config.json`.
         """
-        name, options = str(pretrained_model_name_or_path), _hub_options(kwargs)
+        name, options = str(pretrained_model_name_or_path), only_hub_options(kwargs)
         fields, _ = SenerConfig.get_config_dict(name, **options)
         found = fields.get("model_type") if isinstance(fields, dict) else None
         if found != SenerConfig.model_type:
@@ -124,7 +109,7 @@ class SenerProcessor(ProcessorMixin):
             raise ValueError(
                 f"{name}: tokenizer.json or tokenizer_config.json is missing or damaged ({reason}): fetch it again"
             ) from error
-        file = _optional_file(name, PROCESSOR_FILE, options)
+        file = optional_file(name, PROCESSOR_FILE, options)
         if file is None:
             raise ValueError(f"{name}: {PROCESSOR_FILE} is missing: fetch it again")
         try:
@@ -173,7 +158,7 @@ class SenerProcessor(ProcessorMixin):
 
     def split_words(self, text: str) -> list[tuple[int, int]]:
         """Offsets (start, end) of the words of a text: word k is `text[start:end]`, in Python's code points."""
-        return [offsets for _, offsets in self._splitter.pre_tokenize_str(_without_surrogates(text))]
+        return [offsets for _, offsets in self._splitter.pre_tokenize_str(without_surrogates(text))]
 
     def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
         """
@@ -195,9 +180,9 @@ class SenerProcessor(ProcessorMixin):
         texts = _check_words(texts) if is_split_into_words else _check_strings(texts)
         if is_split_into_words:
             offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
-            words = [[_without_surrogates(word) for word in text] for text in texts]
+            words = [[without_surrogates(word) for word in text] for text in texts]
         else:
-            found = [self._splitter.pre_tokenize_str(_without_surrogates(text)) for text in texts]
+            found = [self._splitter.pre_tokenize_str(without_surrogates(text)) for text in texts]
             offsets = [[place for _, place in text] for text in found]
             words = [[word for word, _ in text] for text in found]
         encodings = self._backend().encode_batch(words, is_pretokenized=True)
@@ -330,11 +315,6 @@ def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
     return rows, kept.tolist()
 
 
-def _without_surrogates(text: str) -> str:
-    """Lone surrogates, which are no Unicode text, replaced one for one: offsets stay as they are."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
 def _check_strings(texts) -> list[str]:
     if isinstance(texts, str):
         return [texts]
@@ -365,55 +345,6 @@ def _not_empty(texts) -> list:
     if not texts:
         raise ValueError("there is no text: pass at least one (it may be empty)")
     return list(texts)
-
-
-def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A copy that neither cuts nor pads by itself, and that sees each word as one that follows a space."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["truncation"] = state["padding"] = None
-    _put_space_before_words(state["pre_tokenizer"] or {})
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), padding_side="right", **tokenizer.special_tokens_map
-    )
-
-
-def _put_space_before_words(pre_tokenizer: dict):
-    for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        if part.get("type") == "ByteLevel":
-            part["add_prefix_space"] = True
-        if part.get("type") == "Metaspace" and part["prepend_scheme"] == "never":
-            part["prepend_scheme"] = "first"
-
-
-def _backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
-    """
-    The tokenizer of an encoder, exactly as it was trained: transformers 5 rebuilds some (DeBERTa-v2's loses
-    SentencePiece's character map), so the normalisation is taken from the files themselves.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    sentencepiece = _optional_file(name, "spm.model", options)
-    if sentencepiece is not None and isinstance(tokenizer, DebertaV2Tokenizer):
-        tokenizer.vocab_file = sentencepiece
-        backend = DebertaV2Converter(tokenizer).converted()
-    else:
-        file = _optional_file(name, "tokenizer.json", options)
-        backend = tokenizer.backend_tokenizer if file is None else Tokenizer.from_file(file)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
-
-
-def _optional_file(name: str, file: str, options: dict) -> str | None:
-    """Its path, or `None` where there is none. Offline, a file that is not in the cache counts as none."""
-    return cached_file(
-        name,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **options,
-    )
-
-
-def _hub_options(kwargs: dict) -> dict:
-    return {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
 
 
 def _write_json(path: Path, content: dict):
