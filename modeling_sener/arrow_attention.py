@@ -1,7 +1,7 @@
 """
-Arrow attention: a local window for every token, global attention for [CLS] (paper, "Arrow Attention").
+Arrow attention: a local window for every token, global attention for [CLS] (eq. 1; paper, "Arrow Attention").
 
-Token 0 ([CLS]) attends to every real token and every token attends to it; any other pair (i, j) attends where
+Token 0 ([CLS]) attends to every real token and every token attends to it; any other pair (i, j) attends if
 |i - j| <= w. Scores are computed in blocks of queries beside the keys that they can reach: O(w T) time and memory.
 Encoders of transformers find `arrow_attention` by its name in their attention interface; DeBERTa, whose scores have
 position terms, has an encoder of its own in deberta_arrow.py on the same helpers.
@@ -27,23 +27,23 @@ BLOCK = 64
 
 
 class OnlineSoftmax:
-    """softmax(scores) @ values of one row per head over keys that arrive in parts; nothing of a part is kept."""
+    """softmax(scores) @ values of one query per head, over keys that arrive in chunks; keeps nothing of a chunk."""
 
     def __init__(self):
         self.highest = self.total = self.weighted = None
 
-    def add(self, scores: Tensor, value: Tensor, dropout: nn.Module | None = None):
+    def add(self, scores: Tensor, value: Tensor, p: float = 0.0):
         """
         Args:
-            scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first part at least one does.
+            scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first chunk at least one does.
             value: *Shape:* (B, H, n, D).
+            p: probability that a weight is dropped.
         """
-        scores = scores.to(_at_least_float(scores))
-        highest = scores.amax(dim=-1, keepdim=True)
+        highest = scores.detach().amax(dim=-1, keepdim=True)  # cancels out: it needs no gradient
         if self.highest is not None:
             highest = torch.maximum(highest, self.highest)
         weights = (scores - highest).exp()
-        dropped = weights if dropout is None else dropout(weights)
+        dropped = dropout(weights, p) if p else weights
         total, weighted = weights.sum(-1, keepdim=True), dropped.to(value.dtype) @ value
         if self.highest is not None:
             before = (self.highest - highest).exp()
@@ -107,7 +107,7 @@ class ArrowAttentionContext:
 
     def chunks(self, length: int, least: int = 1) -> list[slice]:
         """The rows in parts of `least` rows or more."""
-        if self.chunk_size is None or must_run_whole():
+        if self.chunk_size is None or self.attention == "full" or must_run_whole():
             return [slice(0, length)]
         size = max(least, self.chunk_size // self.mask.shape[0])
         return [slice(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
@@ -116,11 +116,22 @@ class ArrowAttentionContext:
         """The same for a part of the text: its rows are `index`, *Shape:* (n,)."""
         return replace(self, mask=self.mask[:, index], chunk=chunk)
 
-    def cls_scale(self) -> Tensor | None:
-        """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
-        if not self.log_n_scaling or self.attention == "sliding_window":
-            return None
-        return (self.lengths.clamp(min=1).float().log() / math.log(LOG_N_LENGTH))[:, None, None, None]
+    def cls_scores(self, scores: Tensor, keys: slice) -> Tensor:
+        """
+        LogN-Scaling (eq. 2) of [CLS]'s scores, content and position terms alike, and -inf for padding.
+
+        Args:
+            scores: *Shape:* (B, H, 1, n).
+            keys: the n tokens, as a slice of the mask.
+
+        Returns:
+            *Shape:* (B, H, 1, n), float32 or float64.
+        """
+        scores = scores.to(_at_least_float(scores))
+        if self.log_n_scaling:
+            factor = self.lengths.clamp(min=1).to(scores.dtype).log() / math.log(LOG_N_LENGTH)
+            scores = scores * factor[:, None, None, None]
+        return scores.masked_fill(~self.mask[:, None, None, keys], -math.inf)
 
     def block_mask(self, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
         """
@@ -211,12 +222,14 @@ def arrow_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     own_window = None if sliding_window is None else sliding_window - 1
     is_local = own_window is not None and (arrow.attention == "full" or own_window < arrow.window)
+    global_cls = arrow.attention != "sliding_window" and not is_local
     if arrow.attention == "full" and not is_local:
-        return full_attention(query, key, value, scaling, dropout, arrow).transpose(1, 2), None
-    window = own_window if is_local else arrow.window
-    with_cls = arrow.attention == "arrow" and not is_local
-    out = block_attention(query, key, value, scaling, dropout, arrow.block_mask(window, with_cls, query.dtype), window)
-    if with_cls:
+        out = sdpa(query, key, value, arrow.mask[:, None, None], dropout, scaling).transpose(1, 2)
+    else:
+        window = own_window if is_local else arrow.window
+        bias = arrow.block_mask(window, global_cls, query.dtype)
+        out = block_attention(query, key, value, scaling, dropout, bias, window)
+    if global_cls:
         cls = cls_attention(query[:, :, :1], key, value, scaling, dropout, arrow)
         out = torch.cat([cls.transpose(1, 2), out[:, 1:]], dim=1)
     return out, None
@@ -226,7 +239,7 @@ def block_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, bias: Tensor, window: int
 ) -> Tensor:
     """
-    Every token over its window and [CLS].
+    Let every token attend to its window and [CLS] (eq. 1).
 
     Args:
         query, key, value: *Shape:* (B, H, T, D).
@@ -280,29 +293,18 @@ def _at_least_float(states: Tensor) -> torch.dtype:
 def cls_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
 ) -> Tensor:
-    """[CLS]'s row over every real token, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
-    scale = arrow.cls_scale()
-    query = query if scale is None else query * scale.to(query.dtype)
-    mask = arrow.mask.bool()[:, None, None]
-    if arrow.chunk is None:
-        return sdpa(query, key, value, mask, dropout, scaling)
-    own = arrow.chunk.own
-    if own is None:
-        return arrow.chunk.cls.result()
-    scores = query @ key[:, :, own].transpose(-1, -2) * scaling
-    arrow.chunk.cls.add(scores.masked_fill(~mask[..., own], -math.inf), value[:, :, own])
-    return torch.zeros_like(query)  # nobody reads it: [CLS]'s row comes last
+    """
+    [CLS] over every real token (eq. 1 and 2): (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D).
 
-
-def full_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
-) -> Tensor:
-    """The `full` ablation: every token over every real token. (B, H, T, D) -> (B, H, T, D)."""
-    scale = arrow.cls_scale()
-    if scale is not None:
-        query = torch.cat([query[:, :, :1] * scale.to(query.dtype), query[:, :, 1:]], dim=2)
-    mask = arrow.mask.bool()[:, None, None]
-    return sdpa(query, key, value, mask, dropout, scaling)
+    Of a chunk the result is of the keys so far. The right one comes last, when [CLS] is computed alone.
+    """
+    keys, softmax = slice(None), OnlineSoftmax()
+    if arrow.chunk is not None:
+        keys, softmax = arrow.chunk.own, arrow.chunk.cls
+    if keys is not None:
+        scores = (query * scaling) @ key[:, :, keys].transpose(-1, -2)
+        softmax.add(arrow.cls_scores(scores, keys), value[:, :, keys], dropout)
+    return softmax.result()
 
 
 def plain_padding_mask(attention_mask: Tensor | None = None, **kwargs) -> Tensor | None:

@@ -36,8 +36,8 @@ class BilinearWeight(nn.Module):
 
 class BiaffineBand(nn.Module):
     """
-    S_c(i, j) = â_i^T U_c ê_j + W_c [drop(â_i); drop(ê_j)] with a_i = GELU(Linear_s(drop(x_i))), e_j likewise, and a 1
-    appended to each (paper, "Biaffine Model").
+    S_c(i, j) = â_i^T U_c ê_j + W_c [drop(â_i) ; drop(ê_j)] with a_i = GELU(Linear_s(drop(x_i))), e_j likewise, and a 1
+    appended to each (eq. 5; paper, "Biaffine Model").
     """
 
     def __init__(self, hidden_size: int, size: int, channels: int, dropout: float):
@@ -83,10 +83,10 @@ class BiaffineBand(nn.Module):
 
 class BiSPABlock(nn.Module):
     """
-    One block of interaction between cells: plus-shaped attention (`bispa` only), then two 3 x 3 convolutions (paper,
-    "BiSPA Transformer Block").
+    One block of interaction between cells: plus-shaped attention (`bispa` only), then two 3 x 3 convolutions (eq. 6 to
+    9; paper, "BiSPA Transformer Block").
 
-    Z <- Z + m[k >= w]; Z1 = LN(Z + drop(Dense([Zh ; Zv]))); Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))), Zh attending
+    Z <- Z + m[k >= w]; Z1 = LN(Z + drop(Dense([Zh ; Zv]))); Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))). Zh attends
     along the rows and Zv along the columns of the square. A band of the upper triangle has no m.
     """
 
@@ -132,22 +132,26 @@ class BiSPABlock(nn.Module):
         return apply(self.convolve, cells, halo=(2, 2))
 
     def mark_triangles(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 1: Z + m[k >= w]."""
+        """Tell the triangles apart: Z + m[k >= w] (eq. 6)."""
         column = torch.arange(band.width, device=cells.device)
         return cells + self.triangle((column >= band.window).long())
 
     def attend_columns(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 3: Zv, column j in row j of the result. A halo of w rows before and b after."""
+        """Attend along columns, Zv (eq. 7): column j is row j of the result. A halo of w rows before and b after."""
         return attend(self.vertical(transpose(cells)), band.edge_mask(rows, of_columns=True)).to(cells.dtype)
 
     def join(self, columns: Tensor, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Steps 2 and 4: Z1 = LN(Z + drop(Dense([Zh ; Zv]))). Zv has a halo of b rows before and w after."""
+        """
+        Attend along rows, Zh (eq. 7), and join: Z1 = LN(Z + drop(Dense([Zh ; Zv]))) (eq. 8).
+
+        Transposed back, `columns` has a halo of b rows before and w after; mirrored, none.
+        """
         row = attend(self.horizontal(cells), band.edge_mask(rows)).to(cells.dtype)
         column = columns if self.mirrored else transpose(columns)
         return self.norm(self.dropout(self.dense(torch.cat([row, column], dim=-1))).add_(cells))
 
     def convolve(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 5: Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))). A halo of 2 rows on either side."""
+        """Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))) (eq. 9). `cells` has a halo of 2 rows on either side."""
         outer, inner = (slice(rows.start - reach, rows.stop + reach) for reach in (2, 1))
         hidden = by_channels(self.conv1, zero_invalid(cells, band.edge_mask(outer)))
         hidden = by_channels(self.conv2, zero_invalid(F.gelu(hidden), band.edge_mask(inner)))
@@ -161,7 +165,7 @@ def zero_invalid(cells: Tensor, mask: Tensor | None) -> Tensor:
 
 def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
     """
-    Steps 2 and 3: each row's cells attend to each other; one head, scale 1 / sqrt(C), rotary positions by column.
+    Let each row's cells attend to each other (eq. 7): one head, scale 1 / sqrt(C), rotary positions by column.
 
     Args:
         qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten where no gradients are asked for.

@@ -60,7 +60,7 @@ class ChunkedLayer:
         """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`."""
         length, window = hidden.shape[1], arrow.window
         chunks = arrow.chunks(length, LEAST_WINDOWS * window)
-        if len(chunks) == 1 or arrow.attention == "full":
+        if len(chunks) == 1:
             return super().forward(hidden, *args, arrow=arrow, **kwargs)
         layer = super().forward
         row = OnlineSoftmax()

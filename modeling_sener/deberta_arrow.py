@@ -68,15 +68,14 @@ class DebertaEmbeddings(nn.Module):
     ) -> Tensor:
         """(B, T) -> (B, T, d)."""
         hidden = None
-        for rows in arrow.chunks(input_ids.shape[1]):
-            own = slice(rows.start, rows.stop)
-            positions = None if position_ids is None else position_ids[:, own]
-            made = self.embed(input_ids[:, own], mask[:, own], positions)
-            if rows.stop - rows.start == input_ids.shape[1]:
+        for tokens in arrow.chunks(input_ids.shape[1]):
+            positions = None if position_ids is None else position_ids[:, tokens]
+            made = self.embed(input_ids[:, tokens], mask[:, tokens], positions)
+            if made.shape[1] == input_ids.shape[1]:
                 return made
             if hidden is None:
                 hidden = made.new_empty(*input_ids.shape, made.shape[-1])
-            hidden[:, own] = made
+            hidden[:, tokens] = made
         return hidden
 
     def embed(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor | None) -> Tensor:
@@ -147,19 +146,17 @@ class DebertaLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden: Tensor, positions: Tensor | None, distance: RelativeDistance | None, arrow: ArrowAttentionContext
     ) -> Tensor:
-        """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`: one hidden state, whatever T."""
+        """(B, T, d) -> (B, T, d). With several chunks the result overwrites `hidden`: one hidden state, whatever T."""
         attention = self.attention.self
-        if arrow.attention == "full":
-            return self.finish(attention.full(hidden, positions, distance, arrow), hidden)
+        terms = attention.position_terms(positions, distance)
         residual = hidden[:, :1].clone()
-        cls = ClsAttention(attention, residual, positions, distance, arrow)
-        for rows, attended in attention.stream(hidden, positions, distance, arrow, cls):
-            own = slice(rows.start, rows.stop)
-            made = self.finish(attended, hidden[:, own])
+        cls = ClsAttention(attention, residual, terms, arrow)
+        for tokens, attended in attention.attend_in_chunks(hidden, terms, cls, arrow):
+            made = self.finish(attended, hidden[:, tokens])
             if made.shape[1] == hidden.shape[1]:
                 hidden = made
             else:
-                hidden[:, own] = made
+                hidden[:, tokens] = made
         if arrow.attention == "sliding_window":
             return hidden
         made = self.finish(cls.attended(), residual)

@@ -43,7 +43,7 @@ class Candidates(NamedTuple):
 
 def span_probabilities(logits: Tensor, triangles: str, triangle_mean: str) -> Tensor:
     """
-    P(i, i + k), the mean of the cells (i, i + k) and (i + k, i) where the band has both triangles.
+    P(i, i + k): the mean of the cells (i, i + k) and (i + k, i) if the band has both triangles (eq. 12).
 
     Args:
         logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w), where the text ends rows of zeros;

@@ -1,5 +1,21 @@
-"""
+r"""
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
+
+The model's equations, each cited by its number where it is computed (`grep -n "eq. 5\b" *.py`). The numbers are this
+code's own; the paper is Chen, Zhang, Tang, "Small Language Model Makes an Effective Long Text Extractor".
+
+- eq. 1, arrow attention: token i attends to token j if |i - j| <= w, i = 0 or j = 0 (arrow_attention.py)
+- eq. 2, LogN-Scaling: [CLS]'s scores are multiplied by log(L) / log(512), L tokens (arrow_attention.py)
+- eq. 3, DeBERTa's score: (q_i.k_j + q_i.KR[b(i - j)] + k_j.QR[b(i - j)]) / sqrt(3 D) (disentangled_attention.py)
+- eq. 4, word states: x_n = max over the word's tokens, elementwise (pooling.py)
+- eq. 5, biaffine: S_c(i, j) = â_i^T U_c ê_j + W_c [â_i ; ê_j], a_i = GELU(Linear_s(x_i)), e_j likewise (bispa.py)
+- eq. 6, triangles: Z <- Z + m[k >= w] (bispa.py)
+- eq. 7, plus-shaped attention: Zh along the rows, Zv along the columns of the square (bispa.py)
+- eq. 8, its residual: Z1 = LN(Z + Dense([Zh ; Zv])) (bispa.py)
+- eq. 9, convolutions: Z2 = LN(Z1 + Conv(GELU(Conv(Z1)))) (bispa.py)
+- eq. 10, logits: Y = Linear(Z + S), Z after the last block (modeling_sener.py)
+- eq. 11, loss: binary cross-entropy, summed over valid cells and labels of a text (modeling_sener.py)
+- eq. 12, probability of a span: P(i, j), the mean of the cells (i, j) and (j, i) (decoding.py)
 
 B batch, T tokens, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
 """
@@ -260,7 +276,7 @@ class SenerModel(PreTrainedModel):
             yield self.biaffine.rows(starts[:, rows], reached, rows, band)
 
     def classify(self, scores, band: Band, run: WholeText | ChunkByChunk):
-        """Y = Linear(Z + S), Z the scores S after all blocks: (B, N, W, C) -> (B, N, W, R), whole or in chunks."""
+        """Y = Linear(Z + S), Z the scores S after all blocks (eq. 10): (B, N, W, C) -> (B, N, W, R)."""
         cells, skip = run.tee(scores)
         for block in self.blocks:
             # Backward begins with the last block: what it would compute again is needed at once, nothing is saved.
@@ -312,7 +328,7 @@ class SenerModel(PreTrainedModel):
         return found
 
     def loss(self, logits: Tensor, labels: Tensor, band: Band) -> Tensor:
-        """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
+        """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch (eq. 11)."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}")
         weight = band.mask(slice(0, logits.shape[1]))[..., None].to(torch.float32)

@@ -1,5 +1,5 @@
 """
-From tokens to words: a word's state is the elementwise maximum over its tokens.
+From tokens to words: a word's state is the elementwise maximum over its tokens (eq. 4).
 
 B batch, T tokens, N words, d hidden size.
 """
@@ -10,6 +10,8 @@ from torch import Tensor
 
 def pool_words(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     """
+    Take the elementwise maximum over each word's tokens (eq. 4).
+
     Args:
         hidden: *Shape:* (B, T, d).
         word_index: *Shape:* (B, T), the 1-based word of each token, 0 for those of none.
