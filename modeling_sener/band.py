@@ -1,5 +1,5 @@
 """
-The band: the part of the square of word pairs that SeNER keeps, as pure functions.
+The band: the cells that SeNER keeps of the square of word pairs, as pure functions.
 
 B batch, N words, w window, W columns, C channels, R labels, n rows of a chunk, a first row of a chunk.
 
@@ -52,7 +52,7 @@ class Band:
 
     def mask(self, rows: slice, of_columns: bool = False) -> Tensor:
         """
-        Which cells are pairs of words of the text: (B, n, W) bool. `rows` may reach past either end of the text.
+        Which cells are pairs of words of the text: (B, n, W) bool. `rows` may lie outside of the text.
 
         Args:
             of_columns: of `transpose`'s rows, each a column of the square: cell (j, m) is the pair (j + m - w, j).
@@ -120,8 +120,8 @@ class _Overlapping(torch.autograd.Function):
         step, slices = ctx.step, -(-size // ctx.step)
         total = grad.new_zeros(batch, count + slices - 1, step, *rest)
         for number in range(slices):
-            part = grad[:, :, number * step : (number + 1) * step]
-            total[:, number : number + count, : part.shape[2]] += part
+            rows = grad[:, :, number * step : (number + 1) * step]
+            total[:, number : number + count, : rows.shape[2]] += rows
         return total.flatten(1, 2)[:, : ctx.shape[1]], None, None
 
 

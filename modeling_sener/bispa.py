@@ -54,7 +54,7 @@ class BiaffineBand(nn.Module):
         ends = F.gelu(self.end(self.dropout(words)))
         return F.pad(starts, (0, 1), value=1.0), F.pad(ends, (0, 1), value=1.0)
 
-    def rows(self, starts: Tensor, ends: Tensor, rows: slice, band: Band) -> Tensor:
+    def score_rows(self, starts: Tensor, ends: Tensor, rows: slice, band: Band) -> Tensor:
         """
         Rows of the band by products of blocks: only pairs of a block are scored.
 
@@ -65,7 +65,7 @@ class BiaffineBand(nn.Module):
         Returns:
             *Shape:* (B, n, W, C); cells that are no pair of words are 0.
         """
-        count, reach = starts.shape[1], band.width - 1
+        count, halo = starts.shape[1], band.width - 1
         # The linear term is a sum of a start term and an end term: nothing of size N W 2p is needed. ê_j's term is put
         # where â_i's 1 meets it.
         ends_BKCP = self.bilinear(ends) + F.pad(
@@ -75,9 +75,9 @@ class BiaffineBand(nn.Module):
         size = block_size(count)
         after = -count % size
         blocks = F.pad(starts, (0, 0, 0, after)).unflatten(1, (-1, size))
-        reached = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + reach)
-        pairs = blocks @ reached.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
-        cells = diagonals(pairs.unflatten(-1, (size + reach, -1)), band.width)
+        ends_of_block = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + halo)
+        pairs = blocks @ ends_of_block.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
+        cells = diagonals(pairs.unflatten(-1, (size + halo, -1)), band.width)
         return zero_invalid(cells.flatten(1, 2)[:, :count] + start_term[:, :, None], band.edge_mask(rows))
 
 
@@ -152,7 +152,7 @@ class BiSPABlock(nn.Module):
 
     def convolve(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
         """Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))) (eq. 9). `cells` has a halo of 2 rows on either side."""
-        outer, inner = (slice(rows.start - reach, rows.stop + reach) for reach in (2, 1))
+        outer, inner = (slice(rows.start - halo, rows.stop + halo) for halo in (2, 1))
         hidden = by_channels(self.conv1, zero_invalid(cells, band.edge_mask(outer)))
         hidden = by_channels(self.conv2, zero_invalid(F.gelu(hidden), band.edge_mask(inner)))
         return self.conv_norm(self.dropout(hidden).add_(cells[:, 2:-2]))

@@ -53,9 +53,9 @@ from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 from .tokenization import only_hub_options
 
 
-CHUNK_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
-CHUNK_SIZE = 16384  # an accelerator needs large ones
-CELLS_PER_TOKEN = 48  # cells of the band in a part of the head for each token in a part of the encoder
+CHUNK_SIZE_ON_CPU = 1024  # small: a chunk's tensors stay in the processor's caches
+CHUNK_SIZE = 16384  # large: enough work for an accelerator
+CELLS_PER_TOKEN = 48  # cells of the band in a chunk of the head, for each token in a chunk of the encoder
 PRIOR = 1e-4  # a new model's probability that a cell is an entity: shares counted on data are 1e-6 to 2e-3 for a label
 
 
@@ -233,7 +233,7 @@ class SenerModel(PreTrainedModel):
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
-        # A program's shapes follow from its inputs' shapes: an exported one has a row for every token.
+        # A program's shapes follow from its inputs' shapes: an exported one has a word for every token.
         num_words = word_index.shape[1] if torch.compiler.is_exporting() else int(lengths.max())
         if must_run_whole():
             return pool_words(output.last_hidden_state, word_index, num_words), lengths
@@ -260,8 +260,8 @@ class SenerModel(PreTrainedModel):
         size = max(1, self.chunk_size * CELLS_PER_TOKEN // (starts.shape[0] * band.width))
         if must_run_whole():
             # Not a loop of one turn: an exported program has none as long as the text.
-            reached = F.pad(ends, (0, 0, band.before, band.window))
-            scores = self.biaffine.rows(starts, reached, slice(0, num_words), band)
+            haloed = F.pad(ends, (0, 0, band.before, band.window))
+            scores = self.biaffine.score_rows(starts, haloed, slice(0, num_words), band)
             yield self.classify(scores, band, WholeText(size))
         else:
             yield from self.classify(self.score_chunks(starts, ends, band, size), band, ChunkByChunk(num_words))
@@ -272,8 +272,8 @@ class SenerModel(PreTrainedModel):
         padded = F.pad(ends, (0, 0, band.before, band.window))
         for first in range(0, num_words, size):
             rows = slice(first, min(first + size, num_words))
-            reached = padded[:, rows.start : rows.stop + band.width - 1]
-            yield self.biaffine.rows(starts[:, rows], reached, rows, band)
+            haloed = padded[:, rows.start : rows.stop + band.width - 1]
+            yield self.biaffine.score_rows(starts[:, rows], haloed, rows, band)
 
     def classify(self, scores, band: Band, run: WholeText | ChunkByChunk):
         """Y = Linear(Z + S), Z the scores S after all blocks (eq. 10): (B, N, W, C) -> (B, N, W, R)."""

@@ -1,7 +1,7 @@
 """
 Text in, spans of text out: words with their offsets, the encoder's tokens, and from scores back to characters.
 
-B batch, T tokens, N words with tokens (rows of the span tensor), W columns of the band, R labels.
+B batch, T tokens, N words that have tokens, W columns of the band, R labels.
 """
 
 import json
@@ -35,8 +35,8 @@ class SenerInputs(BatchEncoding):
 
     Attributes:
         texts (`list`): the texts as they were given, strings or lists of words.
-        word_offsets (`list[list[tuple[int, int]]]`): per text, row r of the span tensor (`word_index` r + 1) is
-            `text[start:end]`; numbers of words where the text is a list of words.
+        word_offsets (`list[list[tuple[int, int]]]`): per text, word n (`word_index` n + 1) is `text[start:end]`;
+            numbers of words if the text is a list of words.
     """
 
     def __init__(self, data: dict, texts: list, word_offsets: list):
@@ -167,9 +167,9 @@ class SenerProcessor(ProcessorMixin):
             return_tensors: "pt"; no other kind is made.
 
         Returns:
-            `input_ids`, `attention_mask` and `word_index` (the 1-based row of a token's word, 0 for special tokens
-            and padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
-            `texts` and `word_offsets`. A word without tokens (a control character, say) takes no row.
+            `input_ids`, `attention_mask` and `word_index` (the 1-based word of each token, 0 for special tokens and
+            padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
+            `texts` and `word_offsets`. A word without tokens (a control character, say) is left out of the count.
 
         Raises:
             TypeError: something is not a string; says where.
@@ -188,9 +188,9 @@ class SenerProcessor(ProcessorMixin):
         encodings = self._backend().encode_batch(words, is_pretokenized=True)
         ids, index, word_offsets = [], [], []
         for encoding, places in zip(encodings, offsets, strict=True):
-            rows, kept = _number_words(encoding.word_ids)
+            numbers, kept = _number_words(encoding.word_ids)
             ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
-            index.append(torch.from_numpy(rows))
+            index.append(torch.from_numpy(numbers))
             word_offsets.append([places[number] for number in kept])
         return SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
 
@@ -267,11 +267,11 @@ class SenerProcessor(ProcessorMixin):
 
     def _entities(self, text, offsets, found) -> list[dict]:
         entities = []
-        columns = (found.start, found.end, found.label, found.score)
-        for first, end, label, score in zip(*(column.tolist() for column in columns), strict=True):
+        fields = (found.start, found.end, found.label, found.score)
+        for first, end, label, score in zip(*(field.tolist() for field in fields), strict=True):
             start, stop = offsets[first][0], offsets[end - 1][1]
-            part = text[start:stop] if isinstance(text, str) else " ".join(text[start:stop])
-            entity = {"start": start, "end": stop, "text": part, "label": self.config.labels[label], "score": score}
+            own = text[start:stop] if isinstance(text, str) else " ".join(text[start:stop])
+            entity = {"start": start, "end": stop, "text": own, "label": self.config.labels[label], "score": score}
             entities.append(entity)
         return entities
 
@@ -307,12 +307,12 @@ def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) 
 
 
 def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
-    """1-based rows of the tokens (0: none), and the number of the word that each row is."""
-    numbers = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
-    rows = np.zeros_like(numbers)
-    kept, place = np.unique(numbers[numbers >= 0], return_inverse=True)
-    rows[numbers >= 0] = place + 1
-    return rows, kept.tolist()
+    """Count the words that have tokens: the 1-based word of each token (0: none), and the original number of each."""
+    given = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
+    numbers = np.zeros_like(given)
+    kept, place = np.unique(given[given >= 0], return_inverse=True)
+    numbers[given >= 0] = place + 1
+    return numbers, kept.tolist()
 
 
 def _check_strings(texts) -> list[str]:

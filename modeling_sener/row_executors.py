@@ -93,8 +93,8 @@ class _Checkpointed(torch.autograd.Function):
         ctx.random = _random_state(first.device) if call.owner.training else None
         ctx.save_for_backward(*tensors)
         out = None
-        for rows, reach, pad in _chunks(first.shape[1], chunk_rows, halo):
-            made = call(pad_rows(first[:, reach], *pad), *(other[:, rows] for other in others), rows=rows)
+        for rows, haloed, pad in _chunks(first.shape[1], chunk_rows, halo):
+            made = call(pad_rows(first[:, haloed], *pad), *(other[:, rows] for other in others), rows=rows)
             if out is None:
                 out = made.new_empty(*first.shape[:2], *made.shape[2:])
             out[:, rows] = made
@@ -111,8 +111,8 @@ class _Checkpointed(torch.autograd.Function):
         named = {f"owner.{name}": leaf for name, leaf in zip(ctx.names, leaves, strict=True)}
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
         with _replayed(ctx.random), torch.enable_grad(), torch.autocast(first.device.type, **ctx.precision):
-            for rows, reach, pad in _chunks(first.shape[1], ctx.chunk_rows, ctx.halo):
-                places = [reach, *[rows] * len(others)]
+            for rows, haloed, pad in _chunks(first.shape[1], ctx.chunk_rows, ctx.halo):
+                places = [haloed, *[rows] * len(others)]
                 own = [
                     tensor[:, place].detach().requires_grad_() for tensor, place in zip(inputs, places, strict=True)
                 ]
@@ -208,8 +208,8 @@ def with_halo(chunks: Iterable[Tensor], halo: Halo, num_rows: int) -> Iterator[t
         del chunk  # copied: not to be kept while later steps run
         # When the text ends the halo's rows come on top: still no more at a time than the chunks had.
         while (made := min(held.shape[1] - before - after, size)) > 0:
-            reached, held = held[:, : made + before + after], held[:, made:]
-            yield reached, slice(first, first + made)
+            haloed, held = held[:, : made + before + after], held[:, made:]
+            yield haloed, slice(first, first + made)
             first += made
 
 

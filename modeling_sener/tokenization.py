@@ -39,11 +39,11 @@ def own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast
 
 
 def _put_space_before_words(pre_tokenizer: dict):
-    for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        if part.get("type") == "ByteLevel":
-            part["add_prefix_space"] = True
-        if part.get("type") == "Metaspace" and part["prepend_scheme"] == "never":
-            part["prepend_scheme"] = "first"
+    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        if step.get("type") == "ByteLevel":
+            step["add_prefix_space"] = True
+        if step.get("type") == "Metaspace" and step["prepend_scheme"] == "never":
+            step["prepend_scheme"] = "first"
 
 
 def backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:

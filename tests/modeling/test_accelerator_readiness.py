@@ -26,7 +26,7 @@ INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 MAKERS = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand, torch.randint,
           torch.randn, torch.tensor, torch.zeros}  # fmt: skip
 BACKBONES = ["deberta-convolution", "bert", "modernbert"]
-ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # part sizes: of the head one chunk, at least three, twice as many
+ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # chunk sizes that cut the head into one chunk, three or more, twice as many
 PADDED, ALIKE = [100, 70, 3], [100, 100]
 
 
