@@ -56,18 +56,18 @@ class BiaffineBand(nn.Module):
 
     def score_rows(self, starts: Tensor, ends: Tensor, rows: slice, band: Band) -> Tensor:
         """
-        Rows of the band by products of blocks: only pairs of a block are scored.
+        Score rows of the band (eq. 5), block by block: no pair outside of a block is computed.
 
         Args:
             starts: *Shape:* (B, n, p + 1), of `rows`.
             ends: *Shape:* (B, n + W - 1, p + 1), with a halo of b and w rows; zeros outside the text.
 
         Returns:
-            *Shape:* (B, n, W, C); cells that are no pair of words are 0.
+            *Shape:* (B, n, W, C); cells that are not a pair of words are 0.
         """
         count, halo = starts.shape[1], band.width - 1
-        # The linear term is a sum of a start term and an end term: nothing of size N W 2p is needed. ê_j's term is put
-        # where â_i's 1 meets it.
+        # W_c's term is a sum of a start term and an end term: nothing of size N W 2p is needed. The end term is added
+        # to U_c ê_j at the place of â_i's 1, so that the product adds it.
         ends_BKCP = self.bilinear(ends) + F.pad(
             self.linear(F.pad(self.dropout(ends), (starts.shape[-1], 0)))[..., None], (ends.shape[-1] - 1, 0)
         )
@@ -126,7 +126,7 @@ class BiSPABlock(nn.Module):
                 cells = apply(self.mark_triangles, cells)
             cells, skip = run.tee(cells)
             columns = apply(self.attend_columns, cells, halo=(band.window, band.before))
-            # Joined as they are, cell (i, j) meets what column i's attention gave; transposed back, column j's.
+            # Mirrored, cell (i, j) is joined with the output of column i; transposed back, with that of column j.
             halo = (0, 0) if self.mirrored else (band.before, band.window)
             cells = apply(self.join, columns, skip, halo=halo)
         return apply(self.convolve, cells, halo=(2, 2))
@@ -159,7 +159,7 @@ class BiSPABlock(nn.Module):
 
 
 def zero_invalid(cells: Tensor, mask: Tensor | None) -> Tensor:
-    """The cells (B, n, W, C) of the mask (B, n, W), others 0."""
+    """Set the cells (B, n, W, C) outside of the mask (B, n, W) to 0."""
     return cells if mask is None else cells * mask[..., None]
 
 
@@ -168,8 +168,8 @@ def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
     Let each row's cells attend to each other (eq. 7): one head, scale 1 / sqrt(C), rotary positions by column.
 
     Args:
-        qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten where no gradients are asked for.
-        mask: the cells that are keys, *Shape:* (B, n, W). A row with none attends to all: its cells are not read.
+        qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten if no gradients are needed.
+        mask: valid keys, *Shape:* (B, n, W). A row without any attends to all: its cells are never read.
 
     Returns:
         *Shape:* (B, n, W, C).
@@ -181,10 +181,10 @@ def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
 
 def apply_rotary(qkv: Tensor, positions: Tensor) -> Tensor:
     """
-    Rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
+    Apply rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
 
     Args:
-        qkv: *Shape:* (B, n, W, 3C); the values stay as they are. Overwritten where no gradients are asked for.
+        qkv: *Shape:* (B, n, W, 3C); the values stay as they are. Overwritten if no gradients are needed.
         positions: *Shape:* (W,).
 
     Returns:

@@ -33,8 +33,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-# Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
-# that only those import), and saving a model writes all that was fetched.
+# Every file of the folder is imported here, used or not: loading a model fetches the files that this one imports
+# (older releases of transformers do not follow their imports), and saving a model writes the fetched files.
 from .arrow_attention import NAME, ArrowAttentionContext
 from .band import Band, must_run_whole
 from .bispa import BiaffineBand, BilinearWeight, BiSPABlock
@@ -65,8 +65,8 @@ class SenerOutput(ModelOutput):
     Args:
         loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
         logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - b). With both triangles b = w
-            and W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are no pair of words of the text hold no
-            meaning. With `span_window=None`, w is N - 1. In an exported program N is T.
+            and W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are not a pair of words of the text
+            hold anything. With `span_window=None`, w is N - 1. In an exported program N is T.
     """
 
     loss: Tensor | None = None
@@ -159,7 +159,7 @@ class SenerModel(PreTrainedModel):
         return model
 
     def _init_weights(self, module: nn.Module):
-        """Weights of the head; the encoder, a `PreTrainedModel` itself, makes its own."""
+        """Initialise the head; the encoder, a `PreTrainedModel` itself, initialises its own weights."""
         if module is self.classifier:
             init.constant_(module.bias, math.log(PRIOR / (1 - PRIOR)))
             init.normal_(module.weight, std=module.in_features**-0.5)
@@ -200,7 +200,7 @@ class SenerModel(PreTrainedModel):
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
-        del words  # the generator lets go of them too, once it has their projections
+        del words  # the generator drops them as well, once it has their projections
         logits = join_rows(chunks, num_words)
         loss = None if labels is None else self.loss(logits, labels, band)
         # A compiled program has no branch on a value.
@@ -210,7 +210,7 @@ class SenerModel(PreTrainedModel):
         return SenerOutput(loss=loss, logits=logits)
 
     def not_finite(self, what: str, *inputs: Tensor) -> FloatingPointError:
-        """The error of a result that is not finite, naming the weight or module that it comes from."""
+        """Make the error for a result that is not finite; it names the weight or module that is the cause."""
 
         def compute():
             words, lengths = self.encode(*inputs)
@@ -250,16 +250,16 @@ class SenerModel(PreTrainedModel):
         return Band.of(lengths, max(words.shape[1] - 1, 0) if window is None else window, self.config.triangles)
 
     def logit_chunks(self, words: Tensor, band: Band) -> Iterator[Tensor]:
-        """Logits of all rows in order, in chunks (B, n, W, R); in one for gradients and for an export."""
+        """Yield the logits of all rows in order, in chunks (B, n, W, R); in one chunk for gradients and exports."""
         num_words = words.shape[1]
         if num_words == 0:
             yield words.new_zeros(words.shape[0], 0, band.width, self.config.num_labels)
             return
         starts, ends = self.biaffine(words)
-        del words  # their projections are all that the chunks need, and the text may be long
+        del words  # the chunks need their projections only
         size = max(1, self.chunk_size * CELLS_PER_TOKEN // (starts.shape[0] * band.width))
         if must_run_whole():
-            # Not a loop of one turn: an exported program has none as long as the text.
+            # Written without the loop, which an exported program cannot have.
             haloed = F.pad(ends, (0, 0, band.before, band.window))
             scores = self.biaffine.score_rows(starts, haloed, slice(0, num_words), band)
             yield self.classify(scores, band, WholeText(size))
@@ -267,7 +267,7 @@ class SenerModel(PreTrainedModel):
             yield from self.classify(self.score_chunks(starts, ends, band, size), band, ChunkByChunk(num_words))
 
     def score_chunks(self, starts: Tensor, ends: Tensor, band: Band, size: int) -> Iterator[Tensor]:
-        """The biaffine scores in chunks of `size` rows: (B, n, W, C)."""
+        """Yield the biaffine scores (eq. 5) in chunks of `size` rows: (B, n, W, C)."""
         num_words = starts.shape[1]
         padded = F.pad(ends, (0, 0, band.before, band.window))
         for first in range(0, num_words, size):
@@ -279,7 +279,7 @@ class SenerModel(PreTrainedModel):
         """Y = Linear(Z + S), Z the scores S after all blocks (eq. 10): (B, N, W, C) -> (B, N, W, R)."""
         cells, skip = run.tee(scores)
         for block in self.blocks:
-            # Backward begins with the last block: what it would compute again is needed at once, nothing is saved.
+            # Not the last block: backward begins with it, so that checkpointing it would save no memory.
             if self.gradient_checkpointing and self.training and block is not self.blocks[-1]:
                 cells = self._gradient_checkpointing_func(block, cells, band, run)
             else:
@@ -291,7 +291,7 @@ class SenerModel(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor, thresholds: Tensor
     ) -> Candidates:
         """
-        Spans whose score reaches their label's threshold, found as the logits come: none are kept, so that memory
+        Find the spans whose score is at least their label's threshold, chunk by chunk. No logits are kept: memory
         grows with the text by little more than a hidden state. A batch that does not fit into memory is split.
 
         Args:
@@ -301,7 +301,7 @@ class SenerModel(PreTrainedModel):
             The candidates of all texts; `SenerProcessor.entities` chooses among them.
 
         Raises:
-            TextTooLargeError: a text alone does not fit into memory; says which.
+            TextTooLargeError: a text does not fit into memory, even alone; names it.
             FloatingPointError: a score is NaN or infinite; names the weight or module that it comes from.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "word_index": word_index}
@@ -313,10 +313,10 @@ class SenerModel(PreTrainedModel):
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
-        del words  # the generator lets go of them too, once it has their projections
+        del words  # the generator drops them as well, once it has their projections
         found = Candidates.join([])
-        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would
-        # fragment the heap until it grows by more than the text.
+        # Joined after each chunk: small arrays kept between large ones that come and go would fragment the heap, until
+        # it grows by more than the text.
         try:
             for logits, rows in with_halo(chunks, (0, band.before), num_words):  # cell (j, i) lies in row j
                 if logits.device.type in ("mps", "xpu"):
@@ -337,7 +337,7 @@ class SenerModel(PreTrainedModel):
 
 
 def check_triangles(name, options: dict) -> None:
-    """Raise `ValueError` where `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
+    """Raise `ValueError` if `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
     asked = getattr(options.get("config"), "triangles", options.get("triangles"))
     if name is None or asked is None:
         return
@@ -355,7 +355,7 @@ def build_backbone(config) -> PreTrainedModel:
     The encoder of a configuration, with random weights and arrow attention.
 
     Raises:
-        ValueError: an encoder that computes attention by itself would not get ours.
+        ValueError: transformers computes this encoder's attention in the encoder's own code.
     """
     if config.model_type == "deberta-v2":
         return DebertaArrowModel(config)
@@ -372,16 +372,17 @@ def build_backbone(config) -> PreTrainedModel:
 
 
 def drop_pooler(backbone: nn.Module):
-    """A pooler's weights would be saved, never trained and never read."""
+    """Remove a pooler, whose weights would be saved but never trained nor read."""
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
 
 
 def wrapped_positions(backbone: nn.Module, length: int, device: torch.device) -> Tensor | None:
     """
-    Positions of an encoder with a learned position table, *Shape:* (1, T): past the table's end they start again.
+    Make the positions for an encoder with a learned position table, *Shape:* (1, T): past the table's end they start
+    again. RoBERTa's begin after its padding entry.
 
-    RoBERTa's table begins after its padding entry. Encoders without a table (relative, rotary) get `None`.
+    Returns `None` for encoders without a table (relative, rotary positions).
     """
     for name, table in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):

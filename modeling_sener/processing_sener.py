@@ -1,5 +1,5 @@
 """
-Text in, spans of text out: words with their offsets, the encoder's tokens, and from scores back to characters.
+Texts to the model's inputs (words, tokens), and its scores back to entities with character offsets.
 
 B batch, T tokens, N words that have tokens, W columns of the band, R labels.
 """
@@ -31,7 +31,7 @@ PROCESSOR_FILE = "processor_config.json"
 
 class SenerInputs(BatchEncoding):
     """
-    What the model takes, and what `SenerProcessor.post_process` needs beside it.
+    The model's inputs, with the texts and offsets that `SenerProcessor.post_process` needs.
 
     Attributes:
         texts (`list`): the texts as they were given, strings or lists of words.
@@ -44,7 +44,7 @@ class SenerInputs(BatchEncoding):
         self.texts = texts
         self.word_offsets = word_offsets
 
-    def __getstate__(self):  # BatchEncoding's own leaves the attributes out, so that a DataLoader's worker loses them
+    def __getstate__(self):  # BatchEncoding's own leaves the attributes out: a DataLoader's worker would lose them
         return {**super().__getstate__(), "texts": self.texts, "word_offsets": self.word_offsets}
 
     def __setstate__(self, state):
@@ -58,9 +58,9 @@ class SenerProcessor(ProcessorMixin):
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`):
-            The encoder's fast tokenizer. A copy is kept: one that never cuts or pads by itself (as MiniLM's file asks
-            for), and that takes each word as one after a space (as RoBERTa's does not).
-        config (`SenerConfig`): the labels, and what `post_process` does by default.
+            The encoder's fast tokenizer. The processor keeps a copy that never truncates or pads by itself (MiniLM's
+            would) and that treats each word as one that follows a space (RoBERTa's would not).
+        config (`SenerConfig`): the labels, and the defaults of `post_process`.
         word_pattern (`str`): regular expression (Oniguruma) of a word.
     """
 
@@ -78,7 +78,7 @@ class SenerProcessor(ProcessorMixin):
     @classmethod
     def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
         """
-        The processor of a new model on a pretrained encoder.
+        Make the processor of a new model on a pretrained encoder.
 
         Args:
             name_or_folder: the encoder's repository or folder.
@@ -89,7 +89,7 @@ class SenerProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
         """
-        The processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
+        Load the processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
 
         Raises:
             ValueError: `config.json` is that of another model, or a file of the tokenizer's or the processor's is
@@ -122,8 +122,8 @@ class SenerProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory, **kwargs) -> list[str]:
         """
-        Write `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; where there is no `config.json`,
-        that too, with the code that `AutoProcessor` loads.
+        Write `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; if the folder has no
+        `config.json`, also that and the code that `AutoProcessor` loads.
 
         Returns:
             The files that were written.
@@ -132,8 +132,7 @@ class SenerProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self._backend()
         files = [Path(file) for file in self.tokenizer.save_pretrained(folder)]
-        # The class's new name in transformers 5 is unknown to 4; this one both know, and it keeps the normalisation
-        # of tokenizer.json as it is, which DeBERTa's own class does not.
+        # transformers 4 and 5 both know this class. Unlike DeBERTa's own, it keeps tokenizer.json's normalisation.
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         _write_json(folder / "tokenizer_config.json", settings)
@@ -145,7 +144,7 @@ class SenerProcessor(ProcessorMixin):
         return [str(file) for file in dict.fromkeys(files)]
 
     def to_dict(self) -> dict:
-        """What `processor_config.json` holds."""
+        """The content of `processor_config.json`."""
         return {
             "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
             "processor_class": type(self).__name__,
@@ -233,9 +232,9 @@ class SenerProcessor(ProcessorMixin):
 
     def entities(self, candidates: Candidates, inputs: SenerInputs, allow_nested: bool | None = None) -> list[list]:
         """
-        As `post_process`, from the candidates of `SenerModel.find_candidates`, which keeps no logits: for long texts.
+        As `post_process`, from the candidates of `SenerModel.find_candidates`: for long texts, as it keeps no logits.
 
-        Thresholds and labels are those that the candidates were found with.
+        Thresholds and labels were applied when the candidates were found.
         """
         texts, word_offsets = _carried(inputs)
         allow_nested = self.config.allow_nested if allow_nested is None else allow_nested
@@ -244,7 +243,7 @@ class SenerProcessor(ProcessorMixin):
 
     def thresholds(self, threshold=None, labels=None) -> torch.Tensor:
         """
-        The call's thresholds over the config's: *Shape:* (R,), float64, infinity for a label that is not wanted.
+        Merge the call's thresholds with the config's: *Shape:* (R,), float64, infinity for labels not asked for.
 
         Raises:
             ValueError: an unknown label, or a threshold that is no number of 0..1.
@@ -276,7 +275,7 @@ class SenerProcessor(ProcessorMixin):
         return entities
 
     def _backend(self) -> Tokenizer:
-        """The tokenizer proper, whatever `self.tokenizer` was called with before."""
+        """The Rust tokenizer, its settings restored: a call of `self.tokenizer` may have changed them."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -285,7 +284,7 @@ class SenerProcessor(ProcessorMixin):
 
 
 def _carried(inputs) -> tuple[list, list]:
-    """The texts and offsets that the processor's return value carries."""
+    """Read the texts and offsets that the processor's return value carries."""
     texts, word_offsets = getattr(inputs, "texts", None), getattr(inputs, "word_offsets", None)
     if texts is None or word_offsets is None:
         raise ValueError(
@@ -296,7 +295,7 @@ def _carried(inputs) -> tuple[list, list]:
 
 
 def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
-    """Tokens and words of several texts, padded on the right: the model's inputs, each *Shape:* (B, T)."""
+    """Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T)."""
     mask = [torch.ones_like(text) for text in ids]
     pad = torch.nn.utils.rnn.pad_sequence
     return {

@@ -11,10 +11,10 @@ from transformers.utils import cached_file
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
-# Scripts that put no spaces between words: each letter, with its marks, is a word.
+# Scripts without spaces between words: each letter, with its marks, is a word.
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
-# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
+# Joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
 _JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
 # Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
 # own. Every repetition is possessive, so that the time is linear whatever the text.
@@ -24,12 +24,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def without_surrogates(text: str) -> str:
-    """Lone surrogates, which are no Unicode text, replaced one for one: offsets stay as they are."""
+    """Replace lone surrogates, which tokenizers rejects, one for one: offsets stay the same."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A copy that neither cuts nor pads by itself, and that sees each word as one that follows a space."""
+    """Copy a tokenizer: the copy neither truncates nor pads, and treats each word as one that follows a space."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None
     _put_space_before_words(state["pre_tokenizer"] or {})
@@ -48,8 +48,8 @@ def _put_space_before_words(pre_tokenizer: dict):
 
 def backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
     """
-    The tokenizer of an encoder, exactly as it was trained: transformers 5 rebuilds some (DeBERTa-v2's loses
-    SentencePiece's character map), so the normalisation is taken from the files themselves.
+    Load an encoder's tokenizer with the normalisation that the encoder was trained with, from the files themselves:
+    transformers 5 rebuilds some tokenizers, and DeBERTa-v2's loses SentencePiece's character map.
     """
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
     sentencepiece = optional_file(name, "spm.model", options)
@@ -63,7 +63,7 @@ def backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
 
 
 def optional_file(name: str, file: str, options: dict) -> str | None:
-    """Its path, or `None` where there is none. Offline, a file that is not in the cache counts as none."""
+    """The path of a file, or `None` if there is none. Offline, a file that is not in the cache counts as missing."""
     return cached_file(
         name,
         file,
@@ -74,5 +74,5 @@ def optional_file(name: str, file: str, options: dict) -> str | None:
 
 
 def only_hub_options(options: dict) -> dict:
-    """Of several options those that say how a file is fetched from the Hub."""
+    """Pick the options that say how a file is fetched from the Hub."""
     return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}

@@ -366,7 +366,7 @@ def test_a_new_model_starts_with_different_head_weights():
 @pytest.mark.parametrize("interaction", ["bispa", "none"])
 @pytest.mark.parametrize("trained, asked", [("both", "upper"), ("upper", "both")])
 def test_a_checkpoint_keeps_its_triangles(tmp_path, trained, asked, interaction):
-    """Of "none" the weights of either would fit; what they mean would not."""
+    """With span_interaction "none" the weights of either would fit the other, with another meaning."""
     model = tiny_model("bert", triangles=trained, span_interaction=interaction)
     model.save_pretrained(tmp_path)
     assert SenerModel.from_pretrained(tmp_path).config.triangles == trained
