@@ -89,7 +89,7 @@ class SenerConfig(PretrainedConfig):
             Cell (i, j) joins row i with column i (the released code), or with column j (the paper). `None`: mirrored
             with both triangles, transposed with the upper one.
         triangle_mean (`"logit"` or `"probability"`):
-            What is averaged over the cells (i, j) and (j, i) of a span; has no effect with the upper triangle.
+            Quantity averaged over the cells (i, j) and (j, i) of a span; has no effect with the upper triangle.
         labels_per_span (`"all"` or `"best"`):
             Every label above its threshold, or only the best of them.
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
@@ -240,7 +240,7 @@ def _revive(backbone_config):
     _check_backbone(backbone_config)
     # The outer model sets the precision; a dtype of the encoder would override it.
     backbone_config.dtype = None
-    backbone_config.name_or_path = ""  # where its weights came from: often a folder of somebody's machine
+    backbone_config.name_or_path = ""  # often a path of the machine that made it
     return backbone_config
 
 

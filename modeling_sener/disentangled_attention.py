@@ -261,7 +261,7 @@ def block_bias(bias: Tensor, cls_bias: Tensor | None, block: int) -> Tensor:
         cls_bias: *Shape:* (B, H, n), position terms of the scores for [CLS]; `None` if it is not seen.
 
     Returns:
-        *Shape:* (B, H, M, Q, K + 1), -inf where a pair does not attend.
+        *Shape:* (B, H, M, Q, K + 1), -inf for a key that the query does not attend to.
     """
     after, keys = -bias.shape[2] % block, block + bias.shape[3]  # K + 1
     # Query q of a block attends to the keys q .. q + 2w of the block's K. Padding its W cells to K + 2 and cutting the

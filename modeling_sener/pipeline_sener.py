@@ -34,7 +34,7 @@ class SenerPipeline(Pipeline):
     A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
     order of the input. Options of a call, or of the pipeline for all calls: `threshold` (a number, or a dict per
     label), `allow_nested`, `labels` (a subset), as in [`SenerProcessor.post_process`]; `batch_size`, texts that run
-    through the model together: of 16 batches read ahead, those of similar length. What is not given is taken from the
+    through the model together: of 16 batches read ahead, those of similar length. Other options are taken from the
     model's config.
     """
 
