@@ -1,8 +1,8 @@
 """
-Arrow attention: a local window for every token, global attention for [CLS] (paper, "Arrow Attention").
+Arrow attention: a local window for every token, global attention for [CLS] (eq. 1; paper, "Arrow Attention").
 
-Token 0 ([CLS]) attends to every real token and every token attends to it; any other pair (i, j) attends where
-|i - j| <= w. Scores are computed in blocks of queries beside the keys that they can reach: O(w T) time and memory.
+Token 0 ([CLS]) attends to every real token and every token attends to it; any other pair (i, j) attends if
+|i - j| <= w. Scores are computed block by block, queries with the keys of their windows: O(w T) time and memory.
 Encoders of transformers find `arrow_attention` by its name in their attention interface; DeBERTa, whose scores have
 position terms, has an encoder of its own in deberta_arrow.py on the same helpers.
 
@@ -22,28 +22,28 @@ from .dropout import dropout
 
 
 NAME = "sener_arrow"
-LOG_N_LENGTH = 512  # LogN-Scaling is 1 at this many tokens, the length that encoders were pretrained at
-BLOCK = 64
+LOG_N_LENGTH = 512  # tokens at which LogN-Scaling is 1: the length that encoders were pretrained at
+BLOCK = 64  # queries of a block
 
 
 class OnlineSoftmax:
-    """softmax(scores) @ values of one row per head over keys that arrive in parts; nothing of a part is kept."""
+    """softmax(scores) @ values of one query per head, over keys that arrive in chunks; keeps nothing of a chunk."""
 
     def __init__(self):
         self.highest = self.total = self.weighted = None
 
-    def add(self, scores: Tensor, value: Tensor, dropout: nn.Module | None = None):
+    def add(self, scores: Tensor, value: Tensor, p: float = 0.0):
         """
         Args:
-            scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first part at least one does.
+            scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first chunk at least one does.
             value: *Shape:* (B, H, n, D).
+            p: probability that a weight is dropped.
         """
-        scores = scores.to(_at_least_float(scores))
-        highest = scores.amax(dim=-1, keepdim=True)
+        highest = scores.detach().amax(dim=-1, keepdim=True)  # cancels out: it needs no gradient
         if self.highest is not None:
             highest = torch.maximum(highest, self.highest)
         weights = (scores - highest).exp()
-        dropped = weights if dropout is None else dropout(weights)
+        dropped = dropout(weights, p) if p else weights
         total, weighted = weights.sum(-1, keepdim=True), dropped.to(value.dtype) @ value
         if self.highest is not None:
             before = (self.highest - highest).exp()
@@ -58,12 +58,12 @@ class OnlineSoftmax:
 @dataclass
 class ChunkContext:
     """
-    The part of a text that a layer of `chunked_layers` is computed on: rows with a window on either side, after [CLS].
+    The chunk that a layer of `chunked_layers` computes: its tokens with a window on either side, after [CLS].
 
     Args:
-        own: the rows to be made, as a slice of the states that the layer gets; `None` for [CLS]'s row, which comes
-            last and alone.
-        cls: gathers [CLS]'s row over the stretches of a layer.
+        own: the chunk's tokens, as a slice of the states that the layer gets; `None` for [CLS], which comes last and
+            alone.
+        cls: [CLS]'s attention over the keys of all chunks of a layer.
     """
 
     own: slice | None
@@ -73,17 +73,17 @@ class ChunkContext:
 @dataclass
 class ArrowAttentionContext:
     """
-    What the tokens of one batch attend to; handed to every attention layer as the keyword argument `arrow`.
+    Which tokens of one batch attend to which; handed to every attention layer as the keyword argument `arrow`.
 
     Args:
         attention: `"arrow"`, `"sliding_window"` (no global [CLS]) or `"full"`.
         window: tokens on either side.
         log_n_scaling: whether [CLS]'s scores are multiplied by log(L) / log(512).
         mask: *Shape:* (B, T), true for real tokens.
-        chunk_size: tokens of the batch that a layer computes at a time where no gradients are asked for.
+        chunk_size: tokens of the batch that a layer computes at a time if no gradients are needed.
         lengths: real tokens of each text, *Shape:* (B,); counted from the mask.
-        padded: whether a text is padded; asked of the mask, once a batch, where layers are computed in parts.
-        stretch: set where the states are a part of the text only.
+        padded: whether a text is padded; read from the mask once a batch, for layers that are computed in chunks.
+        chunk: set while a layer computes a chunk of the text; the mask is then the chunk's.
     """
 
     attention: str
@@ -98,42 +98,53 @@ class ArrowAttentionContext:
 
     def __post_init__(self):
         if self.lengths is None:
-            # A row without keys would be NaN (and its gradient whatever was in memory): where a text has no real token
-            # at all, every token counts, and nobody reads the result.
+            # Softmax over no key would be NaN (and its gradient whatever was in memory): if a text has no real token,
+            # every token counts, and nobody reads the result.
             self.mask = self.mask.bool() | ~self.mask.bool().any(dim=1, keepdim=True)
             self.lengths = self.mask.sum(dim=1)
-            # A question to the device, which no loop over stretches should ask.
+            # Waits for the device: done here once, not in each loop over chunks.
             self.padded = must_run_whole() or not bool(self.mask.all())
 
     def chunks(self, length: int, least: int = 1) -> list[slice]:
-        """The rows in parts of `least` rows or more."""
-        if self.chunk_size is None or must_run_whole():
+        """Cut `length` tokens into chunks of `least` tokens or more; into one if the text is computed whole."""
+        if self.chunk_size is None or self.attention == "full" or must_run_whole():
             return [slice(0, length)]
         size = max(least, self.chunk_size // self.mask.shape[0])
         return [slice(first, min(first + size, length)) for first in range(0, length, max(size, 1))]
 
     def of_chunk(self, index: Tensor, chunk: ChunkContext) -> "ArrowAttentionContext":
-        """The same for a part of the text: its rows are `index`, *Shape:* (n,)."""
+        """The context of a chunk: the tokens `index`, *Shape:* (n,), of the text."""
         return replace(self, mask=self.mask[:, index], chunk=chunk)
 
-    def cls_scale(self) -> Tensor | None:
-        """LogN-Scaling's factor, *Shape:* (B, 1, 1, 1); `None` where it does not apply: [CLS] needs a global row."""
-        if not self.log_n_scaling or self.attention == "sliding_window":
-            return None
-        return (self.lengths.clamp(min=1).float().log() / math.log(LOG_N_LENGTH))[:, None, None, None]
+    def cls_scores(self, scores: Tensor, keys: slice) -> Tensor:
+        """
+        LogN-Scaling (eq. 2) of [CLS]'s scores, content and position terms alike, and -inf for padding.
+
+        Args:
+            scores: *Shape:* (B, H, 1, n).
+            keys: the n tokens, as a slice of the mask.
+
+        Returns:
+            *Shape:* (B, H, 1, n), float32 or float64.
+        """
+        scores = scores.to(_at_least_float(scores))
+        if self.log_n_scaling:
+            factor = self.lengths.clamp(min=1).to(scores.dtype).log() / math.log(LOG_N_LENGTH)
+            scores = scores * factor[:, None, None, None]
+        return scores.masked_fill(~self.mask[:, None, None, keys], -math.inf)
 
     def block_mask(self, window: int, with_cls: bool, dtype: torch.dtype) -> Tensor:
         """
-        What is added to the scores of each block, computed once for all layers with the same window, and once for all
-        stretches of texts without padding.
+        Mask to be added to the scores of each block. Computed once for all layers with the same window, and for texts
+        without padding once for all chunks of the same length.
 
         Returns:
-            *Shape:* (B, M, 1, Q, K + 1): 0 where query and key attend, -inf elsewhere. The last key is [CLS], which
-            its own place in the window then leaves out. A token always attends to itself, padding too: a row without
-            keys would be NaN, and spread.
+            *Shape:* (B, M, 1, Q, K + 1): 0 for a key that the query attends to, -inf for others. The last key is
+            [CLS], which is then masked at its own place in the window. Every token attends to itself, padding too:
+            softmax over no key would be NaN, and spread.
         """
         may_be_padded = self.chunk is not None and self.padded
-        if may_be_padded or torch.compiler.is_exporting():  # there a length is a symbol, which is no key
+        if may_be_padded or torch.compiler.is_exporting():  # a symbolic length is no key of a dict
             return _block_mask(self.mask, window, with_cls, dtype)
         key = (window, with_cls, dtype, self.mask.shape[1])
         if key not in self._block_masks:
@@ -168,7 +179,7 @@ def block_size(length: int) -> int:
 
 def to_blocks(states: Tensor, size: int, window: int) -> Tensor:
     """
-    The rows that each block of queries can reach, outside the text zeros.
+    Cut out the keys of each block of queries: its own tokens and a window on either side, zeros outside the text.
 
     Args:
         states: *Shape:* (B, T, ...).
@@ -199,7 +210,7 @@ def arrow_attention(
 
     Args:
         query, key, value: *Shape:* (B, H, T, D).
-        attention_mask: (B, T) or `None`; `arrow.mask` holds the same and is what counts.
+        attention_mask: (B, T) or `None`; not read, as `arrow.mask` holds the same.
         sliding_window: as ModernBERT passes it: a layer's own window plus 1. A layer whose window is narrower than
             arrow attention's keeps it, without the global [CLS].
 
@@ -211,12 +222,14 @@ def arrow_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     own_window = None if sliding_window is None else sliding_window - 1
     is_local = own_window is not None and (arrow.attention == "full" or own_window < arrow.window)
+    global_cls = arrow.attention != "sliding_window" and not is_local
     if arrow.attention == "full" and not is_local:
-        return full_attention(query, key, value, scaling, dropout, arrow).transpose(1, 2), None
-    window = own_window if is_local else arrow.window
-    with_cls = arrow.attention == "arrow" and not is_local
-    out = block_attention(query, key, value, scaling, dropout, arrow.block_mask(window, with_cls, query.dtype), window)
-    if with_cls:
+        out = sdpa(query, key, value, arrow.mask[:, None, None], dropout, scaling).transpose(1, 2)
+    else:
+        window = own_window if is_local else arrow.window
+        bias = arrow.block_mask(window, global_cls, query.dtype)
+        out = block_attention(query, key, value, scaling, dropout, bias, window)
+    if global_cls:
         cls = cls_attention(query[:, :, :1], key, value, scaling, dropout, arrow)
         out = torch.cat([cls.transpose(1, 2), out[:, 1:]], dim=1)
     return out, None
@@ -226,7 +239,7 @@ def block_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, bias: Tensor, window: int
 ) -> Tensor:
     """
-    Every token over its window and [CLS].
+    Let every token attend to its window and [CLS] (eq. 1).
 
     Args:
         query, key, value: *Shape:* (B, H, T, D).
@@ -255,9 +268,10 @@ def sdpa(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float = 0.0, scale: float | None = None
 ) -> Tensor:
     """
-    `scaled_dot_product_attention` with dropout `p`, where for a backward pass on the CPU it is not left to torch:
-    there half precision takes up to three times as long as float32 (torch 2.13), and autocast would choose it; and
-    with dropout it multiplies out the scores too, but draws random numbers slowly.
+    `scaled_dot_product_attention` with dropout `p`, computed here for a backward pass on the CPU.
+
+    There, torch 2.13 takes up to three times as long in half precision, which autocast would choose, as in float32.
+    With dropout torch multiplies out the scores as well, and draws random numbers slowly.
     """
     if query.device.type != "cpu" or not query.requires_grad:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, scale=scale)
@@ -280,33 +294,22 @@ def _at_least_float(states: Tensor) -> torch.dtype:
 def cls_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
 ) -> Tensor:
-    """[CLS]'s row over every real token, with LogN-Scaling. (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D)."""
-    scale = arrow.cls_scale()
-    query = query if scale is None else query * scale.to(query.dtype)
-    mask = arrow.mask.bool()[:, None, None]
-    if arrow.chunk is None:
-        return sdpa(query, key, value, mask, dropout, scaling)
-    own = arrow.chunk.own
-    if own is None:
-        return arrow.chunk.cls.result()
-    scores = query @ key[:, :, own].transpose(-1, -2) * scaling
-    arrow.chunk.cls.add(scores.masked_fill(~mask[..., own], -math.inf), value[:, :, own])
-    return torch.zeros_like(query)  # nobody reads it: [CLS]'s row comes last
+    """
+    [CLS] over every real token (eq. 1 and 2): (B, H, 1, D) and (B, H, T, D) -> (B, H, 1, D).
 
-
-def full_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float, arrow: ArrowAttentionContext
-) -> Tensor:
-    """The `full` ablation: every token over every real token. (B, H, T, D) -> (B, H, T, D)."""
-    scale = arrow.cls_scale()
-    if scale is not None:
-        query = torch.cat([query[:, :, :1] * scale.to(query.dtype), query[:, :, 1:]], dim=2)
-    mask = arrow.mask.bool()[:, None, None]
-    return sdpa(query, key, value, mask, dropout, scaling)
+    Of a chunk the result is of the keys so far. The right one comes last, when [CLS] is computed alone.
+    """
+    keys, softmax = slice(None), OnlineSoftmax()
+    if arrow.chunk is not None:
+        keys, softmax = arrow.chunk.own, arrow.chunk.cls
+    if keys is not None:
+        scores = (query * scaling) @ key[:, :, keys].transpose(-1, -2)
+        softmax.add(arrow.cls_scores(scores, keys), value[:, :, keys], dropout)
+    return softmax.result()
 
 
 def plain_padding_mask(attention_mask: Tensor | None = None, **kwargs) -> Tensor | None:
-    """The mask function that goes with `arrow_attention`: the (B, T) mask as it is, nothing T x T."""
+    """The mask function for `arrow_attention`: returns the (B, T) mask as it is, nothing of T x T."""
     return attention_mask
 
 

@@ -1,5 +1,5 @@
 """
-The band: the part of the square of word pairs that SeNER keeps, as pure functions.
+The band: the cells that SeNER keeps of the square of word pairs, as pure functions.
 
 B batch, N words, w window, W columns, C channels, R labels, n rows of a chunk, a first row of a chunk.
 
@@ -25,8 +25,8 @@ class Band:
         window: w, the words that a pair may be apart.
         triangles: `"both"` or `"upper"`.
         lengths: words of each text, *Shape:* (B,).
-        shortest: words of the shortest text, or 0 where it is not known. Read from `lengths` once, by `Band.of`: a
-            question to an accelerator, which no loop over chunks should ask.
+        shortest: words of the shortest text, or 0 if unknown. `Band.of` reads it from `lengths` once: that waits for
+            the device, which no loop over chunks should do.
     """
 
     window: int
@@ -52,10 +52,10 @@ class Band:
 
     def mask(self, rows: slice, of_columns: bool = False) -> Tensor:
         """
-        Which cells are pairs of words of the text: (B, n, W) bool. `rows` may reach past either end of the text.
+        Mark the cells that are pairs of words of the text: (B, n, W) bool. `rows` may lie outside of the text.
 
         Args:
-            of_columns: of `transpose`'s rows, each a column of the square: cell (j, m) is the pair (j + m - w, j).
+            of_columns: for `transpose`'s rows, each a column of the square: cell (j, m) is the pair (j + m - w, j).
         """
         before, after = (self.window, self.before) if of_columns else (self.before, self.window)
         word = torch.arange(rows.start, rows.stop, device=self.lengths.device)[:, None]
@@ -64,7 +64,7 @@ class Band:
         return (word >= 0) & (word < lengths) & (other >= 0) & (other < lengths)
 
     def edge_mask(self, rows: slice, of_columns: bool = False) -> Tensor | None:
-        """`mask`, or `None` deep inside every text, where every cell is valid and none has to be masked."""
+        """`mask`, or `None` if all of its cells are valid: rows deep inside every text."""
         before, after = (self.window, self.before) if of_columns else (self.before, self.window)
         if rows.start >= before and rows.stop + after <= self.shortest:
             return None
@@ -78,14 +78,14 @@ def columns_before(window: int, triangles: str) -> int:
 
 def must_run_whole() -> bool:
     """
-    Whether a text is computed whole: for gradients, as chunks overwrite what they were made from; and in an exported
-    program (`torch.export`), which cannot have a loop as long as the text.
+    Whether a text must be computed whole, not in chunks: for gradients, as chunks overwrite their input, and in an
+    exported program (`torch.export`), which has no loop that depends on the text's length.
     """
     return torch.is_grad_enabled() or torch.compiler.is_exporting()
 
 
 class _StridedView(torch.autograd.Function):
-    """`as_strided` for views that read no element twice: its gradient is one copy, without torch's index tensors."""
+    """`as_strided` for views that read no element twice: its gradient is one copy; torch's needs index tensors."""
 
     @staticmethod
     def forward(ctx, states: Tensor, size, stride, offset: int) -> Tensor:
@@ -101,13 +101,13 @@ class _StridedView(torch.autograd.Function):
 
 
 def _strided(states: Tensor, size, stride, offset: int) -> Tensor:
-    if torch.compiler.is_exporting():  # there `states` always begins its storage, whose offset cannot be asked for
+    if torch.compiler.is_exporting():  # the storage offset is unknown there, and always 0
         return states.as_strided(size, stride, offset)
     return _StridedView.apply(states, size, stride, offset)
 
 
 class _Overlapping(torch.autograd.Function):
-    """`unfold` with a gradient by a few large additions (torch 2.13 compiles that of overlapping windows wrongly)."""
+    """`unfold` with a gradient of a few large additions (torch 2.13 compiles its own wrongly if windows overlap)."""
 
     @staticmethod
     def forward(ctx, states: Tensor, step: int, size: int) -> Tensor:
@@ -120,14 +120,14 @@ class _Overlapping(torch.autograd.Function):
         step, slices = ctx.step, -(-size // ctx.step)
         total = grad.new_zeros(batch, count + slices - 1, step, *rest)
         for number in range(slices):
-            part = grad[:, :, number * step : (number + 1) * step]
-            total[:, number : number + count, : part.shape[2]] += part
+            rows = grad[:, :, number * step : (number + 1) * step]
+            total[:, number : number + count, : rows.shape[2]] += rows
         return total.flatten(1, 2)[:, : ctx.shape[1]], None, None
 
 
 def overlapping(states: Tensor, step: int, size: int) -> Tensor:
     """
-    Windows of rows, one every `step` rows.
+    Cut out windows of `size` rows, one every `step` rows.
 
     Args:
         states: *Shape:* (B, (M - 1) step + size, ...).
@@ -140,7 +140,7 @@ def overlapping(states: Tensor, step: int, size: int) -> Tensor:
 
 def transpose(band: Tensor) -> Tensor:
     """
-    The band by columns of the square, T(Z)[j, m] = Z[j + m - w, W - 1 - m], or back from there to rows.
+    Rearrange the band by columns of the square, T(Z)[j, m] = Z[j + m - w, W - 1 - m], or back to rows.
 
     Row j of T(Z) holds column j of the square, from the pair (j - w, j) on. T needs w rows before a chunk and b after
     it; its inverse, which is the same view, b before and w after. With both triangles T is its own inverse.
@@ -163,7 +163,7 @@ def transpose(band: Tensor) -> Tensor:
 
 def skewed_view(by_key: Tensor) -> Tensor:
     """
-    What keys hold for their queries, by query: out[i, k] = by_key[i + k, k], a view.
+    Rearrange scores that stand by key so that they stand by query: out[i, k] = by_key[i + k, k], a view.
 
     Args:
         by_key: *Shape:* (B, H, T + 2w, W), keys [-w, T + w).
@@ -182,7 +182,7 @@ def skewed_view(by_key: Tensor) -> Tensor:
 
 def diagonals(blocks: Tensor, width: int) -> Tensor:
     """
-    The band within blocks of pairs: out[i, k] = blocks[i, i + k], a view.
+    Cut the band out of blocks of pairs: out[i, k] = blocks[i, i + k], a view.
 
     Args:
         blocks: *Shape:* (B, M, Q, K, C) with K = Q + width - 1.
@@ -200,7 +200,7 @@ def diagonals(blocks: Tensor, width: int) -> Tensor:
 
 
 def pad_rows(band: Tensor, before: int, after: int) -> Tensor:
-    """`band` (B, n, ...) with rows of zeros added: (B, before + n + after, ...); itself where none are."""
+    """Add rows of zeros: (B, n, ...) -> (B, before + n + after, ...). Returns `band` itself if none are added."""
     if before == after == 0:
         return band  # F.pad would copy it
     return F.pad(band, (0, 0) * (band.dim() - 2) + (before, after))
@@ -215,7 +215,7 @@ def band_labels(
     spans: Iterable[tuple[int, int, int]], num_words: int, window: int, triangles: str, num_labels: int
 ) -> Tensor:
     """
-    Training targets of one text, in every triangle of the band.
+    Make the training targets of one text, in every triangle of the band.
 
     Args:
         spans: (start, end, label number) with `end` exclusive. One that is wider than the window raises `ValueError`.

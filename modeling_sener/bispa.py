@@ -36,8 +36,8 @@ class BilinearWeight(nn.Module):
 
 class BiaffineBand(nn.Module):
     """
-    S_c(i, j) = â_i^T U_c ê_j + W_c [drop(â_i); drop(ê_j)] with a_i = GELU(Linear_s(drop(x_i))), e_j likewise, and a 1
-    appended to each (paper, "Biaffine Model").
+    S_c(i, j) = â_i^T U_c ê_j + W_c [drop(â_i) ; drop(ê_j)] with a_i = GELU(Linear_s(drop(x_i))), e_j likewise, and a 1
+    appended to each (eq. 5; paper, "Biaffine Model").
     """
 
     def __init__(self, hidden_size: int, size: int, channels: int, dropout: float):
@@ -54,20 +54,20 @@ class BiaffineBand(nn.Module):
         ends = F.gelu(self.end(self.dropout(words)))
         return F.pad(starts, (0, 1), value=1.0), F.pad(ends, (0, 1), value=1.0)
 
-    def rows(self, starts: Tensor, ends: Tensor, rows: slice, band: Band) -> Tensor:
+    def score_rows(self, starts: Tensor, ends: Tensor, rows: slice, band: Band) -> Tensor:
         """
-        Rows of the band by products of blocks: only pairs of a block are scored.
+        Score rows of the band (eq. 5), block by block: no pair outside of a block is computed.
 
         Args:
             starts: *Shape:* (B, n, p + 1), of `rows`.
             ends: *Shape:* (B, n + W - 1, p + 1), with a halo of b and w rows; zeros outside the text.
 
         Returns:
-            *Shape:* (B, n, W, C); cells that are no pair of words are 0.
+            *Shape:* (B, n, W, C); cells that are not a pair of words are 0.
         """
-        count, reach = starts.shape[1], band.width - 1
-        # The linear term is a sum of a start term and an end term: nothing of size N W 2p is needed. ê_j's term is put
-        # where â_i's 1 meets it.
+        count, halo = starts.shape[1], band.width - 1
+        # W_c's term is a sum of a start term and an end term: nothing of size N W 2p is needed. The end term is added
+        # to U_c ê_j at the place of â_i's 1, so that the product adds it.
         ends_BKCP = self.bilinear(ends) + F.pad(
             self.linear(F.pad(self.dropout(ends), (starts.shape[-1], 0)))[..., None], (ends.shape[-1] - 1, 0)
         )
@@ -75,18 +75,18 @@ class BiaffineBand(nn.Module):
         size = block_size(count)
         after = -count % size
         blocks = F.pad(starts, (0, 0, 0, after)).unflatten(1, (-1, size))
-        reached = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + reach)
-        pairs = blocks @ reached.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
-        cells = diagonals(pairs.unflatten(-1, (size + reach, -1)), band.width)
+        ends_of_block = overlapping(F.pad(ends_BKCP, (0, 0, 0, 0, 0, after)), size, size + halo)
+        pairs = blocks @ ends_of_block.flatten(2, 3).transpose(-1, -2)  # (B, M, Q, K C)
+        cells = diagonals(pairs.unflatten(-1, (size + halo, -1)), band.width)
         return zero_invalid(cells.flatten(1, 2)[:, :count] + start_term[:, :, None], band.edge_mask(rows))
 
 
 class BiSPABlock(nn.Module):
     """
-    One block of interaction between cells: plus-shaped attention (`bispa` only), then two 3 x 3 convolutions (paper,
-    "BiSPA Transformer Block").
+    One block of interaction between cells: plus-shaped attention (`bispa` only), then two 3 x 3 convolutions (eq. 6 to
+    9; paper, "BiSPA Transformer Block").
 
-    Z <- Z + m[k >= w]; Z1 = LN(Z + drop(Dense([Zh ; Zv]))); Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))), Zh attending
+    Z <- Z + m[k >= w]; Z1 = LN(Z + drop(Dense([Zh ; Zv]))); Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))). Zh attends
     along the rows and Zv along the columns of the square. A band of the upper triangle has no m.
     """
 
@@ -126,46 +126,50 @@ class BiSPABlock(nn.Module):
                 cells = apply(self.mark_triangles, cells)
             cells, skip = run.tee(cells)
             columns = apply(self.attend_columns, cells, halo=(band.window, band.before))
-            # Joined as they are, cell (i, j) meets what column i's attention gave; transposed back, column j's.
+            # Mirrored, cell (i, j) is joined with the output of column i; transposed back, with that of column j.
             halo = (0, 0) if self.mirrored else (band.before, band.window)
             cells = apply(self.join, columns, skip, halo=halo)
         return apply(self.convolve, cells, halo=(2, 2))
 
     def mark_triangles(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 1: Z + m[k >= w]."""
+        """Tell the triangles apart: Z + m[k >= w] (eq. 6)."""
         column = torch.arange(band.width, device=cells.device)
         return cells + self.triangle((column >= band.window).long())
 
     def attend_columns(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 3: Zv, column j in row j of the result. A halo of w rows before and b after."""
+        """Attend along columns, Zv (eq. 7): column j is row j of the result. A halo of w rows before and b after."""
         return attend(self.vertical(transpose(cells)), band.edge_mask(rows, of_columns=True)).to(cells.dtype)
 
     def join(self, columns: Tensor, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Steps 2 and 4: Z1 = LN(Z + drop(Dense([Zh ; Zv]))). Zv has a halo of b rows before and w after."""
+        """
+        Attend along rows, Zh (eq. 7), and join: Z1 = LN(Z + drop(Dense([Zh ; Zv]))) (eq. 8).
+
+        Transposed back, `columns` has a halo of b rows before and w after; mirrored, none.
+        """
         row = attend(self.horizontal(cells), band.edge_mask(rows)).to(cells.dtype)
         column = columns if self.mirrored else transpose(columns)
         return self.norm(self.dropout(self.dense(torch.cat([row, column], dim=-1))).add_(cells))
 
     def convolve(self, cells: Tensor, band: Band, rows: slice) -> Tensor:
-        """Step 5: Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))). A halo of 2 rows on either side."""
-        outer, inner = (slice(rows.start - reach, rows.stop + reach) for reach in (2, 1))
+        """Z2 = LN2(Z1 + drop(Conv(GELU(Conv(Z1))))) (eq. 9). `cells` has a halo of 2 rows on either side."""
+        outer, inner = (slice(rows.start - halo, rows.stop + halo) for halo in (2, 1))
         hidden = by_channels(self.conv1, zero_invalid(cells, band.edge_mask(outer)))
         hidden = by_channels(self.conv2, zero_invalid(F.gelu(hidden), band.edge_mask(inner)))
         return self.conv_norm(self.dropout(hidden).add_(cells[:, 2:-2]))
 
 
 def zero_invalid(cells: Tensor, mask: Tensor | None) -> Tensor:
-    """The cells (B, n, W, C) of the mask (B, n, W), others 0."""
+    """Set the cells (B, n, W, C) outside of the mask (B, n, W) to 0."""
     return cells if mask is None else cells * mask[..., None]
 
 
 def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
     """
-    Steps 2 and 3: each row's cells attend to each other; one head, scale 1 / sqrt(C), rotary positions by column.
+    Let each row's cells attend to each other (eq. 7): one head, scale 1 / sqrt(C), rotary positions by column.
 
     Args:
-        qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten where no gradients are asked for.
-        mask: the cells that are keys, *Shape:* (B, n, W). A row with none attends to all: its cells are not read.
+        qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten if no gradients are needed.
+        mask: valid keys, *Shape:* (B, n, W). A row without any attends to all: its cells are never read.
 
     Returns:
         *Shape:* (B, n, W, C).
@@ -177,10 +181,10 @@ def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
 
 def apply_rotary(qkv: Tensor, positions: Tensor) -> Tensor:
     """
-    Rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
+    Apply rotary positions: channels (2m, 2m + 1) of query and key turn by k / 10000^(2m / C) at position k.
 
     Args:
-        qkv: *Shape:* (B, n, W, 3C); the values stay as they are. Overwritten where no gradients are asked for.
+        qkv: *Shape:* (B, n, W, 3C); the values stay as they are. Overwritten if no gradients are needed.
         positions: *Shape:* (W,).
 
     Returns:

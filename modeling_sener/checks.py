@@ -1,6 +1,5 @@
 """
-What must hold of weights and numbers: the weights are the config's, and they and all that is computed are finite.
-Where numbers stop being finite is looked for only once a loss or a score is not.
+Check that weights match the config and that weights and results are finite; find out where a result became infinite.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite: one pass, and no copy."""
+    """Whether all numbers of a tensor are finite; one pass over it, no copy."""
     return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
 
 
@@ -28,11 +27,10 @@ def describe(names: list[str]) -> str:
 
 def check_weights(model: nn.Module, info: dict, name: str):
     """
-    Raise `ValueError` where weights were not loaded, were left over, have other sizes than the config says, or are not
-    finite.
+    Raise `ValueError` if weights are missing, left over, not finite, or of other sizes than the config says.
 
     Args:
-        info: what `from_pretrained` says of the weights; what it does not name is right.
+        info: the loading info of `from_pretrained`; a key that is missing there counts as no fault.
         name: the folder or repository.
     """
     cure = "config.json and model.safetensors do not belong together, or one of them was changed"
@@ -55,17 +53,16 @@ def check_weights(model: nn.Module, info: dict, name: str):
 
 def explain(model: nn.Module, compute: Callable[[], object]) -> str:
     """
-    Why a model's result is not finite.
+    Find out why a model's result is not finite.
 
     Args:
-        compute: the pass that gave that result; it is done once more, without gradients.
+        compute: repeats the pass that gave the result; called once, without gradients.
 
     Returns:
-        A sentence that names the weights that are not finite, else the first module that made, or was given, numbers
-        that are not.
+        A sentence that names the weights that are not finite, or else the first module whose output, or input, is not.
     """
     if not all(type(weight) is nn.Parameter and weight.numel() for weight in model.parameters()):
-        # A pass by one process alone would wait for the others.
+        # A pass of one process alone would wait for the others.
         return "the weights are shared out over processes: run in one process to see which of them is the cause"
     if names := damaged_weights(model):
         return f"the weights {describe(names)} hold NaN or infinity: load an undamaged or earlier checkpoint"
@@ -78,7 +75,7 @@ def explain(model: nn.Module, compute: Callable[[], object]) -> str:
 
 
 def first_overflow(model: nn.Module, compute: Callable[[], object]) -> tuple[str, torch.dtype] | None:
-    """The first place of a pass where numbers are not finite, and their precision; `None` where all are finite."""
+    """The first input or output of a module that is not finite, and its dtype; `None` if all are finite."""
     found = []
 
     def watch(name: str):
@@ -101,7 +98,7 @@ def first_overflow(model: nn.Module, compute: Callable[[], object]) -> tuple[str
 
 
 def _floating(value) -> Iterator[Tensor]:
-    """The floating-point tensors of what a module was given or made."""
+    """Yield the floating-point tensors of a module's inputs or outputs."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value

@@ -1,11 +1,11 @@
 """
-The layers of transformers' encoders in parts, so that a text of any length takes bounded memory beside its states.
+Compute the layers of transformers' encoders in chunks: beside its states, a text of any length takes bounded memory.
 
-A layer's rows [a, b) need its input in rows [a - w, b + w), and [CLS]. [CLS]'s own row needs every key of the layer:
-each part adds its keys to an online softmax, and when all have passed the layer is computed once more for [CLS] alone.
-A layer is anything that maps states to states row by row but for its attention, which is `arrow_attention`.
+The output of tokens [a, b) depends on the input of tokens [a - w, b + w), a halo of w, and of [CLS]. The output of
+[CLS] depends on every key of the layer: each chunk adds its keys to an online softmax, and at last the layer is
+computed once more for [CLS] alone. This holds for any layer that mixes tokens by `arrow_attention` only.
 
-B batch, T tokens, d hidden size, w window.
+B batch, T tokens, n tokens of a chunk with [CLS] and halo, d hidden size, w window.
 """
 
 from functools import cache
@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 from .arrow_attention import ArrowAttentionContext, ChunkContext, OnlineSoftmax
 
 
-LEAST_WINDOWS = 16  # windows of rows that a part makes at least: one more on either side is computed twice
+LEAST_WINDOWS = 16  # smallest chunk, in windows: its halo, one window on either side, is computed twice
 
 
 def compute_layers_in_chunks(encoder: PreTrainedModel):
     """
-    Let every layer of an encoder compute long texts in parts where no gradients are asked for.
+    Let every layer of an encoder compute long texts in chunks if no gradients are needed.
 
-    The layers keep the name of their class, by which devices are shared out, and the names of their weights.
+    Layers keep the name of their class, by which accelerate places them on devices, and the names of their weights.
 
     Raises:
         ValueError: the encoder's layers were not found.
@@ -44,26 +44,26 @@ def _chunked(own: type) -> type:
 
 
 def _unpickled(own: type) -> nn.Module:
-    """A layer without attributes, which pickle adds."""
+    """Make a layer without attributes; pickle restores those."""
     return own.__new__(_chunked(own))
 
 
 class ChunkedLayer:
-    """What goes before a layer's own class."""
+    """Mixed in before a layer's own class: cuts its input into chunks."""
 
     def __reduce_ex__(self, protocol):
-        """Pickle, which finds a class by its name, is given the layer's own: ours is made of it again."""
+        """Pickle by the layer's own class: pickle finds classes by name, and ours is made at run time."""
         _, _, *state = super().__reduce_ex__(max(protocol, 2))
         return _unpickled, (self.own_class,), *state
 
     def forward(self, hidden: Tensor, *args, arrow: ArrowAttentionContext, **kwargs) -> Tensor:
-        """(B, T, d) -> (B, T, d). In several parts the result overwrites `hidden`."""
+        """(B, T, d) -> (B, T, d). With several chunks the result overwrites `hidden`."""
         length, window = hidden.shape[1], arrow.window
         chunks = arrow.chunks(length, LEAST_WINDOWS * window)
-        if len(chunks) == 1 or arrow.attention == "full":
+        if len(chunks) == 1:
             return super().forward(hidden, *args, arrow=arrow, **kwargs)
         layer = super().forward
-        row = OnlineSoftmax()
+        cls_attention = OnlineSoftmax()
 
         def compute(states: Tensor, index: Tensor, chunk: ChunkContext) -> Tensor:
             cut_args, cut_kwargs = (_tokens_of(given, index, length) for given in (args, kwargs))
@@ -71,23 +71,23 @@ class ChunkedLayer:
 
         every = torch.arange(length, device=hidden.device)
         cls, before = hidden[:, :1].clone(), hidden[:, :0]
-        for rows in chunks:
-            first, last = max(rows.start - window, 0), min(rows.stop + window, length)
-            shift = int(first > 0)  # [CLS] stands before a stretch that does not begin with it, in nobody's window
+        for tokens in chunks:
+            first, last = max(tokens.start - window, 0), min(tokens.stop + window, length)
+            shift = int(first > 0)  # [CLS] is put before a chunk that does not begin with it, in nobody's window
             index = torch.cat([every[:shift], every[first:last]])
-            states = torch.cat([cls[:, :shift], before, hidden[:, rows.start : last]], dim=1)
-            start = rows.start - first + shift
-            own = slice(start, start + rows.stop - rows.start)
-            made = compute(states, index, ChunkContext(own, row))
-            before = hidden[:, max(rows.stop - window, 0) : rows.stop].clone()
-            hidden[:, rows.start : rows.stop] = made[:, own]
-        if row.total is not None:  # else [CLS] was a row of the first stretch like any other
-            hidden[:, :1] = compute(cls, every[:1], ChunkContext(None, row))
+            states = torch.cat([cls[:, :shift], before, hidden[:, tokens.start : last]], dim=1)
+            start = tokens.start - first + shift
+            own = slice(start, start + tokens.stop - tokens.start)
+            made = compute(states, index, ChunkContext(own, cls_attention))
+            before = hidden[:, max(tokens.stop - window, 0) : tokens.stop].clone()
+            hidden[:, tokens] = made[:, own]
+        if cls_attention.total is not None:  # else [CLS] was computed in the first chunk, like any other token
+            hidden[:, :1] = compute(cls, every[:1], ChunkContext(None, cls_attention))
         return hidden
 
 
 def _tokens_of(given, index: Tensor, length: int):
-    """What a layer is given beside the states, for the rows `index`: tensors of T rows are cut, the rest stays."""
+    """Pick the tokens `index` from a layer's further inputs: from each tensor (B, T, ...); others stay as they are."""
     if isinstance(given, Tensor):
         return given[:, index] if given.dim() > 1 and given.shape[1] == length else given
     if isinstance(given, tuple | list):

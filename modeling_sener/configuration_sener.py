@@ -22,10 +22,10 @@ CHOICES = {
     "triangle_mean": ("logit", "probability"),
     "labels_per_span": ("all", "best"),
 }
-# The least and the most of each field that is an integer; more is a slip, which would take hours or all the memory.
+# The least and the most of each integer field. More is a mistake, which would take hours or all the memory.
 RANGES = {
     "attention_window": (1, 65_536),
-    "span_window": (1, 4_096),  # a row of the band attends to itself: its square counts
+    "span_window": (1, 4_096),  # attention in a row of the band costs its square
     "biaffine_size": (1, 2_048),
     "span_channels": (1, 1_024),
     "span_layers": (0, 64),
@@ -40,15 +40,15 @@ RANGES_OF_BACKBONE = {
     "max_position_embeddings": (1, 2**20),
     "type_vocab_size": (0, 2**16),
 }
-LARGEST_OF_BACKBONE = 2**22  # of any other integer
+LARGEST_OF_BACKBONE = 2**22  # limit of any other integer
 OR_NONE = {"span_window": "None for the whole square", "chunk_size": "None for what suits the device"}
-# Fields of an encoder's configuration that have no say in it here; wrong ones would stop it all the same.
+# Fields of an encoder's configuration without any effect here; wrong values would still make transformers fail.
 UNREAD_OF_BACKBONE = ("add_cross_attention", "chunk_size_feed_forward", "dtype", "id2label", "is_decoder", "label2id",
                       "num_labels", "output_attentions", "output_hidden_states", "problem_type", "return_dict",
                       "torch_dtype", "use_cache")  # fmt: skip
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation", "conv_act")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-# What makes a folder of this code and its weights a Hub repository that loads by itself.
+# Written to config.json: makes a folder of code and weights a Hub repository that loads by itself.
 AUTO_MAP = {
     "AutoConfig": "configuration_sener.SenerConfig",
     "AutoModel": "modeling_sener.SenerModel",
@@ -69,7 +69,7 @@ class SenerConfig(PretrainedConfig):
             Configuration of the encoder, with its `model_type`: any encoder of transformers whose
             attention goes through its `AttentionInterface`, or DeBERTa-v2 and -v3.
         attention (`"arrow"`, `"sliding_window"` or `"full"`):
-            What the encoder's tokens attend to: a window and [CLS] both ways; the window alone; everything.
+            Keys of the encoder's tokens: a window and [CLS], which sees all tokens; the window alone; all tokens.
         attention_window (`int`):
             Tokens on either side that a token attends to (the paper's window of arrow attention).
         log_n_scaling (`bool`):
@@ -89,7 +89,7 @@ class SenerConfig(PretrainedConfig):
             Cell (i, j) joins row i with column i (the released code), or with column j (the paper). `None`: mirrored
             with both triangles, transposed with the upper one.
         triangle_mean (`"logit"` or `"probability"`):
-            What is averaged over the cells (i, j) and (j, i) of a span; has no say with the upper triangle.
+            Quantity averaged over the cells (i, j) and (j, i) of a span; has no effect with the upper triangle.
         labels_per_span (`"all"` or `"best"`):
             Every label above its threshold, or only the best of them.
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
@@ -168,11 +168,11 @@ class SenerConfig(PretrainedConfig):
         """
         Write `config.json` and the code that it names: with weights and tokenizer beside them, a Hub repository.
 
-        Whatever precision the weights are stored in, they are computed in float32 unless a `dtype` is asked for.
+        The config asks for float32, whatever precision the weights are stored in; `dtype` overrides it at loading.
         """
         config = copy.deepcopy(self)
         config.dtype = "float32"
-        # Loaded from the Hub they name its repository; here they name the files beside this one.
+        # After loading from the Hub these name its repository; saved, they name the files beside config.json.
         config.auto_map = dict(AUTO_MAP)
         config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super(SenerConfig, config).save_pretrained(save_directory, **kwargs)
@@ -223,7 +223,7 @@ class SenerConfig(PretrainedConfig):
 
 
 def _revive(backbone_config):
-    """The encoder's configuration as an object of its own class (so that it loads with no network)."""
+    """Make the encoder's configuration an object of its own class, without network."""
     if backbone_config is None:
         return None  # transformers builds an empty configuration to find the defaults
     if isinstance(backbone_config, dict):
@@ -238,14 +238,14 @@ def _revive(backbone_config):
     if not isinstance(backbone_config, PretrainedConfig):
         raise ValueError(f"backbone_config is {backbone_config!r}: expected a dict or a PretrainedConfig")
     _check_backbone(backbone_config)
-    # The outer model decides on the precision; a dtype of the encoder's own would override it.
+    # The outer model sets the precision; a dtype of the encoder would override it.
     backbone_config.dtype = None
-    backbone_config.name_or_path = ""  # where its weights came from: often a folder of somebody's machine
+    backbone_config.name_or_path = ""  # often a path of the machine that made it
     return backbone_config
 
 
 def _check_backbone(config: PretrainedConfig):
-    """Raise `ValueError` naming the first field of an encoder that would stop it later, or change what it computes."""
+    """Raise `ValueError` naming the first field of an encoder that would fail later or change its results."""
 
     def require(field: str, holds: bool, expected: str):
         if not holds:
@@ -278,7 +278,7 @@ def _require(config, field: str, holds: bool, expected: str):
 
 
 def _check_given(fields: dict):
-    """Fields of every model of transformers that its own code takes for right."""
+    """Check the fields of every model that transformers itself does not check."""
     labels = fields.get("id2label", {})
     if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
         raise ValueError(f"SenerConfig.id2label is {labels!r}: expected a dict from numbers to labels")

@@ -1,8 +1,8 @@
 """
-From logits to spans, as pure functions: probabilities of a stretch of rows, candidates, and the choice among them.
+From logits to spans, as pure functions: probabilities of a chunk of rows, candidates, and the choice among them.
 
-B batch, N words, w window, W = 2w + 1 band columns, R labels, n rows of a stretch, K candidates. A stretch is computed
-from its own rows and the w that follow, so that a text can be decoded as its logits come.
+B batch, N words, w window, W band columns, R labels, n rows of a chunk, K candidates. With both triangles a chunk
+needs a halo of the w rows that follow, with the upper one none: a text is decoded as its logits come.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,8 @@ CHUNK = 2048  # rows decoded at a time: bounds the memory, changes no result
 
 class Candidates(NamedTuple):
     """
-    Spans of words with their labels, as arrays of one length K: `text` (row of the batch), `start`, `end` (exclusive)
-    and `label` (number in the order of the model's outputs) are int64, `score` is float32 in 0..1.
+    Spans of words with their labels, as arrays of one length K: `text` (number in the batch), `start`, `end`
+    (exclusive) and `label` (number in the order of the model's outputs) are int64, `score` is float32 in 0..1.
     """
 
     text: np.ndarray
@@ -33,20 +33,20 @@ class Candidates(NamedTuple):
         return Candidates(*(field[which] for field in self))
 
     @staticmethod
-    def join(parts: list["Candidates"]) -> "Candidates":
-        """The candidates of several stretches, in the order of the parts; of none, none."""
-        if not parts:
+    def join(chunks: list["Candidates"]) -> "Candidates":
+        """Join the candidates of several chunks, in their order; of no chunk, none."""
+        if not chunks:
             numbers = np.zeros(0, dtype=np.int64)
             return Candidates(numbers, numbers, numbers, numbers, np.zeros(0, dtype=np.float32))
-        return Candidates(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+        return Candidates(*(np.concatenate(fields) for fields in zip(*chunks, strict=True)))
 
 
 def span_probabilities(logits: Tensor, triangles: str, triangle_mean: str) -> Tensor:
     """
-    P(i, i + k), the mean of the cells (i, i + k) and (i + k, i) where the band has both triangles.
+    P(i, i + k): the mean of the cells (i, i + k) and (i + k, i) if the band has both triangles (eq. 12).
 
     Args:
-        logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w), where the text ends rows of zeros;
+        logits: *Shape:* with both triangles (B, n + w, W, R), rows [a, a + n + w), zeros past the text's end;
             with the upper one (B, n, W, R).
         triangle_mean: "logit" (sigmoid of the mean logit) or "probability" (mean of the two sigmoids).
 
@@ -79,7 +79,7 @@ def span_probabilities(logits: Tensor, triangles: str, triangle_mean: str) -> Te
 
 def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, first_row: int = 0) -> Candidates:
     """
-    Spans of a stretch whose score reaches their label's threshold.
+    Find the spans of a chunk whose score is at least their label's threshold.
 
     Args:
         probabilities: *Shape:* (B, n, w + 1, R), rows [first_row, first_row + n), of `span_probabilities`.
@@ -87,7 +87,7 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
         lengths: *Shape:* (B,), the number of words of each text.
 
     Returns:
-        The candidates in the order of text, start, end, label; pairs that are not words of the text never are.
+        The candidates in the order of text, start, end, label; only pairs of words of the text.
 
     Raises:
         FloatingPointError: a pair of words has a score that is not finite.
@@ -97,7 +97,7 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
     thresholds = thresholds.to(device, torch.float64)
     last = first_row + torch.arange(rows, device=device)[:, None] + torch.arange(width, device=device)
     valid = last < lengths.to(device)[:, None, None]
-    # One question to the device for each chunk: NaN passes as a hit, and is looked for among the few that did.
+    # The chunk's one wait for the device: NaN passes as a hit, and is looked for among the few hits.
     hits = ~(probabilities < thresholds.to(probabilities.dtype)) & valid[..., None]
     text, row, span, label = hits.nonzero(as_tuple=True)
     score = probabilities[text, row, span, label]
@@ -114,8 +114,8 @@ def find_candidates(probabilities: Tensor, thresholds: Tensor, lengths: Tensor, 
 
 def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> Candidates:
     """
-    The accepted spans of one text: highest score first, ties by start, end, label; a span that crosses an accepted
-    one is dropped, and without `allow_nested` one that overlaps it. A span's several labels never conflict.
+    Choose the spans of one text: highest score first, ties by start, end, label. A span that crosses an accepted one
+    is dropped; without `allow_nested`, so is one that overlaps it. Several labels of one span never conflict.
 
     Args:
         candidates: of one text; only those that may be returned, thresholds and label choice applied.
@@ -130,7 +130,7 @@ def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> 
     if not len(score):
         return candidates
     spans = np.stack([candidates.start, candidates.end], axis=1)
-    # What decides over a span decides over all of its labels: they stand or fall with the first.
+    # All labels of a span are accepted or dropped together.
     _, first, span_of = np.unique(spans, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     accept = _without_crossings if allow_nested else _without_overlaps
@@ -146,7 +146,7 @@ def select(candidates: Candidates, labels_per_span: str, allow_nested: bool) -> 
 
 
 def _without_crossings(spans: np.ndarray) -> np.ndarray:
-    """Of different spans (K, 2), best first: which do not cross a better one that is accepted."""
+    """Mark the spans, best first, that cross no better accepted one: distinct spans (K, 2) -> (K,) bool."""
     size = int(spans.max()) + 1
     farthest_end = np.full(size, -1)  # of the accepted spans that start at a position
     nearest_start = np.full(size, size)  # of the accepted spans that end at a position
@@ -163,7 +163,7 @@ def _without_crossings(spans: np.ndarray) -> np.ndarray:
 
 
 def _without_overlaps(spans: np.ndarray) -> np.ndarray:
-    """Of different spans (K, 2), best first: which share no word with a better one that is accepted."""
+    """Mark the spans, best first, that share no word with a better accepted one: distinct (K, 2) -> (K,) bool."""
     taken = np.zeros(int(spans.max()) + 1, dtype=bool)
     accepted = np.zeros(len(spans), dtype=bool)
     for k, (start, end) in enumerate(spans.tolist()):
@@ -190,7 +190,7 @@ def decode(
         logits: *Shape:* (B, N, W, R), W = 2w + 1 with both triangles, w + 1 with the upper one.
         lengths: *Shape:* (B,), words of each text, at most N.
         thresholds: *Shape:* (R,); infinity switches a label off, before conflicts are looked at.
-        stretch: rows at a time; the result does not depend on it.
+        chunk: rows at a time; the result does not depend on it.
 
     Returns:
         A `Candidates` per text, in text order.
@@ -200,14 +200,14 @@ def decode(
     """
     batch, rows, width = logits.shape[:3]
     halo = width // 2 if triangles == "both" else 0
-    parts = []
+    lengths, found = lengths.cpu(), []
     for first in range(0, rows, chunk):
-        own = min(chunk, rows - first)
-        part = logits[:, first : first + own + halo]
-        part = F.pad(part, (0, 0, 0, 0, 0, own + halo - part.shape[1])).cpu()
-        probabilities = span_probabilities(part, triangles, triangle_mean)
-        parts.append(find_candidates(probabilities, thresholds, lengths.cpu(), first))
-    return select_all(Candidates.join(parts), batch, labels_per_span, allow_nested)
+        count = min(chunk, rows - first)
+        cells = logits[:, first : first + count + halo]
+        cells = F.pad(cells, (0, 0, 0, 0, 0, count + halo - cells.shape[1])).cpu()
+        probabilities = span_probabilities(cells, triangles, triangle_mean)
+        found.append(find_candidates(probabilities, thresholds, lengths, first))
+    return select_all(Candidates.join(found), batch, labels_per_span, allow_nested)
 
 
 def select_all(candidates: Candidates, batch: int, labels_per_span: str, allow_nested: bool) -> list[Candidates]:

@@ -10,7 +10,7 @@ LEVELS = 2**16  # 16 random bits an element: a probability is met to within 1 / 
 
 def dropout(states: Tensor, p: float) -> Tensor:
     """
-    Dropout as in training: each element is 0 with probability `p`, and divided by the share that is kept otherwise.
+    Set each element to 0 with probability `p`, and divide the others by 1 - p.
 
     Args:
         p: from 0 to 1. On the CPU it is rounded to a multiple of 1 / `LEVELS`, 0 and 1 excepted.
@@ -30,7 +30,7 @@ def dropout(states: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout` that calls `dropout`."""
 
     def forward(self, states: Tensor) -> Tensor:
         return dropout(states, self.p) if self.training else states

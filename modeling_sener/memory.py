@@ -1,4 +1,4 @@
-"""Texts that memory does not hold: a batch is split, a text alone is named."""
+"""Out of memory: halve the batch and retry; name a text that does not fit alone."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from .decoding import Candidates
 
 
-# Of the CPU's allocator, of C++ and of the accelerators' allocators that have no exception of their own.
+# Of torch's CPU allocator, of C++, and of accelerators that raise a plain RuntimeError.
 MESSAGES = ("can't allocate memory", "std::bad_alloc", "out of memory")
 
 
 class TextTooLargeError(MemoryError):
     """
-    A text that memory does not hold, alone as it is.
+    A text does not fit into memory, even alone.
 
     Attributes:
-        text: its number among those that were given, from 0.
+        text: its number among the given texts, from 0.
         tokens: its length in tokens.
     """
 
@@ -27,7 +27,7 @@ class TextTooLargeError(MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the machine or of an accelerator, was asked for that is not there."""
+    """Whether an error means that the machine or an accelerator is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
@@ -35,29 +35,29 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def split_where_memory_ends(compute: Callable[..., Candidates], inputs: dict[str, Tensor]) -> Candidates:
     """
-    The candidates of a batch: `compute(**inputs)`, or, where that does not fit into memory, those of its halves, each
-    split again where it must be.
+    Compute the candidates of a batch, `compute(**inputs)`; if it does not fit into memory, those of its halves, each
+    halved again if need be.
 
     Args:
         inputs: tensors of *Shape:* (B, T), `attention_mask` among them, padded at the end.
 
     Raises:
-        TextTooLargeError: a text does not fit, alone as it is.
+        TextTooLargeError: a text does not fit, even alone.
     """
     try:
         return compute(**inputs)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Outside of `except`: there, the error holds on to everything that the attempt had computed.
-    lengths = inputs["attention_mask"].sum(dim=1)
+    # Outside of `except`, where the error would keep alive everything that the attempt has computed.
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
     if len(lengths) == 1:
-        raise TextTooLargeError(0, int(lengths[0]))
+        raise TextTooLargeError(0, lengths[0])
     half, found = len(lengths) // 2, []
-    for first, rows in ((0, slice(0, half)), (half, slice(half, None))):
-        part = {name: tensor[rows, : int(lengths[rows].max())] for name, tensor in inputs.items()}
+    for first, texts in ((0, slice(0, half)), (half, slice(half, None))):
+        fewer = {name: tensor[texts, : max(lengths[texts])] for name, tensor in inputs.items()}
         try:
-            candidates = split_where_memory_ends(compute, part)
+            candidates = split_where_memory_ends(compute, fewer)
         except TextTooLargeError as error:
             raise TextTooLargeError(first + error.text, error.tokens) from None
         found.append(candidates._replace(text=candidates.text + first))

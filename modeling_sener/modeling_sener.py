@@ -1,5 +1,21 @@
-"""
+r"""
 SeNER: an encoder with arrow attention, a biaffine band of word pairs, and BiSPA blocks over it.
+
+The model's equations, each cited by its number where it is computed (`grep -n "eq. 5\b" *.py`). The numbers are this
+code's own; the paper is Chen, Zhang, Tang, "Small Language Model Makes an Effective Long Text Extractor".
+
+- eq. 1, arrow attention: token i attends to token j if |i - j| <= w, i = 0 or j = 0 (arrow_attention.py)
+- eq. 2, LogN-Scaling: [CLS]'s scores are multiplied by log(L) / log(512), L tokens (arrow_attention.py)
+- eq. 3, DeBERTa's score: (q_i.k_j + q_i.KR[b(i - j)] + k_j.QR[b(i - j)]) / sqrt(3 D) (disentangled_attention.py)
+- eq. 4, word states: x_n = max over the word's tokens, elementwise (pooling.py)
+- eq. 5, biaffine: S_c(i, j) = â_i^T U_c ê_j + W_c [â_i ; ê_j], a_i = GELU(Linear_s(x_i)), e_j likewise (bispa.py)
+- eq. 6, triangles: Z <- Z + m[k >= w] (bispa.py)
+- eq. 7, plus-shaped attention: Zh along the rows, Zv along the columns of the square (bispa.py)
+- eq. 8, its residual: Z1 = LN(Z + Dense([Zh ; Zv])) (bispa.py)
+- eq. 9, convolutions: Z2 = LN(Z1 + Conv(GELU(Conv(Z1)))) (bispa.py)
+- eq. 10, logits: Y = Linear(Z + S), Z after the last block (modeling_sener.py)
+- eq. 11, loss: binary cross-entropy, summed over valid cells and labels of a text (modeling_sener.py)
+- eq. 12, probability of a span: P(i, j), the mean of the cells (i, j) and (j, i) (decoding.py)
 
 B batch, T tokens, N words, d hidden size, w window, W band columns, b before the diagonal, C channels, R labels.
 """
@@ -17,8 +33,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-# Some are not used here: transformers fetches what this file imports (older releases, from a local folder, nothing
-# that only those import), and saving a model writes all that was fetched.
+# Every file of the folder is imported here, used or not: loading a model fetches the files that this one imports
+# (older releases of transformers do not follow their imports), and saving a model writes the fetched files.
 from .arrow_attention import NAME, ArrowAttentionContext
 from .band import Band, must_run_whole
 from .bispa import BiaffineBand, BilinearWeight, BiSPABlock
@@ -27,17 +43,19 @@ from .chunked_layers import compute_layers_in_chunks
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
+from .disentangled_attention import DisentangledArrowAttention  # noqa: F401
 from .dropout import Dropout  # noqa: F401
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .pooling import pool_in_place, pool_words
-from .processing_sener import HUB_OPTIONS, SenerProcessor  # noqa: F401
+from .processing_sener import SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
+from .tokenization import only_hub_options
 
 
-CHUNK_SIZE_ON_CPU = 1024  # a part's tensors stay in the caches
-CHUNK_SIZE = 16384  # an accelerator needs large ones
-CELLS_PER_TOKEN = 48  # cells of the band in a part of the head for each token in a part of the encoder
+CHUNK_SIZE_ON_CPU = 1024  # small: a chunk's tensors stay in the processor's caches
+CHUNK_SIZE = 16384  # large: enough work for an accelerator
+CELLS_PER_TOKEN = 48  # cells of the band in a chunk of the head, for each token in a chunk of the encoder
 PRIOR = 1e-4  # a new model's probability that a cell is an entity: shares counted on data are 1e-6 to 2e-3 for a label
 
 
@@ -47,8 +65,8 @@ class SenerOutput(ModelOutput):
     Args:
         loss: binary cross-entropy summed over a text's valid cells and labels, averaged over the batch; scalar.
         logits: *Shape:* (B, N, W, R): cell (i, k) is the pair of words (i, j = i + k - b). With both triangles b = w
-            and W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are no pair of words of the text hold no
-            meaning. With `span_window=None`, w is N - 1. In an exported program N is T.
+            and W = 2w + 1, with the upper one b = 0 and W = w + 1. Cells that are not a pair of words of the text
+            hold anything. With `span_window=None`, w is N - 1. In an exported program N is T.
     """
 
     loss: Tensor | None = None
@@ -141,7 +159,7 @@ class SenerModel(PreTrainedModel):
         return model
 
     def _init_weights(self, module: nn.Module):
-        """Weights of the head; the encoder, a `PreTrainedModel` itself, makes its own."""
+        """Initialise the head; the encoder, a `PreTrainedModel` itself, initialises its own weights."""
         if module is self.classifier:
             init.constant_(module.bias, math.log(PRIOR / (1 - PRIOR)))
             init.normal_(module.weight, std=module.in_features**-0.5)
@@ -182,7 +200,7 @@ class SenerModel(PreTrainedModel):
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
-        del words  # the generator lets go of them too, once it has their projections
+        del words  # the generator drops them as well, once it has their projections
         logits = join_rows(chunks, num_words)
         loss = None if labels is None else self.loss(logits, labels, band)
         # A compiled program has no branch on a value.
@@ -192,7 +210,7 @@ class SenerModel(PreTrainedModel):
         return SenerOutput(loss=loss, logits=logits)
 
     def not_finite(self, what: str, *inputs: Tensor) -> FloatingPointError:
-        """The error of a result that is not finite, naming the weight or module that it comes from."""
+        """Make the error for a result that is not finite; it names the weight or module that is the cause."""
 
         def compute():
             words, lengths = self.encode(*inputs)
@@ -215,7 +233,7 @@ class SenerModel(PreTrainedModel):
         fields = {} if positions is None else {"position_ids": positions}
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, arrow=arrow, **fields)
         lengths = word_index.amax(dim=1)
-        # A program's shapes follow from its inputs' shapes: an exported one has a row for every token.
+        # A program's shapes follow from its inputs' shapes: an exported one has a word for every token.
         num_words = word_index.shape[1] if torch.compiler.is_exporting() else int(lengths.max())
         if must_run_whole():
             return pool_words(output.last_hidden_state, word_index, num_words), lengths
@@ -232,36 +250,36 @@ class SenerModel(PreTrainedModel):
         return Band.of(lengths, max(words.shape[1] - 1, 0) if window is None else window, self.config.triangles)
 
     def logit_chunks(self, words: Tensor, band: Band) -> Iterator[Tensor]:
-        """Logits of all rows in order, in chunks (B, n, W, R); in one for gradients and for an export."""
+        """Yield the logits of all rows in order, in chunks (B, n, W, R); in one chunk for gradients and exports."""
         num_words = words.shape[1]
         if num_words == 0:
             yield words.new_zeros(words.shape[0], 0, band.width, self.config.num_labels)
             return
         starts, ends = self.biaffine(words)
-        del words  # their projections are all that the chunks need, and the text may be long
+        del words  # the chunks need their projections only
         size = max(1, self.chunk_size * CELLS_PER_TOKEN // (starts.shape[0] * band.width))
         if must_run_whole():
-            # Not a loop of one turn: an exported program has none as long as the text.
-            reached = F.pad(ends, (0, 0, band.before, band.window))
-            scores = self.biaffine.rows(starts, reached, slice(0, num_words), band)
+            # Written without the loop, which an exported program cannot have.
+            haloed = F.pad(ends, (0, 0, band.before, band.window))
+            scores = self.biaffine.score_rows(starts, haloed, slice(0, num_words), band)
             yield self.classify(scores, band, WholeText(size))
         else:
             yield from self.classify(self.score_chunks(starts, ends, band, size), band, ChunkByChunk(num_words))
 
     def score_chunks(self, starts: Tensor, ends: Tensor, band: Band, size: int) -> Iterator[Tensor]:
-        """The biaffine scores in chunks of `size` rows: (B, n, W, C)."""
+        """Yield the biaffine scores (eq. 5) in chunks of `size` rows: (B, n, W, C)."""
         num_words = starts.shape[1]
         padded = F.pad(ends, (0, 0, band.before, band.window))
         for first in range(0, num_words, size):
             rows = slice(first, min(first + size, num_words))
-            reached = padded[:, rows.start : rows.stop + band.width - 1]
-            yield self.biaffine.rows(starts[:, rows], reached, rows, band)
+            haloed = padded[:, rows.start : rows.stop + band.width - 1]
+            yield self.biaffine.score_rows(starts[:, rows], haloed, rows, band)
 
     def classify(self, scores, band: Band, run: WholeText | ChunkByChunk):
-        """Y = Linear(Z + S), Z the scores S after all blocks: (B, N, W, C) -> (B, N, W, R), whole or in chunks."""
+        """Y = Linear(Z + S), Z the scores S after all blocks (eq. 10): (B, N, W, C) -> (B, N, W, R)."""
         cells, skip = run.tee(scores)
         for block in self.blocks:
-            # Backward begins with the last block: what it would compute again is needed at once, nothing is saved.
+            # Not the last block: backward begins with it, so that checkpointing it would save no memory.
             if self.gradient_checkpointing and self.training and block is not self.blocks[-1]:
                 cells = self._gradient_checkpointing_func(block, cells, band, run)
             else:
@@ -273,7 +291,7 @@ class SenerModel(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor, thresholds: Tensor
     ) -> Candidates:
         """
-        Spans whose score reaches their label's threshold, found as the logits come: none are kept, so that memory
+        Find the spans whose score is at least their label's threshold, chunk by chunk. No logits are kept: memory
         grows with the text by little more than a hidden state. A batch that does not fit into memory is split.
 
         Args:
@@ -283,7 +301,7 @@ class SenerModel(PreTrainedModel):
             The candidates of all texts; `SenerProcessor.entities` chooses among them.
 
         Raises:
-            TextTooLargeError: a text alone does not fit into memory; says which.
+            TextTooLargeError: a text does not fit into memory, even alone; names it.
             FloatingPointError: a score is NaN or infinite; names the weight or module that it comes from.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "word_index": word_index}
@@ -295,10 +313,10 @@ class SenerModel(PreTrainedModel):
         words, lengths = self.encode(input_ids, attention_mask, word_index)
         band, num_words = self.band(words, lengths), words.shape[1]
         chunks = self.logit_chunks(words, band)
-        del words  # the generator lets go of them too, once it has their projections
+        del words  # the generator drops them as well, once it has their projections
         found = Candidates.join([])
-        # Joined as they come: small arrays of every chunk, kept between the large ones that come and go, would
-        # fragment the heap until it grows by more than the text.
+        # Joined after each chunk: small arrays kept between large ones that come and go would fragment the heap, until
+        # it grows by more than the text.
         try:
             for logits, rows in with_halo(chunks, (0, band.before), num_words):  # cell (j, i) lies in row j
                 if logits.device.type in ("mps", "xpu"):
@@ -310,7 +328,7 @@ class SenerModel(PreTrainedModel):
         return found
 
     def loss(self, logits: Tensor, labels: Tensor, band: Band) -> Tensor:
-        """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch."""
+        """Binary cross-entropy over valid cells and labels, summed per text, averaged over the batch (eq. 11)."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}")
         weight = band.mask(slice(0, logits.shape[1]))[..., None].to(torch.float32)
@@ -319,12 +337,12 @@ class SenerModel(PreTrainedModel):
 
 
 def check_triangles(name, options: dict) -> None:
-    """Raise `ValueError` where `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
+    """Raise `ValueError` if `from_pretrained` is asked for other triangles than the checkpoint was trained with."""
     asked = getattr(options.get("config"), "triangles", options.get("triangles"))
     if name is None or asked is None:
         return
-    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
-    trained = SenerConfig.get_config_dict(name, **hub)[0].get("triangles", "both")  # older files do not have the field
+    fields, _ = SenerConfig.get_config_dict(name, **only_hub_options(options))
+    trained = fields.get("triangles", "both")  # older files do not have the field
     if asked != trained:
         raise ValueError(
             f"{name}: SenerConfig.triangles is {asked!r}, this checkpoint was trained with {trained!r}: the weights "
@@ -337,7 +355,7 @@ def build_backbone(config) -> PreTrainedModel:
     The encoder of a configuration, with random weights and arrow attention.
 
     Raises:
-        ValueError: an encoder that computes attention by itself would not get ours.
+        ValueError: transformers computes this encoder's attention in the encoder's own code.
     """
     if config.model_type == "deberta-v2":
         return DebertaArrowModel(config)
@@ -354,16 +372,17 @@ def build_backbone(config) -> PreTrainedModel:
 
 
 def drop_pooler(backbone: nn.Module):
-    """A pooler's weights would be saved, never trained and never read."""
+    """Remove a pooler, whose weights would be saved but never trained nor read."""
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
 
 
 def wrapped_positions(backbone: nn.Module, length: int, device: torch.device) -> Tensor | None:
     """
-    Positions of an encoder with a learned position table, *Shape:* (1, T): past the table's end they start again.
+    Make the positions for an encoder with a learned position table, *Shape:* (1, T): past the table's end they start
+    again. RoBERTa's begin after its padding entry.
 
-    RoBERTa's table begins after its padding entry. Encoders without a table (relative, rotary) get `None`.
+    Returns `None` for encoders without a table (relative, rotary positions).
     """
     for name, table in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):

@@ -11,12 +11,12 @@ from transformers import Pipeline
 from .memory import TextTooLargeError
 
 
-BATCHES = 16  # that are read ahead, so that texts of similar length share one
+BATCHES = 16  # batches of texts that are read ahead and sorted, so that texts of similar length share a batch
 
 
 @dataclass(frozen=True)
 class _Closed:
-    """What belongs to one text, closed to the pipeline, which looks for tensors in lists item by item."""
+    """Hides the content of one text from the pipeline, which searches lists for tensors item by item."""
 
     content: Any
 
@@ -34,7 +34,7 @@ class SenerPipeline(Pipeline):
     A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
     order of the input. Options of a call, or of the pipeline for all calls: `threshold` (a number, or a dict per
     label), `allow_nested`, `labels` (a subset), as in [`SenerProcessor.post_process`]; `batch_size`, texts that run
-    through the model together: of 16 batches read ahead, those of similar length. What is not given is taken from the
+    through the model together: of 16 batches read ahead, those of similar length. Other options are taken from the
     model's config.
     """
 
@@ -52,7 +52,7 @@ class SenerPipeline(Pipeline):
         self.model.eval()
 
     def __getstate__(self) -> dict:
-        """What pickle keeps: not the number of calls, so that `Dataset.map` knows the pipeline again after one."""
+        """Leave the number of calls out: `Dataset.map` hashes the pickle, which a call must not change."""
         return {**self.__dict__, "call_count": 0}
 
     def __call__(self, inputs, **options):
@@ -64,17 +64,17 @@ class SenerPipeline(Pipeline):
         Raises:
             TypeError: something is not a string; says which.
             ValueError: an unknown label, or a threshold outside of 0..1.
-            TextTooLargeError: a text does not fit into memory, alone as it is (batches are split); says which.
+            TextTooLargeError: a text does not fit into memory, even alone (batches are split); says which.
         """
         if isinstance(inputs, list | tuple):
-            texts = list(_strings(inputs))  # all are looked at before the first is computed
+            texts = list(_strings(inputs))  # check all before computing the first
             return list(self._in_order((text for text in texts), options))
         if isinstance(inputs, Iterator):
             return self._in_order(_strings(inputs), options)
         return super().__call__(inputs, **options)
 
     def _in_order(self, texts: Iterator[str], options: dict) -> Iterator[list[dict]]:
-        """The entities of each text, as they come; no more is read ahead than batches of similar length need."""
+        """Yield the entities of each text in order; read ahead `BATCHES` batches at most."""
         batch_size = options.get("batch_size") or self._batch_size or 1
         if batch_size == 1:
             yield from _naming(super().__call__(texts, **options), count())
@@ -93,7 +93,7 @@ class SenerPipeline(Pipeline):
             raise ValueError(f"allow_nested is {allow_nested!r}: expected True or False")
         if labels is not None and not isinstance(labels, str):
             labels = list(labels)  # read for each batch
-        self.processor.thresholds(threshold, labels)  # raises before the model has run for nothing
+        self.processor.thresholds(threshold, labels)  # raises before the model runs
         options = {"threshold": threshold, "allow_nested": allow_nested, "labels": labels}
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
@@ -133,12 +133,12 @@ def _strings(texts: Iterable) -> Iterator[str]:
 
 
 def _naming(found: Iterator[list[dict]], numbers: Iterable[int]) -> Iterator[list[dict]]:
-    """What is found, as it comes; where a text does not fit into memory, the error has its number of `numbers`."""
+    """Pass results on; if a text does not fit into memory, put its number of `numbers` into the error."""
     numbers = iter(numbers)
     try:
         for entities in found:
             next(numbers)
             yield entities
     except TextTooLargeError as error:
-        # Of the batches before this one, all results have come.
+        # All results of earlier batches have been passed on: `numbers` stands at the first text of this batch.
         raise TextTooLargeError(next(islice(numbers, error.text, None)), error.tokens) from None

@@ -1,11 +1,10 @@
 """
-Text in, spans of text out: words with their offsets, the encoder's tokens, and from scores back to characters.
+Texts to the model's inputs (words, tokens), and its scores back to entities with character offsets.
 
-B batch, T tokens, N words with tokens (rows of the span tensor), W columns of the band, R labels.
+B batch, T tokens, N words that have tokens, W columns of the band, R labels.
 """
 
 import json
-import re
 from numbers import Real
 from pathlib import Path
 
@@ -13,45 +12,31 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
-from transformers import (
-    AutoTokenizer,
-    BatchEncoding,
-    DebertaV2Tokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    ProcessorMixin,
-)
-from transformers.convert_slow_tokenizer import DebertaV2Converter
-from transformers.utils import cached_file
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-from .band import Band  # noqa: F401 (as in modeling_sener.py)
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
+from .tokenization import (
+    WORD_PATTERN,
+    backbone_tokenizer,
+    only_hub_options,
+    optional_file,
+    own_tokenizer,
+    without_surrogates,
+)
 
 
 PROCESSOR_FILE = "processor_config.json"
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-# Scripts that put no spaces between words: each letter, with its marks, is a word.
-_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
-_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
-# What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
-_JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
-# Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
-# own. Every repetition is possessive, so that the time is linear whatever the text.
-WORD_PATTERN = rf"{_UNSPACED}\p{{M}}*+|{_LETTER}++(?:(?:{_JOINT}){_LETTER}++)*+|\S\p{{M}}*+"
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SenerInputs(BatchEncoding):
     """
-    What the model takes, and what `SenerProcessor.post_process` needs beside it.
+    The model's inputs, with the texts and offsets that `SenerProcessor.post_process` needs.
 
     Attributes:
         texts (`list`): the texts as they were given, strings or lists of words.
-        word_offsets (`list[list[tuple[int, int]]]`): per text, row r of the span tensor (`word_index` r + 1) is
-            `text[start:end]`; numbers of words where the text is a list of words.
+        word_offsets (`list[list[tuple[int, int]]]`): per text, word n (`word_index` n + 1) is `text[start:end]`;
+            numbers of words if the text is a list of words.
     """
 
     def __init__(self, data: dict, texts: list, word_offsets: list):
@@ -59,7 +44,7 @@ class SenerInputs(BatchEncoding):
         self.texts = texts
         self.word_offsets = word_offsets
 
-    def __getstate__(self):  # BatchEncoding's own leaves the attributes out, so that a DataLoader's worker loses them
+    def __getstate__(self):  # BatchEncoding's own leaves the attributes out: a DataLoader's worker would lose them
         return {**super().__getstate__(), "texts": self.texts, "word_offsets": self.word_offsets}
 
     def __setstate__(self, state):
@@ -73,16 +58,16 @@ class SenerProcessor(ProcessorMixin):
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`):
-            The encoder's fast tokenizer. A copy is kept: one that never cuts or pads by itself (as MiniLM's file asks
-            for), and that takes each word as one after a space (as RoBERTa's does not).
-        config (`SenerConfig`): the labels, and what `post_process` does by default.
+            The encoder's fast tokenizer. The processor keeps a copy that never truncates or pads by itself (MiniLM's
+            would) and that treats each word as one that follows a space (RoBERTa's would not).
+        config (`SenerConfig`): the labels, and the defaults of `post_process`.
         word_pattern (`str`): regular expression (Oniguruma) of a word.
     """
 
     def __init__(self, tokenizer, config: SenerConfig, word_pattern: str = WORD_PATTERN):
         if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
             raise TypeError(f"SenerProcessor needs a fast tokenizer of transformers, got {type(tokenizer).__name__}")
-        super().__init__(_own_tokenizer(tokenizer))
+        super().__init__(own_tokenizer(tokenizer))
         self.config = config
         self.word_pattern = word_pattern
         try:
@@ -93,25 +78,25 @@ class SenerProcessor(ProcessorMixin):
     @classmethod
     def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
         """
-        The processor of a new model on a pretrained encoder.
+        Make the processor of a new model on a pretrained encoder.
 
         Args:
             name_or_folder: the encoder's repository or folder.
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
         """
-        return cls(_backbone_tokenizer(str(name_or_folder), _hub_options(hub_options)), config)
+        return cls(backbone_tokenizer(str(name_or_folder), only_hub_options(hub_options)), config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
         """
-        The processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
+        Load the processor of a SeNER repository or folder: its tokenizer, `processor_config.json` and `config.json`.
 
         Raises:
             ValueError: `config.json` is that of another model, or a file of the tokenizer's or the processor's is
                 missing or damaged.
             OSError: there is no such folder or repository, or no readable `config.json`.
         """
-        name, options = str(pretrained_model_name_or_path), _hub_options(kwargs)
+        name, options = str(pretrained_model_name_or_path), only_hub_options(kwargs)
         fields, _ = SenerConfig.get_config_dict(name, **options)
         found = fields.get("model_type") if isinstance(fields, dict) else None
         if found != SenerConfig.model_type:
@@ -124,7 +109,7 @@ class SenerProcessor(ProcessorMixin):
             raise ValueError(
                 f"{name}: tokenizer.json or tokenizer_config.json is missing or damaged ({reason}): fetch it again"
             ) from error
-        file = _optional_file(name, PROCESSOR_FILE, options)
+        file = optional_file(name, PROCESSOR_FILE, options)
         if file is None:
             raise ValueError(f"{name}: {PROCESSOR_FILE} is missing: fetch it again")
         try:
@@ -137,8 +122,8 @@ class SenerProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory, **kwargs) -> list[str]:
         """
-        Write `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; where there is no `config.json`,
-        that too, with the code that `AutoProcessor` loads.
+        Write `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; if the folder has no
+        `config.json`, also that and the code that `AutoProcessor` loads.
 
         Returns:
             The files that were written.
@@ -147,8 +132,7 @@ class SenerProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self._backend()
         files = [Path(file) for file in self.tokenizer.save_pretrained(folder)]
-        # The class's new name in transformers 5 is unknown to 4; this one both know, and it keeps the normalisation
-        # of tokenizer.json as it is, which DeBERTa's own class does not.
+        # transformers 4 and 5 both know this class. Unlike DeBERTa's own, it keeps tokenizer.json's normalisation.
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         _write_json(folder / "tokenizer_config.json", settings)
@@ -160,7 +144,7 @@ class SenerProcessor(ProcessorMixin):
         return [str(file) for file in dict.fromkeys(files)]
 
     def to_dict(self) -> dict:
-        """What `processor_config.json` holds."""
+        """The content of `processor_config.json`."""
         return {
             "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
             "processor_class": type(self).__name__,
@@ -173,7 +157,7 @@ class SenerProcessor(ProcessorMixin):
 
     def split_words(self, text: str) -> list[tuple[int, int]]:
         """Offsets (start, end) of the words of a text: word k is `text[start:end]`, in Python's code points."""
-        return [offsets for _, offsets in self._splitter.pre_tokenize_str(_without_surrogates(text))]
+        return [offsets for _, offsets in self._splitter.pre_tokenize_str(without_surrogates(text))]
 
     def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
         """
@@ -182,9 +166,9 @@ class SenerProcessor(ProcessorMixin):
             return_tensors: "pt"; no other kind is made.
 
         Returns:
-            `input_ids`, `attention_mask` and `word_index` (the 1-based row of a token's word, 0 for special tokens
-            and padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
-            `texts` and `word_offsets`. A word without tokens (a control character, say) takes no row.
+            `input_ids`, `attention_mask` and `word_index` (the 1-based word of each token, 0 for special tokens and
+            padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
+            `texts` and `word_offsets`. A word without tokens (a control character, say) is left out of the count.
 
         Raises:
             TypeError: something is not a string; says where.
@@ -195,17 +179,17 @@ class SenerProcessor(ProcessorMixin):
         texts = _check_words(texts) if is_split_into_words else _check_strings(texts)
         if is_split_into_words:
             offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
-            words = [[_without_surrogates(word) for word in text] for text in texts]
+            words = [[without_surrogates(word) for word in text] for text in texts]
         else:
-            found = [self._splitter.pre_tokenize_str(_without_surrogates(text)) for text in texts]
+            found = [self._splitter.pre_tokenize_str(without_surrogates(text)) for text in texts]
             offsets = [[place for _, place in text] for text in found]
             words = [[word for word, _ in text] for text in found]
         encodings = self._backend().encode_batch(words, is_pretokenized=True)
         ids, index, word_offsets = [], [], []
         for encoding, places in zip(encodings, offsets, strict=True):
-            rows, kept = _number_words(encoding.word_ids)
+            numbers, kept = _number_words(encoding.word_ids)
             ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
-            index.append(torch.from_numpy(rows))
+            index.append(torch.from_numpy(numbers))
             word_offsets.append([places[number] for number in kept])
         return SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
 
@@ -248,9 +232,9 @@ class SenerProcessor(ProcessorMixin):
 
     def entities(self, candidates: Candidates, inputs: SenerInputs, allow_nested: bool | None = None) -> list[list]:
         """
-        As `post_process`, from the candidates of `SenerModel.find_candidates`, which keeps no logits: for long texts.
+        As `post_process`, from the candidates of `SenerModel.find_candidates`: for long texts, as it keeps no logits.
 
-        Thresholds and labels are those that the candidates were found with.
+        Thresholds and labels were applied when the candidates were found.
         """
         texts, word_offsets = _carried(inputs)
         allow_nested = self.config.allow_nested if allow_nested is None else allow_nested
@@ -259,7 +243,7 @@ class SenerProcessor(ProcessorMixin):
 
     def thresholds(self, threshold=None, labels=None) -> torch.Tensor:
         """
-        The call's thresholds over the config's: *Shape:* (R,), float64, infinity for a label that is not wanted.
+        Merge the call's thresholds with the config's: *Shape:* (R,), float64, infinity for labels not asked for.
 
         Raises:
             ValueError: an unknown label, or a threshold that is no number of 0..1.
@@ -282,16 +266,16 @@ class SenerProcessor(ProcessorMixin):
 
     def _entities(self, text, offsets, found) -> list[dict]:
         entities = []
-        columns = (found.start, found.end, found.label, found.score)
-        for first, end, label, score in zip(*(column.tolist() for column in columns), strict=True):
+        fields = (found.start, found.end, found.label, found.score)
+        for first, end, label, score in zip(*(field.tolist() for field in fields), strict=True):
             start, stop = offsets[first][0], offsets[end - 1][1]
-            part = text[start:stop] if isinstance(text, str) else " ".join(text[start:stop])
-            entity = {"start": start, "end": stop, "text": part, "label": self.config.labels[label], "score": score}
+            own = text[start:stop] if isinstance(text, str) else " ".join(text[start:stop])
+            entity = {"start": start, "end": stop, "text": own, "label": self.config.labels[label], "score": score}
             entities.append(entity)
         return entities
 
     def _backend(self) -> Tokenizer:
-        """The tokenizer proper, whatever `self.tokenizer` was called with before."""
+        """The Rust tokenizer, its settings restored: a call of `self.tokenizer` may have changed them."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -300,7 +284,7 @@ class SenerProcessor(ProcessorMixin):
 
 
 def _carried(inputs) -> tuple[list, list]:
-    """The texts and offsets that the processor's return value carries."""
+    """Read the texts and offsets that the processor's return value carries."""
     texts, word_offsets = getattr(inputs, "texts", None), getattr(inputs, "word_offsets", None)
     if texts is None or word_offsets is None:
         raise ValueError(
@@ -311,7 +295,7 @@ def _carried(inputs) -> tuple[list, list]:
 
 
 def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
-    """Tokens and words of several texts, padded on the right: the model's inputs, each *Shape:* (B, T)."""
+    """Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T)."""
     mask = [torch.ones_like(text) for text in ids]
     pad = torch.nn.utils.rnn.pad_sequence
     return {
@@ -322,17 +306,12 @@ def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) 
 
 
 def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
-    """1-based rows of the tokens (0: none), and the number of the word that each row is."""
-    numbers = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
-    rows = np.zeros_like(numbers)
-    kept, place = np.unique(numbers[numbers >= 0], return_inverse=True)
-    rows[numbers >= 0] = place + 1
-    return rows, kept.tolist()
-
-
-def _without_surrogates(text: str) -> str:
-    """Lone surrogates, which are no Unicode text, replaced one for one: offsets stay as they are."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    """Count the words that have tokens: the 1-based word of each token (0: none), and the original number of each."""
+    given = np.array([-1 if number is None else number for number in word_ids], dtype=np.int64)
+    numbers = np.zeros_like(given)
+    kept, place = np.unique(given[given >= 0], return_inverse=True)
+    numbers[given >= 0] = place + 1
+    return numbers, kept.tolist()
 
 
 def _check_strings(texts) -> list[str]:
@@ -365,55 +344,6 @@ def _not_empty(texts) -> list:
     if not texts:
         raise ValueError("there is no text: pass at least one (it may be empty)")
     return list(texts)
-
-
-def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A copy that neither cuts nor pads by itself, and that sees each word as one that follows a space."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["truncation"] = state["padding"] = None
-    _put_space_before_words(state["pre_tokenizer"] or {})
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)), padding_side="right", **tokenizer.special_tokens_map
-    )
-
-
-def _put_space_before_words(pre_tokenizer: dict):
-    for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        if part.get("type") == "ByteLevel":
-            part["add_prefix_space"] = True
-        if part.get("type") == "Metaspace" and part["prepend_scheme"] == "never":
-            part["prepend_scheme"] = "first"
-
-
-def _backbone_tokenizer(name: str, options: dict) -> PreTrainedTokenizerFast:
-    """
-    The tokenizer of an encoder, exactly as it was trained: transformers 5 rebuilds some (DeBERTa-v2's loses
-    SentencePiece's character map), so the normalisation is taken from the files themselves.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    sentencepiece = _optional_file(name, "spm.model", options)
-    if sentencepiece is not None and isinstance(tokenizer, DebertaV2Tokenizer):
-        tokenizer.vocab_file = sentencepiece
-        backend = DebertaV2Converter(tokenizer).converted()
-    else:
-        file = _optional_file(name, "tokenizer.json", options)
-        backend = tokenizer.backend_tokenizer if file is None else Tokenizer.from_file(file)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
-
-
-def _optional_file(name: str, file: str, options: dict) -> str | None:
-    """Its path, or `None` where there is none. Offline, a file that is not in the cache counts as none."""
-    return cached_file(
-        name,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **options,
-    )
-
-
-def _hub_options(kwargs: dict) -> dict:
-    return {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
 
 
 def _write_json(path: Path, content: dict):

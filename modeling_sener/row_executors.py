@@ -1,9 +1,9 @@
 """
-Two ways to carry out steps that map rows of the band to rows of the band: all rows at once, for training, and chunk
-after chunk, for inference. The steps, the equations, are written once, for either.
+Executors of steps that map rows of the band to rows of the band: `WholeText` for training, `ChunkByChunk` for
+inference. The steps, which hold the equations, are the same for both.
 
-A step is called with the rows of a chunk and their halo, the rows on either side that it depends on (zeros outside the
-text); with the same rows of further inputs, which have no halo; and with the `slice` of rows to make.
+A step gets the rows of a chunk with their halo, the rows on either side that its result depends on (zeros outside of
+the text); the same rows of further inputs, without halo; and the `slice` of rows to compute.
 
 B batch, N words, n rows of a chunk, W columns, C channels.
 """
@@ -24,11 +24,11 @@ Halo = tuple[int, int]  # rows before and rows after
 
 class WholeText:
     """
-    Computes all rows of a text and keeps the autograd graph small: of a step only its inputs and its result are kept,
-    and backward computes the rest again, chunk by chunk.
+    Computes all rows of a text with little memory for backward: a step keeps its inputs and its result only, and
+    backward computes the rest again, chunk by chunk.
 
-    What is between is larger than either (three projections, scores, hidden maps of N x W x C each) and is used once.
-    A chunk of it stays in the processor's caches, which pays for computing it twice.
+    Intermediate results are larger (three projections, scores, hidden maps of N x W x C each) and used once. A chunk
+    of them stays in the processor's caches, which pays for computing it twice.
 
     Args:
         chunk_rows: rows of a chunk.
@@ -38,12 +38,12 @@ class WholeText:
         self.chunk_rows = chunk_rows
 
     def tee(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The same rows twice, for a step and for a later one that takes them again (a skip connection)."""
+        """Return the rows twice: for the next step, and for a later one (a skip connection)."""
         return rows, rows
 
     def map(self, step: Callable, rows: Tensor, *others: Tensor, owner: nn.Module, halo: Halo = (0, 0)) -> Tensor:
         """
-        `step` of all rows.
+        Apply `step` to all rows.
 
         Args:
             step: as the module says; returns (B, n, W, C').
@@ -93,8 +93,8 @@ class _Checkpointed(torch.autograd.Function):
         ctx.random = _random_state(first.device) if call.owner.training else None
         ctx.save_for_backward(*tensors)
         out = None
-        for rows, reach, pad in _chunks(first.shape[1], chunk_rows, halo):
-            made = call(pad_rows(first[:, reach], *pad), *(other[:, rows] for other in others), rows=rows)
+        for rows, haloed, pad in _chunks(first.shape[1], chunk_rows, halo):
+            made = call(pad_rows(first[:, haloed], *pad), *(other[:, rows] for other in others), rows=rows)
             if out is None:
                 out = made.new_empty(*first.shape[:2], *made.shape[2:])
             out[:, rows] = made
@@ -102,17 +102,17 @@ class _Checkpointed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if torch.is_grad_enabled():  # only with create_graph: what is computed again below leaves no graph
+        if torch.is_grad_enabled():  # only with create_graph: the recomputation below leaves no graph
             raise RuntimeError("SeNER computes no gradients of gradients: leave out create_graph=True")
-        saved = ctx.saved_tensors  # to be asked for once: checkpointing of whole blocks computes them again
+        saved = ctx.saved_tensors  # read once: under checkpointing of whole blocks, reading computes them again
         inputs, weights = saved[: ctx.num_inputs], saved[ctx.num_inputs :]
         first, *others = inputs
         leaves = [weight.detach().requires_grad_() for weight in weights]
         named = {f"owner.{name}": leaf for name, leaf in zip(ctx.names, leaves, strict=True)}
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
         with _replayed(ctx.random), torch.enable_grad(), torch.autocast(first.device.type, **ctx.precision):
-            for rows, reach, pad in _chunks(first.shape[1], ctx.chunk_rows, ctx.halo):
-                places = [reach, *[rows] * len(others)]
+            for rows, haloed, pad in _chunks(first.shape[1], ctx.chunk_rows, ctx.halo):
+                places = [haloed, *[rows] * len(others)]
                 own = [
                     tensor[:, place].detach().requires_grad_() for tensor, place in zip(inputs, places, strict=True)
                 ]
@@ -124,7 +124,7 @@ class _Checkpointed(torch.autograd.Function):
 
 
 def _chunks(num_rows: int, chunk_rows: int, halo: Halo) -> Iterator[tuple[slice, slice, Halo]]:
-    """The rows of each chunk, these with the halo that the text has, and the rows of zeros before and after."""
+    """For each chunk: its rows, the rows with the halo that lies in the text, and the rows of zeros on either side."""
     before, after = halo
     for first in range(0, num_rows, chunk_rows):
         last = min(first + chunk_rows, num_rows)
@@ -146,7 +146,7 @@ def _set_random_state(device: torch.device, cpu: Tensor, own: Tensor | None) -> 
 
 @contextmanager
 def _replayed(state) -> Iterator[None]:
-    """Draw the random numbers of an earlier state once more; those that follow are as if nothing had been drawn."""
+    """Draw random numbers from an earlier state, and restore the present state at the end."""
     if state is None:
         yield
         return
@@ -160,8 +160,8 @@ def _replayed(state) -> Iterator[None]:
 
 class ChunkByChunk:
     """
-    Computes rows as they are asked for, a chunk at a time, so that a text of any length takes bounded memory: `tee`
-    and `map` take and give iterators over chunks (B, n, W, C) that cover the rows of the text in order.
+    Computes rows lazily, a chunk at a time, so that a text of any length takes bounded memory. `tee` and `map` take
+    and return iterators over chunks (B, n, W, C), which cover the rows of the text in order.
 
     Args:
         num_rows: N.
@@ -178,22 +178,22 @@ class ChunkByChunk:
     def map(
         self, step: Callable, chunks: Iterable[Tensor], *others: "SkipBuffer", owner: nn.Module, halo: Halo = (0, 0)
     ) -> Iterator[Tensor]:
-        """As `WholeText.map`, of chunks of rows and of further rows that `tee` has put aside."""
+        """As `WholeText.map`, on chunks; `others` are the buffers of `tee`."""
         for held, rows in with_halo(chunks, halo, self.num_rows):
             yield step(held, *(buffer.pop(rows.stop - rows.start) for buffer in others), rows=rows)
 
 
 def with_halo(chunks: Iterable[Tensor], halo: Halo, num_rows: int) -> Iterator[tuple[Tensor, slice]]:
     """
-    Chunks of rows that arrive in order, each with the halo of its neighbours' rows.
+    Give each of the chunks, which arrive in order, its halo: rows of its neighbours.
 
     Args:
         chunks: *Shape:* (B, n, ...), rows 0 .. N - 1.
         num_rows: N.
 
     Returns:
-        Pairs of rows with halo, zeros outside the text, and the `slice` of the rows without it. They cover the rows in
-        order, no chunk is larger than the largest that came.
+        Pairs of rows with their halo, zeros outside of the text, and the `slice` of the rows without it. The slices
+        cover all rows in order; none is longer than the longest input.
     """
     before, after = halo
     held, first, seen, size = None, 0, 0, 0
@@ -205,11 +205,11 @@ def with_halo(chunks: Iterable[Tensor], halo: Halo, num_rows: int) -> Iterator[t
             continue
         last = after if seen == num_rows else 0
         held = pad_rows(chunk, before, last) if held is None else pad_rows(torch.cat([held, chunk], dim=1), 0, last)
-        del chunk  # copied: not to be kept while later steps run
-        # When the text ends the halo's rows come on top: still no more at a time than the chunks had.
+        del chunk  # copied; must not stay in memory while later steps run
+        # At the text's end the halo's rows are left as well: still no more at a time than a chunk.
         while (made := min(held.shape[1] - before - after, size)) > 0:
-            reached, held = held[:, : made + before + after], held[:, made:]
-            yield reached, slice(first, first + made)
+            haloed, held = held[:, : made + before + after], held[:, made:]
+            yield haloed, slice(first, first + made)
             first += made
 
 
@@ -220,7 +220,7 @@ class SkipBuffer:
         self.held: deque[Tensor] = deque()
 
     def push(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same chunks, put into the buffer as they pass."""
+        """Yield the chunks, and keep each in the buffer as it passes."""
         for chunk in chunks:
             self.held.append(chunk)
             yield chunk
@@ -238,7 +238,7 @@ class SkipBuffer:
 
 
 def join_rows(chunks: Iterable[Tensor], num_rows: int) -> Tensor:
-    """Chunks (B, n, ...) as one tensor (B, N, ...), written as they come, so that none is held twice."""
+    """Join chunks (B, n, ...) to one tensor (B, N, ...), written as they come, so that none is held twice."""
     whole, first = None, 0
     for chunk in chunks:
         if chunk.shape[1] == num_rows:

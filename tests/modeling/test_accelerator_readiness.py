@@ -1,9 +1,9 @@
 """
-Ready for an accelerator, as far as a CPU tells: no loop over chunks asks the device for a number, as there a question
-waits for all that was started before; tensors are made where the inputs are; the size of chunks follows the device.
+Readiness for an accelerator, as far as a CPU shows it: no loop over chunks waits for the device, tensors are made on
+the inputs' device, the size of chunks follows the device.
 
-The questions are counted on the CPU, where they are the same operations: `int()`, `bool()` and `.item()` of a tensor,
-`nonzero`, and a mask as an index, whose result has a shape that only the values tell.
+A pass waits for the device whenever it asks for a number: `int()`, `bool()` and `.item()` of a tensor, `nonzero`, and
+a mask as an index, which make shapes depend on values. The CPU has the same operations: they are counted there.
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 MAKERS = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand, torch.randint,
           torch.randn, torch.tensor, torch.zeros}  # fmt: skip
 BACKBONES = ["deberta-convolution", "bert", "modernbert"]
-ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # part sizes: of the head one chunk, at least three, twice as many
+ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # chunk sizes that cut the head into one chunk, three or more, twice as many
 PADDED, ALIKE = [100, 70, 3], [100, 100]
 
 
@@ -92,7 +92,7 @@ def test_inference(backbone, triangles, lengths):
 @pytest.mark.parametrize("lengths", [PADDED, ALIKE], ids=str)
 @pytest.mark.parametrize("triangles", ["upper", "both"])
 def test_candidates_ask_once_a_chunk(triangles, lengths, monkeypatch):
-    """How many spans a chunk has is asked for, and nothing else."""
+    """A chunk waits for the device once, for its number of spans."""
     thresholds = torch.full((len(LABELS),), 0.5)
     decoded, beside = [], []
 
@@ -130,7 +130,7 @@ def test_training(backbone, triangles, checkpointing):
 
 
 class Makers(TorchFunctionMode):
-    """Notes the functions that make a tensor without being told where."""
+    """Records the functions that make a tensor without a device."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ class Makers(TorchFunctionMode):
 @pytest.mark.parametrize("attention", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_tensor_is_made_on_the_device_of_the_inputs(backbone, attention, chunk_size):
-    """Elsewhere it would be on the CPU, which is noticed nowhere but on an accelerator."""
+    """Without a device a tensor is made on the CPU, which fails on an accelerator only."""
     model, inputs = model_and_inputs(backbone, chunk_size, PADDED, triangles="both", attention=attention)
     labels, thresholds = torch.zeros_like(model(**inputs).logits), torch.full((len(LABELS),), 0.5)
     with Makers() as makers:

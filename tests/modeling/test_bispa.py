@@ -1,4 +1,4 @@
-"""Biaffine band and span blocks against the dense square, outputs and every gradient, whole and in parts."""
+"""Biaffine band and span blocks against the dense square, outputs and every gradient, whole and in chunks."""
 
 import pytest
 import torch
@@ -120,8 +120,8 @@ def rows_of(module, words, lengths, rows, triangles="both"):
     band = Band.of(lengths, w, triangles)
     real = (torch.arange(words.shape[1], device=words.device) < lengths[:, None])[..., None]
     ends = torch.nn.functional.pad(ends * real, (0, 0, band.before, w))
-    reached = ends[:, rows.start : rows.stop + band.width - 1]
-    return module.rows(starts[:, rows.start : rows.stop], reached, rows, band)
+    haloed = ends[:, rows.start : rows.stop + band.width - 1]
+    return module.score_rows(starts[:, rows.start : rows.stop], haloed, rows, band)
 
 
 @pytest.mark.parametrize("triangles", TRIANGLES)

@@ -1,4 +1,4 @@
-"""A text in parts gives what it gives whole: over random lengths, windows, part sizes and batches, every encoder."""
+"""A text in chunks gives the result of the whole text: any lengths, windows, chunk sizes, batches, encoders."""
 
 import pytest
 import torch
@@ -31,9 +31,9 @@ def test_encoder(device, backbone, lengths, window, chunk_size, kind):
     inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
     with torch.no_grad():
         whole, counts = at_size(model, 10**6).encode(**inputs)
-        parts, _ = at_size(model, chunk_size).encode(**inputs)
+        chunked, _ = at_size(model, chunk_size).encode(**inputs)
     words = torch.arange(whole.shape[1], device=device) < counts[:, None]
-    torch.testing.assert_close(parts[words], whole[words], atol=1e-9, rtol=0)
+    torch.testing.assert_close(chunked[words], whole[words], atol=1e-9, rtol=0)
 
 
 @SETTINGS
@@ -51,12 +51,12 @@ def test_head(device, lengths, window, chunk_size, interaction, how, layers):
     generator = torch.Generator().manual_seed(0)
     words = torch.randn(len(lengths), max(lengths), 16, generator=generator, dtype=torch.float64).to(device)
     with torch.no_grad():
-        whole, parts = (
+        whole, chunked = (
             torch.cat(list(at_size(model, size).logit_chunks(words, model.band(words, counts))), dim=1)
             for size in (10**6, chunk_size)
         )
     valid = model.band(words, counts).mask(range(max(lengths)))
-    torch.testing.assert_close(parts[valid], whole[valid], atol=1e-9, rtol=0)
+    torch.testing.assert_close(chunked[valid], whole[valid], atol=1e-9, rtol=0)
 
 
 @SETTINGS
@@ -65,7 +65,7 @@ def test_head(device, lengths, window, chunk_size, interaction, how, layers):
     triangles=st.sampled_from(["both", "upper"]),
 )  # fmt: skip
 def test_candidates(device, lengths, window, chunk_size, threshold, triangles):
-    """Those of the stream, which keeps no logits, against those of the logits of the whole text."""
+    """Candidates found chunk by chunk, without keeping logits, are those of the logits of the whole text."""
     model = tiny_model("bert", span_window=window, triangles=triangles).double().to(device)
     inputs = batch(lengths, device=device)
     thresholds = torch.full((len(LABELS),), threshold)

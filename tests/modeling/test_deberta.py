@@ -8,7 +8,8 @@ from transformers import DebertaV2Config
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from modeling_sener.arrow_attention import BLOCK, ArrowAttentionContext
-from modeling_sener.deberta_arrow import DebertaArrowModel, RelativeDistance
+from modeling_sener.deberta_arrow import DebertaArrowModel
+from modeling_sener.disentangled_attention import RelativeDistance
 
 
 w = 5

@@ -1,3 +1,5 @@
+"""Decoding against brute force, and its properties: probabilities, candidates, the choice of spans."""
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def check(results, problem):
 
 @settings(max_examples=300, deadline=None)
 @given(problems(), st.integers(1, 12))
-def test_decoding_equals_brute_force_whole_and_in_stretches(problem, chunk):
+def test_decoding_equals_brute_force_whole_and_in_chunks(problem, chunk):
     check(decode(**as_tensors(problem)), problem)
     check(decode(**as_tensors(problem), chunk=chunk), problem)
 
@@ -143,7 +145,7 @@ def test_no_candidates():
 
 @pytest.mark.parametrize("allow_nested", [True, False])
 def test_a_hundred_thousand_candidates(allow_nested):
-    """Quadratic work would not come back. What is accepted is nested or apart, and the best one is among it."""
+    """Linear time: quadratic work would not end. Accepted spans are nested or apart, the best one among them."""
     generator = np.random.default_rng(0)
     start = np.repeat(np.arange(25_000), 4)
     end = start + generator.integers(1, 130, len(start))

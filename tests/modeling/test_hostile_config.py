@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, foreign or edited by hand: one clear error or a model that works, no random one."""
+"""Damaged, foreign and hand-edited checkpoints: a clear error or a model that works, never random results."""
 
 import inspect
 import json

@@ -214,17 +214,17 @@ def test_ablations_in_parts(device, fields, chunk_size):
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 33])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parts_do_not_change_the_result(device, backbone, chunk_size):
+def test_chunks_do_not_change_the_result(device, backbone, chunk_size):
     assert_chunks_do_not_change_the_result(backbone, {}, chunk_size, device)
 
 
 def assert_chunks_do_not_change_the_result(backbone, fields, chunk_size, device):
     inputs = batch([90, 41], pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
     whole = tiny_model(backbone, **fields, chunk_size=100_000).double().to(device)
-    parts = tiny_model(backbone, **fields, chunk_size=chunk_size).double().to(device)
+    chunked = tiny_model(backbone, **fields, chunk_size=chunk_size).double().to(device)
     valid = valid_cells(inputs, whole.config)
     with torch.no_grad():
-        torch.testing.assert_close(parts(**inputs).logits[valid], whole(**inputs).logits[valid], atol=1e-6, rtol=0)
+        torch.testing.assert_close(chunked(**inputs).logits[valid], whole(**inputs).logits[valid], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("fields", [{}, {"span_window": None}, {"span_interaction": "none"}], ids=str)
@@ -366,7 +366,7 @@ def test_a_new_model_starts_with_different_head_weights():
 @pytest.mark.parametrize("interaction", ["bispa", "none"])
 @pytest.mark.parametrize("trained, asked", [("both", "upper"), ("upper", "both")])
 def test_a_checkpoint_keeps_its_triangles(tmp_path, trained, asked, interaction):
-    """Of "none" the weights of either would fit; what they mean would not."""
+    """With span_interaction "none" the weights of either would fit the other, with another meaning."""
     model = tiny_model("bert", triangles=trained, span_interaction=interaction)
     model.save_pretrained(tmp_path)
     assert SenerModel.from_pretrained(tmp_path).config.triangles == trained

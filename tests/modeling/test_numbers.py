@@ -1,4 +1,4 @@
-"""Numbers that are not finite end in an error that names where they come from; odd batches are each text alone."""
+"""NaN and infinity end in an error that names their source; a text in an odd batch gives what it gives alone."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def labels_of(model, inputs):
 
 
 class Spoilt:
-    """A weight of a model, filled with a number for a while."""
+    """Fill a weight of a model with a number, and restore it at the end."""
 
     def __init__(self, weight, number):
         self.weight, self.number = weight, number

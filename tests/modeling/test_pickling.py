@@ -52,7 +52,7 @@ def test_a_copy_is_the_same_model_of_its_own(name):
             made = make(model)
             assert kinds(made) == kinds(model) and type(made) is SenerModel, way
             assert list(made.state_dict()) == list(model.state_dict()), way
-            assert torch.equal(made(**inputs).logits, expected) and Hasher.hash(made) == hashed, way  # in parts, too
+            assert torch.equal(made(**inputs).logits, expected) and Hasher.hash(made) == hashed, way  # in chunks, too
             next(made.parameters()).add_(1)
             assert torch.equal(model(**inputs).logits, expected), way
     made = copy.deepcopy(model).train()

@@ -1,3 +1,5 @@
+"""The pipeline: results as without it, order, batches, options and errors."""
+
 import copy
 import json
 

@@ -62,7 +62,7 @@ def test_inference_under_autocast_and_in_half_precision(backbone, chunk_size, dt
 
 @pytest.mark.parametrize("backbone", [DEBERTAS[0], OTHERS[0]])
 def test_sums_over_long_texts_stay_within_float16(backbone):
-    """The loss is a sum over cells, far above 65,504 here, and [CLS]'s row one over every token."""
+    """Sums overflow float16 first: the loss over all cells, far above 65,504 here, and [CLS]'s over all tokens."""
     model = tiny_model(backbone)
     inputs = batch([5000])
     with torch.autocast("cpu", torch.float16):

@@ -1,3 +1,5 @@
+"""The processor: words, tokens, offsets, thresholds and entities."""
+
 import json
 import pickle
 from types import SimpleNamespace

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import DebertaV2Config
 
 from modeling_sener import SenerConfig, SenerProcessor
-from modeling_sener.processing_sener import WORD_PATTERN
+from modeling_sener.tokenization import WORD_PATTERN
 
 
 KINDS = ("wordpiece", "bytelevel", "unigram")

@@ -20,7 +20,7 @@ NEVER_OF_A_MODULE = {"environ", "getenv", "system", "popen", "urlopen", "downloa
 
 
 def faults(source: str) -> list[str]:
-    """What the code does that it must not, a line each."""
+    """List what the code does but must not do, a line each."""
     tree = ast.parse(source)
     found = []
     for node in ast.walk(tree):
@@ -45,7 +45,7 @@ def faults(source: str) -> list[str]:
 
 
 def run_at_import(body: list[ast.stmt]) -> list[ast.AST]:
-    """Statements and calls of a module or a class that do more than define something."""
+    """List statements and calls of a module or class that do more than define something."""
     found = []
     for node in body:
         if isinstance(node, ast.ClassDef):

@@ -23,7 +23,7 @@ ENCODERS = golden_files("arrow_encoder*.safetensors")
 HEADS = golden_files("bispa_head*.safetensors")
 WHOLE = golden_files("sener_full*.safetensors")
 CHECKPOINTS = golden_files("official_checkpoint*.pth")
-CHUNK_SIZES = [32, 100_000]  # in many parts, and in one
+CHUNK_SIZES = [32, 100_000]  # many chunks, and one
 
 
 def name(path):

@@ -1,4 +1,4 @@
-"""All rows at once: output and gradients as without checkpointing, and nothing kept but what goes in and out."""
+"""WholeText: output and gradients as without checkpointing; only inputs and outputs are kept for backward."""
 
 import pytest
 import torch
@@ -138,7 +138,7 @@ def test_a_block_keeps_a_few_bands_for_backward(interaction, triangles):
 
 @pytest.mark.parametrize("backbone", ["deberta-v3", "bert"])
 def test_no_random_number_is_drawn_twice(backbone):
-    """With dropout, what backward computes again must be what forward computed: gradients by finite differences."""
+    """With dropout, backward must recompute exactly what forward computed: gradients by finite differences."""
     model = tiny_model(backbone, span_dropout=0.3, biaffine_dropout=0.3).double().train()
     inputs = batch([30])
     weight = model.blocks[0].horizontal.weight

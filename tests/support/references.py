@@ -1,4 +1,5 @@
-"""Dense oracles: everything SeNER computes, written with T x T and N x N tensors and no thought of cost.
+"""Dense oracles: everything that SeNER computes, written with T x T and N x N tensors, whatever the cost. Equations
+have the numbers of modeling_sener.py.
 
 Legend: B batch, T tokens, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b those
 before the diagonal, C span channels, R labels, p biaffine size, P rows of the relative position table.
@@ -39,7 +40,7 @@ def distances(T):
 
 
 def attention_mask_TT(attention_mask, kind="arrow", window=None):
-    """(B, T, T) bool, which key j the query i sees. `kind` is "arrow", "sliding_window" or "full"."""
+    """Which key j the query i attends to (eq. 1): (B, T, T) bool. `kind` is "arrow", "sliding_window" or "full"."""
     T = attention_mask.shape[1]
     near = torch.ones(T, T, dtype=torch.bool) if kind == "full" else distances(T).abs() <= window
     if kind == "arrow":
@@ -50,7 +51,7 @@ def attention_mask_TT(attention_mask, kind="arrow", window=None):
 
 
 def scale_cls_row(scores_BHTT, attention_mask):
-    """LogN-Scaling: the [CLS] row of scores times log(L) / log(512), L the real tokens of that text."""
+    """LogN-Scaling (eq. 2): the [CLS] row of scores times log(L) / log(512), L the real tokens of that text."""
     length_B = attention_mask.sum(1).to(scores_BHTT.dtype)
     factor_BT = torch.ones(attention_mask.shape, dtype=scores_BHTT.dtype)
     factor_BT[:, 0] = torch.log(length_B) / math.log(512)
@@ -58,7 +59,7 @@ def scale_cls_row(scores_BHTT, attention_mask):
 
 
 def weighted_values(scores_BHTT, v_BHTD, seen_BTT):
-    """softmax over the seen keys, times the values: (B, H, T, D). A row that sees no key is 0."""
+    """softmax over the seen keys, times the values: (B, H, T, D). A query that sees no key gives 0."""
     probabilities = scores_BHTT.masked_fill(~seen_BTT[:, None], -torch.inf).softmax(-1)
     return probabilities.masked_fill(~seen_BTT.any(-1)[:, None, :, None], 0.0) @ v_BHTD
 
@@ -74,7 +75,7 @@ def generic_attention(q, k, v, attention_mask, scaling, kind="arrow", window=Non
 def disentangled_attention(
     q, k, v, KR, QR, attention_mask, position_buckets, max_positions, kind="arrow", window=None, log_n=False
 ):
-    """DeBERTa's attention: scores (q_i.k_j + q_i.KR[b(i-j)] + k_j.QR[b(i-j)]) / sqrt(D * number of terms).
+    """DeBERTa's attention (eq. 3): scores (q_i.k_j + q_i.KR[b(i-j)] + k_j.QR[b(i-j)]) / sqrt(D * number of terms).
 
     q, k, v (B, H, T, D); KR, QR (H, P, D) or None where the model lacks that term -> (B, H, T, D).
     """
@@ -245,13 +246,13 @@ def band_labels(spans, N, w, R, triangles="both"):
 
 
 def pool_words(hidden_states_Td, word_index_T):
-    """(N, d): elementwise maximum over each word's tokens, words numbered from 1 in `word_index_T`."""
+    """Word states (N, d), eq. 4: elementwise maximum over a word's tokens, words numbered from 1 in `word_index_T`."""
     words = range(1, int(word_index_T.max()) + 1)
     return torch.stack([hidden_states_Td[word_index_T == word].max(0).values for word in words])
 
 
 def biaffine_square(state, x_Nd):
-    """S (N, N, C): S_c(i, j) = a_i^T U_c e_j + W_c [a_i ; e_j], a and e with a 1 appended. No dropout."""
+    """S (N, N, C) (eq. 5): S_c(i, j) = a_i^T U_c e_j + W_c [a_i ; e_j], a and e with a 1 appended. No dropout."""
     one = torch.ones_like(x_Nd[:, :1])
     a = torch.cat([F.gelu(linear(state, "biaffine.start", x_Nd)), one], -1)
     e = torch.cat([F.gelu(linear(state, "biaffine.end", x_Nd)), one], -1)
@@ -272,7 +273,7 @@ def rotate(x, position):
 
 
 def attend_rows(state, name, Z, valid_NN):
-    """Every row i of the square attends over its valid cells, one head. Z (N, N, C) -> (N, N, C)."""
+    """Let each row i of the square attend over its valid cells (eq. 7), one head. Z (N, N, C) -> (N, N, C)."""
     N, _, C = Z.shape
     column = -distances(N)  # rotary positions count from anywhere: only differences matter
     q, k, v = linear(state, name, Z).chunk(3, -1)
@@ -298,7 +299,7 @@ def band_convolution(weight, Z, valid_NN):
 
 
 def convolution_block(state, block, Z1, w, triangles="both"):
-    """Step 5: LN2(Z1 + Conv(GELU(Conv(Z1))))."""
+    """LN2(Z1 + Conv(GELU(Conv(Z1)))) (eq. 9)."""
     valid = valid_square(len(Z1), w, triangles)
     inner = F.gelu(band_convolution(state[f"{block}.conv1.weight"], Z1, valid))
     inner = band_convolution(state[f"{block}.conv2.weight"], inner, valid)
@@ -306,7 +307,7 @@ def convolution_block(state, block, Z1, w, triangles="both"):
 
 
 def bispa_block(state, block, Z, w, vertical_readout, triangles="both"):
-    """One BiSPA block on the square, (N, N, C) -> (N, N, C). Cells outside the band hold anything."""
+    """One BiSPA block (eq. 6 to 9) on the square, (N, N, C) -> (N, N, C). Cells outside the band hold anything."""
     valid = valid_square(len(Z), w, triangles)
     if triangles == "both":
         upper = (distances(len(Z)) <= 0).long()  # i <= j, that is k >= w
@@ -349,7 +350,7 @@ def head_logits(
 
 
 def span_loss(logits, labels, word_counts, w, triangles="both"):
-    """Binary cross-entropy from its definition, summed over valid cells and labels, averaged over the batch."""
+    """Binary cross-entropy (eq. 11) by definition, summed over valid cells and labels, averaged over the batch."""
     valid = valid_band(word_counts, logits.shape[1], w, triangles)[..., None]
     y = labels.to(logits.dtype)
     cells = -(y * F.logsigmoid(logits) + (1 - y) * F.logsigmoid(-logits))

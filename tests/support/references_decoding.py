@@ -1,4 +1,4 @@
-"""Decoding as one would write it down: Python loops over all pairs and over all accepted spans."""
+"""Decoding (eq. 12 and the choice of spans) by brute force: loops over all pairs and all accepted spans."""
 
 import math
 
@@ -34,7 +34,7 @@ def decode(logits, length, thresholds, window, triangles, triangle_mean, labels_
 
 
 def choose(candidates, labels_per_span, allow_nested):
-    """Of (start, end exclusive, label, score), each span and label once, those that are accepted, in text order."""
+    """Choose the accepted candidates (start, end exclusive, label, score), distinct ones, in text order."""
     if labels_per_span == "best":
         spans = {candidate[:2] for candidate in candidates}
         candidates = [min((c for c in candidates if c[:2] == span), key=lambda c: (-c[3], c[2])) for span in spans]

@@ -115,7 +115,7 @@ def on(device, inputs):
 
 
 def assert_close(ours, expected, **tolerance):
-    """As torch's. References compute on the CPU, wherever ours were computed."""
+    """`torch.testing.assert_close`, with `expected` from the CPU, wherever ours were computed."""
     torch.testing.assert_close(ours, expected, check_device=False, **tolerance)
 
 
