@@ -1,21 +1,21 @@
 """
-The plain baseline beside SeNER: transformers' own token classification on the same encoder, data files and budget.
+Train a plain baseline: token classification of transformers with the same encoder, data files and budget as SeNER.
 
     accelerate launch training/baseline_tagger.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
-The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, precision,
-windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and
-`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. An encoder
-whose position table ends before `max_tokens` gets windows that fit the table.
+The fields are those of training/train.py, with the same meaning: encoder, epochs, patience, averaging, batches,
+learning rates, precision, windows, masking and seed. Fields of SeNER's own model, `masked_words_weight`, `save_steps`
+and `save_dtype` have no effect. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. If the
+encoder's position table is shorter than `max_tokens`, windows have the length of the table.
 
-BIO tags on the first token of each word make one flat row of spans. Of gold spans that overlap, the outermost is
-learnt (of those that cross, the longer one); all gold stays in the recall's denominator. In prediction windows
-overlap, and each word is tagged where it stands farthest from a window's edge: no text is cut.
+The first token of each word has a BIO tag, so spans are flat. Of gold spans that overlap, the outermost is learnt (of
+those that cross, the longer one); all gold stays in the recall's denominator. In prediction, windows overlap, and each
+word gets the tag from the window in which it is farthest from an edge. No text is truncated.
 
-Prints one JSON object last, for dev and the epoch with the best F1: the scores of training/score.py over all entities
-and by label, without its other groups; `output_dir` gets it as `report.json`, beside that epoch's model as
-`AutoModelForTokenClassification` loads it.
+The last line of the output is a JSON object with the scores on dev of the epoch with the best F1: those of
+training/score.py over all entities and by label. `output_dir` gets it as `report.json`, and the model of that epoch,
+which `AutoModelForTokenClassification` loads.
 """
 
 import copy
@@ -54,15 +54,15 @@ from training.fitting.run_data import check_data, write_windows
 from training.fitting.state import Progress, exclusive_run
 
 
-IGNORED = -100  # what transformers' loss leaves out: special tokens, padding, all tokens of a word but its first
+IGNORED = -100  # the `ignore_index` of the loss: special tokens, padding, all tokens of a word but its first
 PREDICTION_BATCH = 16  # windows
 
 
 @dataclass
-class Run:
+class TaggerRun:
     """
-    What the epochs of a run share; `model` is as `Accelerator.prepare` wraps it, `eval_model` what is evaluated and
-    saved: the mean of `average_epochs` epochs.
+    The objects that the epochs of a run share. `model` is wrapped by `Accelerator.prepare`. `eval_model` is evaluated
+    and saved: the mean of `average_epochs` epochs.
     """
 
     accelerator: Accelerator
@@ -82,8 +82,8 @@ class Run:
 
 def outermost(spans: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """
-    The spans (first row, last row + 1, label) that flat tags can hold, in text order: longest first, each that
-    overlaps none so far; of one span's labels the first.
+    Choose the spans (first word, last word + 1, label) that flat tags can hold, in text order. Greedy: longest first,
+    each span that overlaps none of the chosen ones; of several labels of a span, the first.
     """
     kept: list[tuple[int, int, str]] = []
     taken = np.zeros(max((last for _, last, _ in spans), default=0), dtype=bool)
@@ -99,7 +99,7 @@ def tag_names(labels: list[str]) -> list[str]:
 
 
 def encode_tags(spans: list[tuple[int, int, int]], num_words: int) -> np.ndarray:
-    """Flat spans (first row, last row + 1, label number) as numbers into `tag_names`: *Shape:* (rows,)."""
+    """Encode flat spans (first word, last word + 1, label number) as indices into `tag_names`. *Shape:* (N,)."""
     tags = np.zeros(num_words, dtype=np.int64)
     for first, last, label in spans:
         tags[first:last] = 2 * label + 2
@@ -108,20 +108,20 @@ def encode_tags(spans: list[tuple[int, int, int]], num_words: int) -> np.ndarray
 
 
 def decode_tags(tags: np.ndarray) -> list[tuple[int, int, int]]:
-    """The spans of any tags (rows,); an I that continues no span of its label begins one."""
+    """Decode tags (N,) into spans; an I that continues no span of its label begins one."""
     spans, first, label = [], None, None
-    for row, tag in enumerate([*tags.tolist(), 0]):
+    for word, tag in enumerate([*tags.tolist(), 0]):
         own = (tag - 1) // 2
         if first is not None and (tag == 0 or tag % 2 == 1 or own != label):
-            spans.append((first, row, label))
+            spans.append((first, word, label))
             first = None
         if tag and first is None:
-            first, label = row, own
+            first, label = word, own
     return spans
 
 
 def first_tokens(window: Window) -> np.ndarray:
-    """Where the first token of each row stands: *Shape:* (rows,)."""
+    """The position of the first token of each word. *Shape:* (N,)."""
     return np.flatnonzero(np.diff(window.word_index, prepend=0) > 0)
 
 
@@ -147,7 +147,7 @@ class TagCollator:
 
 
 def build_tagger(backbone: str, labels: list[str]) -> PreTrainedModel:
-    """A new tagger in float32, without dropout of the attention weights, as training/train.py has it."""
+    """Build a new tagger in float32, without dropout of the attention weights, as training/train.py does."""
     names = dict(enumerate(tag_names(labels)))
     config = AutoConfig.from_pretrained(backbone, id2label=names, label2id={tag: i for i, tag in names.items()})
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
@@ -157,7 +157,7 @@ def build_tagger(backbone: str, labels: list[str]) -> PreTrainedModel:
 
 
 def longest_input(model: PreTrainedModel, max_tokens: int) -> int:
-    """`max_tokens`, or the length of the encoder's position table where that is shorter."""
+    """`max_tokens`, or the length of the encoder's position table if that is shorter."""
     positions = wrapped_positions(model, max_tokens, torch.device("cpu"))
     return max_tokens if positions is None else positions.unique().numel()
 
@@ -166,10 +166,10 @@ def store_flat_windows(
     path: Path, fields: TrainingFields, processor: SenerProcessor, labels: list[str], max_tokens: int
 ) -> list[str]:
     """
-    Write the training windows, with outermost spans alone, to `path`.
+    Write the training windows, with only the outermost spans, to `path`.
 
     Returns:
-        The lines of the report on both files, with what flat tags leave out.
+        The lines of the report on both files, which counts the entities that flat tags cannot hold.
     """
     report, learnt = DataReport(" ".join(fields.train_file), None), 0
 
@@ -197,7 +197,7 @@ def store_flat_windows(
 
 
 def kept_words(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of each of these overlapping windows (first row, last row + 1), the rows up to the middle of its overlaps."""
+    """The words that each of these windows (first word, last word + 1) tags: up to the middle of its overlaps."""
     middles = [(start + end) // 2 for (_, end), (start, _) in zip(cuts, cuts[1:], strict=False)]
     edges = [cuts[0][0], *middles, cuts[-1][1]] if cuts else []
     return list(zip(edges, edges[1:], strict=False))
@@ -205,18 +205,18 @@ def kept_words(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: int, pad_id: int) -> np.ndarray:
-    """The best tag of each row of a document: *Shape:* (rows,)."""
+    """The best tag of each word of a document. *Shape:* (N,)."""
     encoded = replace(encoded, entities=[])
     windows, _, _ = cut_windows(encoded, max_tokens, None, {})
     cuts = window_bounds(encoded.bounds, [], max_tokens - len(encoded.prefix) - len(encoded.suffix), encoded.num_words)
     tags, collate = np.zeros(encoded.num_words, dtype=np.int64), TagCollator(pad_id)
     plan = list(zip(windows, cuts, kept_words(cuts), strict=True))
     for i in range(0, len(plan), PREDICTION_BATCH):
-        part = plan[i : i + PREDICTION_BATCH]
-        batch = collate([window for window, _, _ in part])
+        chunk = plan[i : i + PREDICTION_BATCH]
+        batch = collate([window for window, _, _ in chunk])
         del batch["labels"]
         best = model(**send_to_device(batch, model.device)).logits.argmax(dim=-1).cpu().numpy()
-        for own, (window, (first, _), (a, b)) in zip(best, part, strict=True):
+        for own, (window, (first, _), (a, b)) in zip(best, chunk, strict=True):
             tags[a:b] = own[first_tokens(window)][a - first : b - first]
     return tags
 
@@ -224,7 +224,7 @@ def tag_document(model: PreTrainedModel, encoded: EncodedDocument, max_tokens: i
 def find_entities(
     model: PreTrainedModel, processor: SenerProcessor, labels: list[str], documents: list[Document], max_tokens: int
 ) -> list[list[Entity]]:
-    """(start, end, label) of each document in its text's units; processes share the work, each gets the answer."""
+    """The (start, end, label) of each document, in its text's units. Processes share the work; each returns all."""
     state, pad_id = PartialState(), processor.tokenizer.pad_token_id or 0
     model.eval()
     with state.split_between_processes(documents) as share:
@@ -246,8 +246,8 @@ def check_fields(fields: TrainingFields) -> None:
         raise FieldError(f"backbone is {fields.backbone!r}, a SeNER checkpoint: the tagger takes a plain encoder")
 
 
-def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
-    """Check the data, build the tagger, print what is in either."""
+def build_tagger_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
+    """Check the data and build the tagger; print the report on the data and the number of parameters."""
     labels = on_main_process(accelerator, lambda: check_data(fields))
     set_seed(fields.seed)
     processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
@@ -272,16 +272,16 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
     bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
-    return Run(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
+    return TaggerRun(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
                scheduler, bar)  # fmt: skip
 
 
-def train(run: Run) -> dict:
-    """Epochs until there are enough, or until dev F1 has not risen for too long; the result of the best one."""
+def train_tagger(run: TaggerRun) -> dict:
+    """Train for `num_epochs` epochs, or until patience runs out; returns the result of the best epoch."""
     accelerator, fields, progress, best = run.accelerator, run.fields, Progress(), {}
     while not progress.is_over(fields.num_epochs, fields.patience):
-        loss = train_epoch(run, progress.epoch)
-        result = evaluate(run, progress.epoch)
+        loss = train_tagger_epoch(run, progress.epoch)
+        result = evaluate_tagger(run, progress.epoch)
         accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")},
                         step=progress.epoch * run.batches.steps)  # fmt: skip
         result["epoch"] = progress.epoch
@@ -296,8 +296,8 @@ def train(run: Run) -> dict:
     return best
 
 
-def train_epoch(run: Run, epoch: int) -> float:
-    """One pass over the windows; returns the mean loss of its batches."""
+def train_tagger_epoch(run: TaggerRun, epoch: int) -> float:
+    """Train for one epoch; returns the mean loss of its batches."""
     accelerator, losses = run.accelerator, []
     run.model.train()
     for batch, weight in run.batches.loader(epoch):
@@ -319,8 +319,8 @@ def train_epoch(run: Run, epoch: int) -> float:
     return mean
 
 
-def evaluate(run: Run, epoch: int) -> dict:
-    """The scores on whole dev texts, over all entities and by label."""
+def evaluate_tagger(run: TaggerRun, epoch: int) -> dict:
+    """Score whole dev texts, over all entities and by label."""
     accelerator, fields = run.accelerator, run.fields
     weights = merged_state_dict(accelerator.unwrap_model(run.model))
     run.eval_model.load_state_dict(
@@ -333,8 +333,8 @@ def evaluate(run: Run, epoch: int) -> dict:
     }  # fmt: skip
 
 
-def save_tagger(run: Run, result: dict) -> None:
-    """Model, tokenizer and `report.json`, as transformers and people read them."""
+def save_tagger(run: TaggerRun, result: dict) -> None:
+    """Save model, tokenizer and `report.json` to `output_dir`."""
     if run.accelerator.is_main_process:
         folder = Path(run.fields.output_dir)
         run.eval_model.save_pretrained(folder)
@@ -350,9 +350,9 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()
     with exclusive_run(accelerator, Path(fields.output_dir) / "checkpoints"):
-        this_run = build_run(accelerator, fields)
+        this_run = build_tagger_run(accelerator, fields)
         start_trackers(accelerator, fields)
-        best = train(this_run)
+        best = train_tagger(this_run)
         accelerator.print(json.dumps(best), flush=True)
         accelerator.wait_for_everyone()  # as in training/train.py
         accelerator.end_training()

@@ -116,7 +116,7 @@ def test_rows_that_lack_a_seed_are_compared_with_the_same_seeds_of_the_base(tmp_
     reports = {place: f1 for place, f1 in F1S.items() if place != ("attention=full", 2)}
     write_reports(tmp_path, reports)
     rows = {"base": {}, "attention=full": {"attention": "full"}, "attention=sliding_window": {}, "none": {}}
-    entries = {entry["row"]: entry for entry in ablations.summarise(tmp_path, rows, [1, 2, 3])}
+    entries = {entry["row"]: entry for entry in ablations.summarise_rows(tmp_path, rows, [1, 2, 3])}
     assert set(entries) == set(rows) - {"none"} and entries["attention=full"]["seeds"] == [1, 3]
     assert entries["attention=full"]["difference"] == pytest.approx((0.4 - 0.5 + 0.61 - 0.65) / 2)
     assert entries["attention=full"]["f1"]["deviation"] == pytest.approx(statistics.stdev([0.4, 0.61]))
@@ -283,7 +283,7 @@ def test_stretches_are_whole_words_of_at_most_so_many_pieces_and_hold_the_whole_
         places = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
         ends = {start: end for start, end in places}
         for tokens in (8, 20, 64, 1000):
-            parts, cut = ablations.chunks(processor, document, tokens)
+            parts, cut = ablations.document_chunks(processor, document, tokens)
             words, seams = [], []
             for start, text in parts:
                 inputs = processor([text], is_split_into_words=document.is_split)
@@ -299,7 +299,7 @@ def test_stretches_are_whole_words_of_at_most_so_many_pieces_and_hold_the_whole_
                 assert inputs["input_ids"].shape[1] > tokens
             expected = [span for span in document.entities if any(span[0] < seam < span[1] for seam in seams)]
             assert cut == len(expected)
-        assert ablations.chunks(processor, document, None) == ([(0, document.text)], 0)
+        assert ablations.document_chunks(processor, document, None) == ([(0, document.text)], 0)
 
 
 def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys, monkeypatch):
@@ -315,7 +315,7 @@ def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys
         found = []
         for document in documents:
             found.append([])
-            for start, text in ablations.chunks(processor, document, tokens)[0]:
+            for start, text in ablations.document_chunks(processor, document, tokens)[0]:
                 for entity in extract(model, processor, [text])[0]:
                     place = entity["start"] + start, entity["end"] + start
                     quote = document.text[place[0] : place[1]]

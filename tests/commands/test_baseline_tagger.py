@@ -187,7 +187,7 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
 def test_the_share_of_pieces_that_was_asked_for_is_masked(toy, tmp_path):
     fields = parse_fields(tagger_arguments(toy, tmp_path / "out", "--mask_share", "0.5"))
     (tmp_path / "out" / "checkpoints").mkdir(parents=True)
-    run = tagger.build_run(tagger.build_accelerator(fields), fields)
+    run = tagger.build_tagger_run(tagger.build_accelerator(fields), fields)
     run.bar.close()
     tokens = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
     assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of them are [MASK]

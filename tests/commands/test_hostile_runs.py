@@ -22,7 +22,7 @@ from training.corpus.data import DataError, Document
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting.state import ResumeError, newest_state
 from training.inference.job import Prediction
-from training.inference.results import Results, as_line
+from training.inference.results import Results, prediction_line
 
 
 FIELDS = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none"]
@@ -98,7 +98,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("room", [0, 1, 700, 2500])
 def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
-    path, lines = tmp_path / "out.jsonl", [as_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes, checked
+    path, lines = tmp_path / "out.jsonl", [prediction_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes, checked
     first, second = results_of(path), Results(str(path))
     write(first, lines[:20])
     size = (tmp_path / "out.jsonl.partial").stat().st_size
@@ -110,7 +110,7 @@ def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
     second.resume(documents)
     assert second.done >= 20 + room // 80
     second.begin({})
-    write(second, [as_line(document.id, []) for document in documents])
+    write(second, [prediction_line(document.id, []) for document in documents])
     second.finish()
     assert path.read_text().splitlines() == lines
 
@@ -118,7 +118,7 @@ def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, ending):
     path, results = tmp_path / f"out{ending}", results_of(tmp_path / f"out{ending}")
-    write(results, [as_line(f"text {n}", []) for n in range(3000)])
+    write(results, [prediction_line(f"text {n}", []) for n in range(3000)])
     path.write_text("before")
     with full_disk(300), pytest.raises(WriteError, match="3,000 texts are done: make room"):
         results.finish()

@@ -26,8 +26,8 @@ from training.corpus.data import DataError, Document
 from training.inference import extraction
 from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
 from training.inference.inputs import stream_inputs
-from training.inference.job import CHUNK_TEXTS, CHUNK_WORDS, Prediction, chunks
-from training.inference.results import Results, as_line
+from training.inference.job import CHUNK_TEXTS, CHUNK_WORDS, Prediction, corpus_chunks
+from training.inference.results import Results, prediction_line
 
 
 COUNT = 200  # texts of the corpus: four stretches of one process
@@ -115,7 +115,7 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
     entity = {"start": 0, "end": 2, "text": "x\ud83d", "label": "Task", "score": 0.5}
     for name, text in (("a.jsonl", "x\ud83d"), ("a.parquet", "x\ufffd")):
         results = results_of(tmp_path / name)
-        write(results, [as_line("\ud83d\ude00\ud83d", [entity])])
+        write(results, [prediction_line("\ud83d\ude00\ud83d", [entity])])
         results.finish()
         (record,) = read(tmp_path / name)
         assert record["entities"] == [entity | {"text": text}]
@@ -125,7 +125,7 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
 @given(st.data())
 def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_path_factory, data):
     ids = data.draw(st.lists(st.text(max_size=3), min_size=1, max_size=6))
-    lines, folder = [as_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
+    lines, folder = [prediction_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
     results = results_of(folder / "out.jsonl", model="a")
     write(results, lines)
     results.close()
@@ -136,7 +136,7 @@ def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_
     results.resume(documents)
     assert results.done == max(whole[:cut].count(b"\n") - 1, 0)
     results.begin({"model": "a"})
-    write(results, [as_line(document.id, []) for document in documents])
+    write(results, [prediction_line(document.id, []) for document in documents])
     results.finish()
     assert (folder / "out.jsonl").read_text(encoding="utf-8").split("\n") == [*lines, ""]
     assert [path.name for path in folder.iterdir()] == ["out.jsonl"]
@@ -204,10 +204,10 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
 def test_a_stretch_ends_after_a_long_text():
     lengths = [10, CHUNK_WORDS, *[1] * 130]
     documents = [Document(str(n), ["a"] * length) for n, length in enumerate(lengths)]
-    found = list(chunks(documents, 1))
+    found = list(corpus_chunks(documents, 1))
     assert [len(chunk) for chunk in found] == [2, 64, 64, 2]
     assert [document for chunk in found for document in chunk] == documents
-    assert [len(chunk) for chunk in chunks(documents, 2)] == [128, 4]
+    assert [len(chunk) for chunk in corpus_chunks(documents, 2)] == [128, 4]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))
@@ -357,7 +357,7 @@ def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
     folder, ids = tmp_path_factory.mktemp("flip"), ["a", "b", "c"]
     entity = {"start": 0, "end": 2, "text": "é😀", "label": "Task", "score": 0.5}
     results = results_of(folder / "out.jsonl", model="a", threshold=[0.5])
-    write(results, [as_line(name, [entity] * n) for n, name in enumerate(ids)])
+    write(results, [prediction_line(name, [entity] * n) for n, name in enumerate(ids)])
     whole = (folder / "out.jsonl.partial").read_bytes()
     bit = data.draw(st.integers(0, 8 * len(whole) - 9))  # the end of the last line: it would be made anew
     damaged = bytearray(whole)
@@ -459,7 +459,7 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
 
 def test_two_runs_do_not_write_one_file(tmp_path):
     first, second = results_of(tmp_path / "out.jsonl"), Results(str(tmp_path / "out.jsonl"))
-    write(first, [as_line("a", [])])
+    write(first, [prediction_line("a", [])])
     assert len(read(first.partial)) == 1  # no kill takes it away
     with pytest.raises(DataError, match="another run is writing it"):
         second.resume(iter([Document("a", "")]))

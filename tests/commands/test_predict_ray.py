@@ -59,7 +59,7 @@ def actors_of(raylet):
             title = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:  # it has ended
             continue
-        if parent == raylet and "Extractor" in title:
+        if parent == raylet and "ModelActor" in title:
             titles.append(title)
     return titles
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.toy import ROOT, python
 
 from training.corpus.data import DataError, read_documents, stream_documents
-from training.corpus.report import DataReport, overlaps, report_on
-from training.corpus.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
+from training.corpus.report import DataReport, count_overlaps, report_on
+from training.corpus.windows import EncodedDocument, Window, covering_words, cut_windows, window_bounds
 
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}
@@ -142,7 +142,7 @@ def test_gold_off_word_boundaries_is_put_on_the_rows_it_touches():
     offsets = [(0, 3), (4, 8), (8, 9), (12, 15)]
     spans = [(0, 8, "exact"), (1, 5, "inside"), (3, 5, "white space before"), (9, 12, "nothing"), (8, 9, "one"),
              (9, 13, "reaches")]  # fmt: skip
-    covered, off_boundary, unreachable = cover(offsets, spans)
+    covered, off_boundary, unreachable = covering_words(offsets, spans)
     assert covered == [(0, 2, "exact"), (0, 2, "inside"), (1, 2, "white space before"), (2, 3, "one"),
                        (3, 4, "reaches")]  # fmt: skip
     assert (off_boundary, unreachable) == (3, 1)
@@ -206,7 +206,7 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
     for line in (
         "train: 2 texts, 6 words, 6 tokens",
         "entities: 4 (Task 4); the longest has 3 words",
-        "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have another one's very span",
+        "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have the same span as another one",
         "span_window 2 holds 99 % of the entities, 2 all",
         "1 texts are an earlier one word for word",
         "2 entities are wider than span_window 1 and cannot be learnt or found (span_window 2 would hold all): Task 2",
@@ -227,7 +227,7 @@ def test_overlaps_are_counted_as_defined(spans):
     nested = sum(any(a <= start and end <= b and (a, b) != (start, end) for a, b in rest)
                  for (start, end), rest in others)  # fmt: skip
     crossing = sum(any(a < start < b < end or start < a < end < b for a, b in rest) for (start, end), rest in others)
-    assert overlaps(spans) == (nested, crossing, sum(span in rest for span, rest in others))
+    assert count_overlaps(spans) == (nested, crossing, sum(span in rest for span, rest in others))
 
 
 @settings(max_examples=60, deadline=None)

@@ -242,7 +242,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch
     path = write_jsonl(tmp_path / "a.jsonl", [GOOD])
     with pytest.raises(WriteError, match=r"no/train.jsonl: cannot be written \(No such file or directory\)"):
         import_files(tmp_path / "no", capsys, path)
-    monkeypatch.setattr(output, "as_line", lambda record: os.write(99, b""))  # a failing write
+    monkeypatch.setattr(output, "record_line", lambda record: os.write(99, b""))  # a failing write
     with pytest.raises(WriteError, match=r"train.jsonl: cannot be written \(Bad file descriptor\)"):
         import_files(tmp_path, capsys, path)
     assert os.listdir(tmp_path) == ["a.jsonl"]
