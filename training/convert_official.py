@@ -49,8 +49,8 @@ class ConversionError(ValueError):
 
 def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
-    Convert released parameters to this project's: rename them, strip the prefixes of wrappers, merge LoRA (W + alpha / r
-    * B A), leave out computed tables.
+    Rename released parameters to this project's names: strip wrappers' prefixes, merge LoRA (W + alpha / r * B A), and
+    skip computed tables.
 
     Raises:
         ConversionError: a name has no counterpart, or occurs twice.

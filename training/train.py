@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)
-        # Avoid a deadlock: after an exchange of objects gloo's thread may wait for the GIL, which the destructor of the
-        # model holds while it waits for that thread.
+        # Avoid a deadlock: after an exchange of objects gloo's thread may need the GIL, while the destructor of the model
+        # holds it and waits for that thread.
         accelerator.wait_for_everyone()
         with writing(checkpoints / LOGS):
             accelerator.end_training()

@@ -1,4 +1,4 @@
-"""score, predict and extract as a user runs them, with good input and with bad."""
+"""score, predict and extract as a user runs them, with valid and invalid input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The released code's checkpoint -> a folder that AutoModel loads and that gives the same scores."""
+"""Conversion of a checkpoint of the released code to a folder that AutoModel loads, with the same scores."""
 
 import json
 
@@ -145,7 +145,7 @@ def test_prefixes_and_lora():
 
 
 class Code:
-    """Unpickled, it writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -182,7 +182,7 @@ def released_name(name):
 
 @pytest.mark.parametrize("prefix, rank", [("", None), ("module.", None), ("module.", 4), ("_forward_module.", 16)])
 def test_a_made_up_checkpoint_gives_the_scores_of_its_model(prefix, rank):
-    """The names that PEFT and DeepSpeed make; PEFT itself merges the adapters of the model to compare with."""
+    """With the names that PEFT and DeepSpeed make. PEFT merges the adapters of the reference model."""
     from training.convert_official import converted_model, official_to_sener
 
     labels = ["b", "a", "c"]

@@ -1,4 +1,4 @@
-"""Decoding as one would write it down: Python loops over all pairs and over all accepted spans."""
+"""Reference for decoding: Python loops over all pairs and all accepted spans."""
 
 import math
 
@@ -34,7 +34,7 @@ def decode(logits, length, thresholds, window, triangles, triangle_mean, labels_
 
 
 def choose(candidates, labels_per_span, allow_nested):
-    """Of (start, end exclusive, label, score), each span and label once, those that are accepted, in text order."""
+    """The accepted (start, end exclusive, label, score), in text order; each span and label is given once."""
     if labels_per_span == "best":
         spans = {candidate[:2] for candidate in candidates}
         candidates = [min((c for c in candidates if c[:2] == span), key=lambda c: (-c[3], c[2])) for span in spans]
