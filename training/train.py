@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)
-        # Avoid a deadlock: after an exchange of objects gloo's thread may need the GIL, while the destructor of the model
+        # Avoid a deadlock: after an exchange of objects gloo's thread may need the GIL, while the model's destructor
         # holds it and waits for that thread.
         accelerator.wait_for_everyone()
         with writing(checkpoints / LOGS):

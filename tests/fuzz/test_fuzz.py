@@ -97,7 +97,7 @@ class Damaged(SenerProcessor):
 
     def __call__(self, texts, **options):
         inputs = super().__call__(texts, **options)
-        if texts:  # without texts the processor is asked for special tokens
+        if texts:  # `check_inputs` takes the special tokens from the empty text
             self.damage(inputs)
         return inputs
 
