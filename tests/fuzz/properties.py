@@ -95,10 +95,10 @@ def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], p
     for number, text in enumerate(contents):
         kept = [k for k, word in enumerate(text) if tokens[word]]
         expected = [first, *(token for k in kept for token in tokens[text[k]]), last]
-        words = [0, *(word for word, k in enumerate(kept, start=1) for _ in tokens[text[k]]), 0]
+        numbers = [0, *(word for word, k in enumerate(kept, start=1) for _ in tokens[text[k]]), 0]
         end = len(expected)
         require(ids[number, :end].tolist() == expected, f"text {number}: other tokens than those of its words alone")
-        require(index[number, :end].tolist() == words, f"text {number}: tokens belong to other words")
+        require(index[number, :end].tolist() == numbers, f"text {number}: tokens belong to other words")
         require(
             mask[number, :end].all() and not mask[number, end:].any(), f"text {number}: the mask is not its length"
         )
