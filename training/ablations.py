@@ -1,19 +1,20 @@
 """
-What each part of SeNER adds: train and score a base configuration and rows that differ from it in one field.
+Measure what each part of SeNER adds: train and score a base configuration, and rows that differ from it in one field.
 
     python training/ablations.py --config training/configs/scholar_xl_small.yaml --train_file train.jsonl \
         --dev_file dev.jsonl --output_dir ablations --seeds 1 2 3 [--rows attention mask_share] [--field value ...]
     python training/ablations.py --by_length my-model --dev_file dev.jsonl --output_dir ablations
 
-Every option but those below is one of training/train.py. Rows are those of the paper's Table 3 (`attention`,
-`log_n_scaling`, `span_interaction`, `lora_rank`, `mask_share`), half the band (`triangles`) and, of a base with both
-triangles, the two read-outs (`vertical_readout`) and the two means (`triangle_mean`: the base row's weights, scored
-again). Each row and seed is a run of training/train.py and one
-of training/score.py in a folder of its own. The command can be killed and started again: what has a report is not run
-again, and a training goes on from its newest state. Writes `ablations.json` and `ablations.md`; prints the latter.
+All other options are passed to training/train.py. The rows are those of the paper's Table 3 (`attention`,
+`log_n_scaling`, `span_interaction`, `lora_rank`, `mask_share`) and half the band (`triangles`). If the base has both
+triangles, there are also the two read-outs (`vertical_readout`) and the two means (`triangle_mean`: the weights of the
+base row, scored again). Each row and seed is a run of training/train.py and of training/score.py in its own folder.
 
-With `--by_length` one trained model sees texts of at most 256, 512, ... 8,192 tokens at once, stretches that do not
-overlap, and then whole texts (the paper's Figure 2a): `by_length.json`, `by_length.md`, `by_length.png`.
+The command can be killed and started again: it skips rows that have a report, and resumes a training from its newest
+state. It writes `ablations.json` and `ablations.md`, and prints the latter.
+
+`--by_length` scores one trained model on texts cut into chunks of at most 256, 512, ... 8,192 tokens, without overlap,
+and on whole texts (the paper's Figure 2a). It writes `by_length.json`, `by_length.md` and `by_length.png`.
 """
 
 import argparse
@@ -46,11 +47,11 @@ from training.inference.extraction import extract
 
 
 HERE = Path(__file__).parent
-SWITCHES = {"log_n_scaling": True, "lora_rank": 8, "mask_share": 0.15}  # the value where it is on; 0 is off
+SWITCHES = {"log_n_scaling": True, "lora_rank": 8, "mask_share": 0.15}  # the value when on; 0 is off
 ROWS = ("attention", "log_n_scaling", "span_interaction", "lora_rank", "mask_share", "triangles",
         "vertical_readout", "triangle_mean")  # fmt: skip
 OF_BOTH_TRIANGLES = ("vertical_readout", "triangle_mean")
-SCORED_ONLY = "triangle_mean"  # it is no part of training
+SCORED_ONLY = "triangle_mean"  # training does not use it
 FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to")  # may differ between calls
 RATIOS = ("precision", "recall", "f1")
 BASE = "base"
@@ -58,19 +59,19 @@ LENGTHS = tuple(2**power for power in range(8, 14))  # tokens
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """The options of this command, and the others."""
+    """Parse the options of this command; returns them, and the other arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of each row (default: the base's seed)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of each row (default: the base's)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="FIELD",
                         help=f"fields to change (default: {', '.join(ROWS)})")  # fmt: skip
-    parser.add_argument("--by_length", metavar="MODEL", help="score this checkpoint on stretches of its texts instead")
+    parser.add_argument("--by_length", metavar="MODEL", help="score this checkpoint on chunks of the texts instead")
     return parser.parse_known_args(arguments)
 
 
 def base_values(fields: TrainingFields) -> dict:
-    """The value of each of `ROWS` in the base configuration; `ValueError` where a field of the model is wrong."""
+    """The value of each of `ROWS` in the base configuration; raises `ValueError` for a wrong field of the model."""
     config = SenerConfig(**{"triangles": "upper", **fields.model})  # as `SenerModel.from_backbone`
     return {name: getattr(fields, name) if hasattr(fields, name) else getattr(config, name) for name in ROWS}
 
@@ -87,19 +88,19 @@ def rows_of(base: dict, names: list[str]) -> dict[str, dict]:
         else:
             values = [value for value in CHOICES[name] if value != base[name]]
         for value in values:
-            # The upper triangle has one read-out alone.
+            # The upper triangle has only one read-out.
             readout = {"vertical_readout": "transposed"} if value == "upper" else {}
             rows[f"{name}={as_text(value)}"] = {name: value, **readout}
     return rows
 
 
 def as_text(value) -> str:
-    """A value as YAML and the command line have it."""
+    """Format a value for YAML and the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def check_folder(folder: Path, fields: TrainingFields) -> None:
-    """Note the base fields in `folder`; `FieldError` where reports of another base are there already."""
+def check_same_base(folder: Path, fields: TrainingFields) -> None:
+    """Store the base fields in `folder`; raises `FieldError` if it has reports of another base."""
     signature = {name: value for name, value in asdict(fields).items() if name not in FREE_FIELDS}
     file = folder / "fields.json"
     if file.is_file():
@@ -115,16 +116,16 @@ def check_folder(folder: Path, fields: TrainingFields) -> None:
 
 def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], None]) -> None:
     """
-    Run one of this folder's commands, everything that it prints going to `log`, and its lines on epochs to `tell`.
+    Run one of this folder's commands. Its output goes to `log`; its lines on epochs go to `tell`, too.
 
     Raises:
-        ValueError: it failed; with its own message.
+        ValueError: the command failed; has its error message.
     """
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace",
-        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # Windows takes none
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # Windows has no such argument
     ) as child:  # fmt: skip
         begin = file.tell()
         try:
@@ -133,7 +134,7 @@ def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], N
                 if line.startswith("epoch "):
                     tell(line.rstrip())
         except BaseException:
-            child.terminate()  # leaving would wait for its end
+            child.terminate()  # or else `Popen` would wait for its end
             raise
     if child.returncode:
         with log.open("rb") as file:
@@ -170,14 +171,14 @@ def run_row(folder: Path, base: Path, changes: dict, seed: int, training: list[s
 
 
 def dev_sources(files: list[str]) -> list[str]:
-    """Dev files as score.py takes them: a data set's split is named, `validation` as in training."""
+    """Name the split of data sets for score.py: `validation`, as in training."""
     return [file if is_file(file) or ":" in file else f"{file}:validation" for file in files]
 
 
-def summarise(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dict]:
+def summarise_rows(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dict]:
     """
-    Of each row that has reports: `row`, `changes`, `seeds`; each ratio per seed, its `mean` and sample `deviation`
-    (`None` for one seed); `difference`, the mean of F1 minus the base's F1 with the same seed.
+    Summarise each row that has reports: `row`, `changes`, `seeds`; each ratio per seed (`values`), its `mean` and
+    sample `deviation` (`None` for one seed); `difference`, the mean of F1 minus the base's F1 with the same seed.
     """
     entries, base = [], {}
     for row, changes in rows.items():
@@ -198,7 +199,7 @@ def summarise(folder: Path, rows: dict[str, dict], seeds: list[int]) -> list[dic
 
 
 def results_table(entries: list[dict], fields: TrainingFields, base: dict) -> str:
-    """The Markdown table of `summarise`, in per cent, under a line that says what was run."""
+    """Format the output of `summarise_rows` as a Markdown table, in per cent, below a line on the base."""
     facts = {"backbone": Path(fields.backbone).name, "num_epochs": fields.num_epochs, "max_tokens": fields.max_tokens,
              "span_window": SenerConfig(**fields.model).span_window, **base}  # fmt: skip
     lines = [
@@ -223,12 +224,12 @@ def percent(fraction: float) -> str:
 
 
 def run_rows(options: argparse.Namespace, training: list[str]) -> None:
-    """All rows with the first seed, then with the next one; the table is written after each run."""
+    """Run all rows with the first seed, then with the next one; write the table after each run."""
     fields = parse_fields(training, __doc__)
     base = base_values(fields)
     rows, seeds = rows_of(base, options.rows), list(dict.fromkeys(options.seeds or [fields.seed]))
     folder = Path(fields.output_dir)
-    check_folder(folder, fields)
+    check_same_base(folder, fields)
     plan, sources = [(row, seed) for seed in seeds for row in rows], dev_sources(fields.dev_file)
     with tqdm(total=len(plan), unit="run") as bar:
 
@@ -240,7 +241,7 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
             bar.set_description(f"{row}, seed {seed}")
             if not (own / "report.json").is_file():
                 run_row(own, folder / BASE / f"seed_{seed}", rows[row], seed, training, sources, tell)
-            entries = summarise(folder, rows, seeds)
+            entries = summarise_rows(folder, rows, seeds)
             text = json.dumps(
                 {"base": json.loads((folder / "fields.json").read_text(encoding="utf-8")), "rows": entries}, indent=1
             )
@@ -250,33 +251,33 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
     print((folder / "ablations.md").read_text(encoding="utf-8"), end="")
 
 
-def chunks(processor: SenerProcessor, document: Document, tokens: int | None) -> tuple[list, int]:
+def document_chunks(processor: SenerProcessor, document: Document, tokens: int | None) -> tuple[list, int]:
     """
-    A document as stretches of whole words with at most `tokens` tokens each, special tokens included (a word that
-    alone has more is one); `None` is the whole text.
+    Split a document into chunks of whole words with at most `tokens` tokens each, special tokens included (a word with
+    more tokens is a chunk of its own); `None` is the whole text.
 
     Returns:
-        (where it starts in the text's units, its text) of each; how many gold spans a seam cuts.
+        (start in the text's units, text) of each chunk; the number of gold spans that a seam cuts.
     """
     if tokens is None:
         return [(0, document.text)], 0
     encoded = encode_document(processor, document)
     offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
     cuts = window_bounds(encoded.bounds, [], tokens - len(encoded.prefix) - len(encoded.suffix), 0)
-    parts = [(offsets[first][0], document.text[offsets[first][0] : offsets[last - 1][1]]) for first, last in cuts]
+    chunks = [(offsets[first][0], document.text[offsets[first][0] : offsets[last - 1][1]]) for first, last in cuts]
     seams = [first for first, _ in cuts]
-    return parts, sum(bisect_left(seams, last) > bisect_right(seams, first) for first, last, _ in encoded.entities)
+    return chunks, sum(bisect_left(seams, last) > bisect_right(seams, first) for first, last, _ in encoded.entities)
 
 
 def score_by_length(
     model: SenerModel, processor: SenerProcessor, documents: list[Document], tokens: int | None
 ) -> dict:
-    """Micro scores of a model that sees at most `tokens` tokens at once, with `interval`, `tokens`, `cut_entities`."""
+    """Micro scores on chunks of at most `tokens` tokens, with `interval`, `tokens` and `cut_entities`."""
     texts, origin, cut_entities = [], [], 0
     for number, document in enumerate(documents):
-        parts, cut = chunks(processor, document, tokens)
+        chunks, cut = document_chunks(processor, document, tokens)
         cut_entities += cut
-        for start, text in parts:
+        for start, text in chunks:
             texts.append(text)
             origin.append((number, start))
     found: list[list] = [[] for _ in documents]
@@ -303,7 +304,7 @@ def length_table(points: list[dict]) -> str:
 
 
 def length_plot(points: list[dict], file: Path) -> None:
-    """F1 with its interval against the length of text that the model sees at once."""
+    """Plot F1 with its interval against the number of tokens that the model sees at once."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     places, f1 = range(len(points)), [point["f1"] for point in points]
@@ -319,7 +320,7 @@ def length_plot(points: list[dict], file: Path) -> None:
 
 
 def run_lengths(name: str, arguments: list[str]) -> None:
-    """`--by_length`."""
+    """Run `--by_length`."""
     parser = argparse.ArgumentParser(prog="ablations.py --by_length MODEL", allow_abbrev=False)
     parser.add_argument("--dev_file", nargs="+", required=True, metavar="FILE", help="JSON Lines with gold entities")
     parser.add_argument("--output_dir", required=True, help="folder for the table and the plot")

@@ -252,7 +252,7 @@ def check_fields(fields: TrainingFields) -> None:
         raise FieldError(f"backbone is {fields.backbone!r}, a SeNER checkpoint: the tagger takes a plain encoder")
 
 
-def build_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
+def build_tagger_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
     """Check the data, build the tagger, and print a report on both."""
     labels = on_main_process(accelerator, lambda: check_data(fields))
     set_seed(fields.seed)
@@ -279,12 +279,12 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
                      scheduler, bar)  # fmt: skip
 
 
-def train(run: TaggerRun) -> dict:
+def train_tagger(run: TaggerRun) -> dict:
     """Train for `num_epochs`, or until dev F1 has not risen for `patience` epochs. Returns the best epoch's result."""
     accelerator, fields, progress, best = run.accelerator, run.fields, Progress(), {}
     while not progress.is_over(fields.num_epochs, fields.patience):
-        loss = train_epoch(run, progress.epoch)
-        result = evaluate(run, progress.epoch)
+        loss = train_tagger_epoch(run, progress.epoch)
+        result = evaluate_tagger(run, progress.epoch)
         accelerator.log({f"dev/{name}": result[name] for name in ("precision", "recall", "f1")},
                         step=progress.epoch * run.batches.steps)  # fmt: skip
         result["epoch"] = progress.epoch
@@ -299,7 +299,7 @@ def train(run: TaggerRun) -> dict:
     return best
 
 
-def train_epoch(run: TaggerRun, epoch: int) -> float:
+def train_tagger_epoch(run: TaggerRun, epoch: int) -> float:
     """Train on each window once. Returns the mean loss of the batches; raises `ValueError` if it is not finite."""
     accelerator, losses = run.accelerator, []
     run.model.train()
@@ -322,7 +322,7 @@ def train_epoch(run: TaggerRun, epoch: int) -> float:
     return mean
 
 
-def evaluate(run: TaggerRun, epoch: int) -> dict:
+def evaluate_tagger(run: TaggerRun, epoch: int) -> dict:
     """Score whole dev texts: micro, macro and per label."""
     accelerator, fields = run.accelerator, run.fields
     weights = merged_state_dict(accelerator.unwrap_model(run.model))
@@ -353,9 +353,9 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()
     with exclusive_run(accelerator, Path(fields.output_dir) / "checkpoints"):
-        this_run = build_run(accelerator, fields)
+        this_run = build_tagger_run(accelerator, fields)
         start_trackers(accelerator, fields)
-        best = train(this_run)
+        best = train_tagger(this_run)
         accelerator.print(json.dumps(best), flush=True)
         accelerator.wait_for_everyone()  # as in training/train.py
         accelerator.end_training()

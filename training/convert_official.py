@@ -1,11 +1,11 @@
 """
-Turn a checkpoint of the authors' released code into a folder that `AutoModel` loads, with the same scores.
+Convert a checkpoint of the authors' released code to a folder that `AutoModel` loads, with the same scores.
 
     python training/convert_official.py --checkpoint official.pth --backbone microsoft/deberta-v3-large \
         --labels Material,Method,Metric,Task --output converted
 
-The labels are in the order of the checkpoint's outputs. Sizes are read from its tensors; only the two windows leave
-no trace in them. Where `--backbone` is a config file (JSON), no tokenizer is written.
+Give the labels in the order of the checkpoint's outputs. Sizes are read from its tensors, except for the two windows.
+If `--backbone` is a config file (JSON), no tokenizer is written.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.common.cli import first_line, run
 
 
-LORA_ALPHA = 16  # the released recipe's; unlike the rank, it cannot be read from the tensors
-# What DeepSpeed, DDP and PEFT put before a name, from the outermost in.
+LORA_ALPHA = 16  # of the released recipe; unlike the rank, it cannot be read from the tensors
+# Prefixes that DeepSpeed, DDP and PEFT add to names, outermost first.
 WRAPPERS = re.compile(r"^(?:_forward_module\.|module\.|base_model\.model\.|base_model\.)+")
 NAMES = [
     (r"pretrain_model\.", "backbone."),
@@ -39,7 +39,7 @@ NAMES = [
     (r"cross_layers\.(\d+)\.LayerNorm2\.", r"blocks.\1.conv_norm."),
     (r"down_fc\.", "classifier."),
 ]
-# Tables that are computed here: rotary positions of the blocks, position numbers of the encoder.
+# Tables that this project computes: rotary positions of the blocks, position numbers of the encoder.
 COMPUTED = re.compile(r"(cross_layers\.\d+\.embed_positions\.weight|.*\bposition_ids)$")
 
 
@@ -49,11 +49,11 @@ class ConversionError(ValueError):
 
 def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
-    Released parameters under this project's names: wrappers' prefixes stripped, LoRA merged (W + alpha / r * B A),
-    computed tables left out.
+    Rename released parameters to this project's names: strip wrappers' prefixes, merge LoRA (W + alpha / r * B A), and
+    skip computed tables.
 
     Raises:
-        ConversionError: for a name that has no counterpart, or that is there twice.
+        ConversionError: a name has no counterpart, or occurs twice.
     """
     plain = {}
     for name, tensor in state.items():
@@ -77,10 +77,10 @@ def official_to_sener(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
-    PEFT's adapters merged into the layers that they belong to, in float32; the layers' biases are kept.
+    Merge PEFT's adapters into their layers, in float32; the layers' biases are kept.
 
     Raises:
-        ConversionError: for an adapter that has not all of its parts, or is no plain LoRA, or does not fit its layer.
+        ConversionError: an adapter is incomplete, is no plain LoRA, or does not fit its layer.
     """
     left = {name for name in state if ".lora_" in name}
     merged = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
@@ -105,7 +105,7 @@ def merge_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sizes_of(state: dict[str, Tensor]) -> dict:
-    """The config fields that can be read from the tensors (this project's names)."""
+    """Read config fields from the shapes of tensors (this project's names)."""
     for name in ("biaffine.bilinear.weight", "classifier.weight"):
         if name not in state:
             raise ConversionError(f"{name}: missing from the checkpoint")
@@ -118,12 +118,12 @@ def sizes_of(state: dict[str, Tensor]) -> dict:
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """A state dict of tensors, read without running code from the file."""
+    """Read a state dict of tensors, without running code from the file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch raises what the pickle machinery raises, and that can be anything
+    except Exception as error:  # unpickling can raise any exception
         raise ConversionError(f"{path}: not a file of weights alone: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ConversionError(f"{path}: expected a state dict of tensors")
@@ -131,7 +131,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 
 
 def read_backbone(name: str) -> dict:
-    """The encoder's configuration, from a JSON file (deberta-v2 where it has no `model_type`), a folder or the Hub."""
+    """Read the encoder's config from a JSON file (deberta-v2 if it has no `model_type`), a folder or the Hub."""
     if not Path(name).is_file():
         try:
             return AutoConfig.from_pretrained(name).to_dict()
@@ -147,8 +147,8 @@ def read_backbone(name: str) -> dict:
     return {"model_type": "deberta-v2", **config}
 
 
-def build_model(state: dict[str, Tensor], backbone: dict, labels: list[str], **windows: int) -> SenerModel:
-    """A model with the released code's conventions and the weights `state` (this project's names)."""
+def converted_model(state: dict[str, Tensor], backbone: dict, labels: list[str], **windows: int) -> SenerModel:
+    """Build a model with the released code's conventions and the weights `state` (this project's names)."""
     sizes = sizes_of(state)
     outputs = len(state["classifier.weight"])
     if len(labels) != outputs:
@@ -180,8 +180,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", required=True, help="Hub name, folder or config file (JSON) of the encoder")
     parser.add_argument("--labels", required=True, help="a,b,c in the order of the checkpoint's outputs")
     parser.add_argument("--output", required=True, help="the folder to write")
-    parser.add_argument("--span_window", type=int, default=128)
-    parser.add_argument("--attention_window", type=int, default=128)
+    parser.add_argument("--span_window", type=int, default=128, help="of the checkpoint (default: %(default)s)")
+    parser.add_argument("--attention_window", type=int, default=128, help="of the checkpoint (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     labels = [label.strip() for label in options.labels.split(",")]
     state = official_to_sener(read_checkpoint(options.checkpoint))
-    model = build_model(state, read_backbone(options.backbone), labels, span_window=options.span_window,
+    model = converted_model(state, read_backbone(options.backbone), labels, span_window=options.span_window,
                         attention_window=options.attention_window)  # fmt: skip
     model.save_pretrained(options.output)
     has_tokenizer = not Path(options.backbone).is_file()

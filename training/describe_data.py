@@ -1,5 +1,5 @@
 """
-Print what is in data files: texts, words, entities of each label, how they overlap, which span window holds them.
+Print a report on data files: texts, words, entities of each label, their overlaps, and the span window that they need.
 
     python training/describe_data.py train.jsonl --span_window 128
 """

@@ -1,5 +1,5 @@
 """
-A checkpoint as one program for serving, which runs without this project's code: `torch.export`.
+Export a checkpoint with `torch.export`, as a program for serving that runs without this project's code.
 
     python training/export.py --model my-model --output sener.pt2
 
@@ -7,8 +7,9 @@ A checkpoint as one program for serving, which runs without this project's code:
     inputs = processor(texts)
     entities = processor.post_process(SimpleNamespace(logits=program(**inputs)), inputs)
 
-It takes texts of any number and length. What the model itself computes in parts the program computes at once, so that
-its memory grows with the text. Its guards note how tracing went where a size may be 1; the result is the same.
+The program takes any number of texts of any length. The model computes long texts in chunks; the program computes them
+at once, so its memory grows with the length. `check_guards=False` skips the guards that tracing adds for sizes of 1;
+the result is the same.
 """
 
 import argparse
@@ -27,7 +28,7 @@ INPUTS = ("input_ids", "attention_mask", "word_index")
 
 
 class Logits(nn.Module):
-    """The model with a plain tensor as its output: a class of its own would have to be there where it is loaded."""
+    """Returns the logits as a plain tensor: the class `SenerOutput` may be missing where the program is loaded."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -39,21 +40,21 @@ class Logits(nn.Module):
 
 def export(model: nn.Module) -> torch.export.ExportedProgram:
     """
-    The program of a `SenerModel` in evaluation mode.
+    Export a `SenerModel` in evaluation mode.
 
-    Its inputs are the processor's, each *Shape:* (B, T), any B and T from 1; its output is the model's logits with a
-    row for every token, *Shape:* (B, T, W, R): rows past the words of a text hold no meaning.
+    The program's inputs are the processor's, each *Shape:* (B, T), for any B and T from 1. Its output is the logits
+    with a row for every token, *Shape:* (B, T, W, R); rows past the last word of a text are meaningless.
 
     Raises:
-        ValueError: the model scores all pairs of a text: its band would be as wide as the text is long.
+        ValueError: the model has no span window: the width of its band would depend on the text.
     """
     if model.config.span_window is None:
         raise ValueError("span_window is None: a program has a fixed width of the band: train with a span_window")
     example = {name: torch.ones(2, 256, dtype=torch.int64) for name in INPUTS}
     shapes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
-    # Or else the program would be for two texts and 65 tokens at least: tracing takes a size of 1 for a constant.
+    # Tracing treats a size of 1 as a constant: without this the program would need two texts and 65 tokens at least.
     with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True), warnings.catch_warnings():
-        # What the encoder notes down while it runs, nothing that a result depends on.
+        # The encoder caches values while it runs; no result depends on them.
         warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")
         return torch.export.export(Logits(model).eval(), (), example, dynamic_shapes=shapes, strict=True)
 

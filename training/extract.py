@@ -4,8 +4,9 @@ Show the entities of one text file.
     python training/extract.py paper.txt
     python training/extract.py paper.txt --format brat > paper.ann
 
-A table (text, label, score, position in characters) and a summary; with `--format` JSON, brat's standoff format, or
-CoNLL columns (a word and its IOB tag), whose entities are flat: of those that overlap the one with the highest score.
+Prints a table (text, label, score, position in characters) and a summary. `--format` prints JSON, brat's standoff
+format, or CoNLL columns (a word and its IOB tag) instead. CoNLL holds flat entities: of those that overlap, the one
+with the highest score is printed.
 """
 
 import argparse
@@ -31,18 +32,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", help="a UTF-8 text file")
     parser.add_argument("--model", default=str(BUNDLED), help="SeNER checkpoint (default: the bundled one)")
-    parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table")
+    parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table",
+                        help="of the output (default: %(default)s)")  # fmt: skip
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
     return parser.parse_args(arguments)
 
 
 def entity_table(entities: list[dict], width: int) -> list[str]:
-    """Lines of an aligned table; texts are shortened so that a line fits `width` columns of the terminal."""
+    """Format an aligned table; texts are shortened so that a line fits into `width` columns of the terminal."""
     rows = [(entity["label"], f"{entity['score']:.2f}", f"{entity['start']}-{entity['end']}") for entity in entities]
     head = ("LABEL", "SCORE", "POSITION")
     widths = [max(map(columns, column)) for column in zip(head, *rows, strict=True)]
     room = max(12, width - sum(widths) - 2 * len(widths))
-    texts = [clip(entity["text"], room) for entity in entities]
+    texts = [clip_to_columns(entity["text"], room) for entity in entities]
     room = max(map(columns, ["TEXT", *texts]))
     lines = []
     for text, cells in zip(["TEXT", *texts], [head, *rows], strict=True):
@@ -52,7 +54,7 @@ def entity_table(entities: list[dict], width: int) -> list[str]:
 
 
 def columns(text: str) -> int:
-    """Columns that a text takes in a terminal: wide characters two, combining ones none."""
+    """The number of terminal columns of a text: two for wide characters, none for combining ones."""
     return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
                for char in text)  # fmt: skip
 
@@ -61,8 +63,8 @@ def pad(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
 
 
-def clip(text: str, width: int) -> str:
-    """`text` on one line of at most `width` columns: white space as one blank, what else cannot be shown as ?."""
+def clip_to_columns(text: str, width: int) -> str:
+    """`text` on one line of at most `width` columns: white space becomes one blank, other unprintable characters ?."""
     text = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     if columns(text) <= width:
         return text
@@ -71,7 +73,7 @@ def clip(text: str, width: int) -> str:
     return text + "..."
 
 
-def summary(entities: list[dict], text: str) -> str:
+def entity_summary(entities: list[dict], text: str) -> str:
     counts = Counter(entity["label"] for entity in entities)
     per_label = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     found = f"{len(entities)} entities" if len(entities) != 1 else "1 entity"
@@ -79,7 +81,7 @@ def summary(entities: list[dict], text: str) -> str:
 
 
 def as_file(form: str, text: str, entities: list[dict], processor) -> str:
-    """What a file of the format holds."""
+    """Format the entities as the content of a file."""
     if form == "brat":
         return to_brat(text, entities)
     if form == "conll":
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.stdout.reconfigure(errors="replace")
     if entities:
         print("\n".join(entity_table(entities, shutil.get_terminal_size().columns)) + "\n")
-    print(summary(entities, text))
+    print(entity_summary(entities, text))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """
-Turn the exports of annotation tools into this project's training data.
+Convert the exports of annotation tools to this project's training data.
 
     python training/import_data.py export.jsonl --output train.jsonl --dev_share 0.1
 
 Reads doccano, Label Studio (JSON, JSON-MIN), Prodigy, brat (folders, or pairs of .txt and .ann), CoNLL columns (IOB,
 BILOU), spaCy (.spacy, pairs as JSON), GLiNER, Hugging Face tokens and tags (JSON, Parquet), WebAnno TSV 3 (INCEpTION).
-The format is recognised by the content. What cannot be kept is counted, shown, and listed in train.left-out.txt.
+The format is recognised by the content. Documents and annotations that cannot be kept are counted, shown, and listed
+in train.left-out.txt.
 
-With --dev_share some documents go into train.dev.jsonl, chosen by their text alone: the same ones every time.
+With --dev_share some documents go into train.dev.jsonl. The choice depends only on their text: it is always the same.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from training.corpus.report import read_and_report
 from training.importing.documents import Source, import_documents
 from training.importing.draft import Reading
 from training.importing.offsets import UNITS
-from training.importing.output import LabelTable, summary, write_documents, write_left_out
+from training.importing.output import LabelTable, import_summary, write_documents, write_left_out
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,8 +38,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--offsets", choices=UNITS, help="what offsets count (default: characters; TSV 3: utf-16)")
     parser.add_argument("--tag_names", metavar="NAMES", help="names of numbered tags in their order: O,B-PER,I-PER")
     parser.add_argument("--max_misquoted", type=float, default=0.01, metavar="SHARE",
-                        help="leave out entities whose quote is another text than their offsets, if no more than this "
-                        "share is such (default: %(default)s)")  # fmt: skip
+                        help="the largest share of entities whose text may differ from their quote; they are left out "
+                        "(default: %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
     for name, low, high in (("dev_share", 0, 1), ("max_misquoted", -1, 2)):
         value = getattr(options, name)
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         reading.warnings.append(f"warning: {options.dev} is left from an earlier import, and {options.output} has its "
                                 "documents now: delete it, or give --dev_share again")  # fmt: skip
     write_left_out(reading, options.left_out)
-    print("\n".join((*summary(sources, reading, options.left_out), written)) + "\n")
+    print("\n".join((*import_summary(sources, reading, options.left_out), written)) + "\n")
 
     processor, table = SenerProcessor.from_pretrained(BUNDLED), LabelTable()
     for name, path in (("TRAIN", options.output), ("DEV", options.dev))[: 2 if options.dev_share else 1]:

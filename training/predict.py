@@ -1,19 +1,19 @@
 """
-Extract the entities of many texts, a corpus of any size, into one file.
+Extract the entities of a corpus of any size into one file.
 
     accelerate launch training/predict.py --model my-model --input corpus.jsonl notes.txt --output entities.jsonl
 
 Input: `.txt` files (a text each, UTF-8), `.jsonl` and `.jsonl.gz` files (`text`: a string or a list of words; `id` or
 `doc_id`) and `.parquet` files (columns of the same names).
-Output, in the order of the input: `{"id": ..., "entities": [{"start", "end", "text", "label", "score"}, ...]}` a text,
-as `.jsonl`, `.jsonl.gz` or `.parquet`; the id of a .txt file is its path, that of a line without one FILE:LINE.
-A text that memory does not hold is named and has `{"id": ..., "entities": null, "error": "does not fit into memory"}`;
-the others are done, and the exit code is 1.
+Output, as `.jsonl`, `.jsonl.gz` or `.parquet`: `{"id": ..., "entities": [{"start", "end", "text", "label", "score"},
+...]}` for each text, in the order of the input. The id of a .txt file is its path, a line without id has FILE:LINE.
+A text that does not fit into memory is named, and gets `{"id": ..., "entities": null, "error": "does not fit into
+memory"}`. The other texts are completed, and the exit code is 1.
 
-The texts are shared out over the processes and machines of `accelerate launch`; the first process alone reads the
-input and writes the output, a stretch of texts at a time. After a kill, or when a fault in the input is repaired, the
-same command with `--resume` goes on where it was; what is done lies in `entities.jsonl.partial` until all of it is.
-With another model, threshold, list of inputs or text than what is done was made with, it does not.
+The texts are shared out over the processes and machines of `accelerate launch`. Only the first process reads the input
+and writes the output, one chunk of texts at a time. After a kill, or once a fault in the input is repaired, the same
+command with `--resume` continues; until the output is complete, it is `entities.jsonl.partial`. A run is not resumed
+with another model, threshold, list of inputs, or changed texts.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from training.inference.extraction import extract_shared
 from training.inference.job import Prediction, argument_parser, signature_of
 
 
-PATIENCE = timedelta(days=7)  # of processes that wait while the first one reads through what is done
+PATIENCE = timedelta(days=7)  # of processes that wait while the first one reads the lines that are done
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--batch_size", type=int, default=16, help="texts of a batch at most (default: 16)")
+    parser.add_argument("--batch_size", type=int, default=16, help="the most texts in a batch (default: 16)")
     return parser.parse_args(arguments)
 
 
-def load(options: argparse.Namespace, state: PartialState) -> tuple:
-    """Model and processor on every process, the first one first: what is wrong is said once."""
+def load_on_every_process(options: argparse.Namespace, state: PartialState) -> tuple:
+    """Load model and processor on every process, on the first one first, so that an error is printed once."""
     loaded: list[tuple] = []
 
     def load_and_check():
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_few_kernels()
     job = Prediction(options.input, options.output, options.resume, state.num_processes)
     if on_main_process(state, job.start):
-        model, processor = load(options, state)
+        model, processor = load_on_every_process(options, state)
         on_main_process(state, lambda: job.show(signature_of(model, processor, options.threshold)))
         while texts := on_main_process(state, job.next_texts):
             found = extract_shared(model, processor, texts, batch_size=options.batch_size,

@@ -1,13 +1,13 @@
 """
-Extract the entities of many texts on a cluster of Ray, which shares out the work and does again what a lost node did.
+Extract the entities of a corpus on a Ray cluster, which shares out the work and repeats that of a lost node.
 
     pip install -e '.[cluster]'             # on every node
     python training/predict_ray.py --model my-model --input part1.jsonl part2.jsonl --output entities.jsonl
 
-Input, output and `--resume` are those of training/predict.py. Run it on a node of the cluster (or as a job of it, or
-with its address in RAY_ADDRESS); without a cluster it makes one of this machine. The model and the input lie on a disk
-that all nodes share; the output is written where the command runs. Files are read in parallel, a task each, and each
-GPU of the cluster (where there is none, each core but one) holds a copy of the model.
+Input, output and `--resume` are those of training/predict.py. Run it on a node of the cluster, as a job of it, or with
+its address in RAY_ADDRESS; without a cluster it starts one on this machine. The model and the input must be on a disk
+that all nodes share; the output is written where the command runs. Files are read in parallel, a task each. Each GPU
+of the cluster holds a copy of the model; without GPUs, each core but one.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
 from training.inference.inputs import stream_inputs
 from training.inference.job import Prediction, argument_parser, signature_of
-from training.inference.results import as_line, checksum_of_text
+from training.inference.results import checksum_of_text, prediction_line
 
 
-TEXTS = 64  # of a block: what an actor takes at a time, and what is computed again when it is lost
+TEXTS = 64  # in a block, the unit of work of an actor, which is computed again if it is lost
 
 
 def read_blocks(batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
-    """Of files and the number of their texts to leave out, the other texts with their ids, in JSON: a block each."""
+    """Read files (`path`) from text number `skip` on; yield blocks of texts with their ids, as JSON."""
     for path, skip in zip(batch["path"].tolist(), batch["skip"].tolist(), strict=True):
         documents = islice(stream_inputs([path]), skip, None)
         while block := [json.dumps([document.id, document.text]) for document in islice(documents, TEXTS)]:
             yield {"document": block}
 
 
-class Extractor:
-    """A copy of the model, kept by an actor."""
+class ModelActor:
+    """An actor that holds a copy of the model."""
 
     def __init__(self, model: str, threshold: float | None):
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -55,12 +55,12 @@ class Extractor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
         ids, texts = zip(*map(json.loads, batch["document"].tolist()), strict=True)
         found = extract(self.model, self.processor, texts, threshold=self.threshold, keep_going=True)
-        return {"line": [as_line(*pair) for pair in zip(ids, found, strict=True)],
+        return {"line": [prediction_line(*pair) for pair in zip(ids, found, strict=True)],
                 "text": [checksum_of_text(text) for text in texts]}  # fmt: skip
 
 
 def left_to_read(job: Prediction) -> list[dict]:
-    """Each file that is not done, and how many of its texts are."""
+    """The files that are not done (`path`), with the number of their texts that are (`skip`)."""
     left, done = [], job.results.done
     for path, count in zip(job.inputs, job.counts, strict=True):
         if done < count:
@@ -70,13 +70,13 @@ def left_to_read(job: Prediction) -> list[dict]:
 
 
 def lines_of(files: list[dict], options: argparse.Namespace) -> Dataset:
-    """The lines of the output, in order, computed as they are asked for."""
+    """The lines of the output, in order; Ray computes them lazily."""
     cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     if cores < 2 and not gpus:
         raise ValueError("the cluster has one core, and needs one to read and one to compute: use training/predict.py")
     texts = ray.data.from_items(files, override_num_blocks=len(files)).map_batches(read_blocks, batch_size=1)
     return texts.repartition(target_num_rows_per_block=TEXTS).map_batches(
-        Extractor,
+        ModelActor,
         fn_constructor_args=(options.model, options.threshold),
         batch_size=TEXTS,
         compute=ActorPoolStrategy(min_size=1, max_size=gpus or cores - 1),
@@ -89,13 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
     job = Prediction(options.input, options.output, options.resume)
     if not job.start():
         return
-    signature = signature_of(*load_checkpoint(options.model), options.threshold)  # says what is wrong, not an actor
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said once
+    signature = signature_of(*load_checkpoint(options.model), options.threshold)  # before any actor loads it
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and need not be logged, too
     ray.init(log_to_driver=False, logging_level=logging.WARNING)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True
-    context.enable_progress_bars = False  # `job` has one
+    context.enable_progress_bars = False  # `job` shows one
     job.show(signature)
     if files := left_to_read(job):
         try:
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
                 job.write(batch["line"].tolist(), batch["text"].tolist())
         except RayTaskError as error:
             if isinstance(error.cause, DataError):
-                message = str(error.cause).partition("\n")[0]  # Ray adds lines of its own
+                message = str(error.cause).partition("\n")[0]  # Ray appends lines
                 raise job.stopped_by(DataError(message)) from error
             raise
     job.finish()

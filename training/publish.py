@@ -7,10 +7,10 @@ Publish a checkpoint on the Hugging Face Hub, and the web demo as a Space.
     python training/publish.py --model my-model --repo user/name --space user/demo
 
 Writes the complete repository (code, weights, tokenizer, config and model card) to `published/user/name`, checks that
-it loads anywhere (training/publishing/), and uploads it in one commit; `--dry-run` leaves the upload out. The card is
-made from the scores (`training/score.py --output report.json`); without them the folder's own README.md is the card.
-To edit a card, make a dry run, edit it, and publish `--model published/user/name`. The upload needs a token with the
-right to write: `hf auth login`, or the variable HF_TOKEN.
+it loads in an isolated interpreter (training/publishing/), and uploads it in one commit; `--dry-run` skips the upload.
+The card is made from the scores (`training/score.py --output report.json`); without them the folder's own README.md is
+the card. To edit a card, make a dry run, edit it, and publish `--model published/user/name`. The upload needs a token
+with write access: `hf auth login`, or the variable HF_TOKEN.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from training.publishing.check_published import check_published_folder
 OUTPUT = Path("published")
 SPACE = Path(__file__).parent.parent / "space"
 SHARD_SIZE = "5GB"
-REPLACED = ("*.py", "*.json", "*.safetensors")  # files of these names are removed where they are not written again
+REPLACED = ("*.py", "*.json", "*.safetensors")  # removed from the Hub unless they are written again
 CARD_OPTIONS = ("license", "language", "dataset", "base_model")
 
 
@@ -45,19 +45,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, metavar="FOLDER", help="the checkpoint")
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="the model's repository on the Hub")
-    parser.add_argument("--space", metavar="USER/NAME", help="publish the demo, too, as this Space with this model")
+    parser.add_argument("--space", metavar="USER/NAME", help="also publish the demo with this model, as this Space")
     parser.add_argument("--dry-run", action="store_true", help="write and check the folder, upload nothing")
     card = parser.add_argument_group("model card")
-    card.add_argument("--scores", metavar="FILE", help="report of training/score.py: a card is made from it")
-    card.add_argument("--license", help="of the weights, as the Hub names it: apache-2.0, cc-by-4.0, ...")
-    card.add_argument("--language", nargs="+", metavar="CODE", help="of the texts: en, de, ...")
-    card.add_argument("--dataset", nargs="+", metavar="NAME", help="trained on these; the first was scored on")
+    card.add_argument("--scores", metavar="FILE", help="report of training/score.py, from which a card is made")
+    card.add_argument("--license", help="license of the weights, as the Hub names it: apache-2.0, cc-by-4.0, ...")
+    card.add_argument("--language", nargs="+", metavar="CODE", help="languages of the texts: en, de, ...")
+    card.add_argument("--dataset", nargs="+", metavar="NAME", help="training data sets, first the scored one")
     card.add_argument("--base_model", metavar="NAME", help="the encoder that training began with")
     return parser.parse_args(arguments)
 
 
 def check_arguments(options: argparse.Namespace) -> None:
-    """Raise `ValueError` for what would fail late."""
+    """Raise `ValueError` for faults that would otherwise appear late."""
     for option in ("repo", "space"):
         name = getattr(options, option)
         if name is not None:
@@ -84,12 +84,12 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise ValueError("no token for the Hub: `hf auth login`, or set HF_TOKEN (--dry-run needs none)")
 
 
-def build_model(options: argparse.Namespace) -> Path:
+def write_repository(options: argparse.Namespace) -> Path:
     """
-    Write the repository to `published/USER/NAME`; what was there is replaced.
+    Write the repository to `published/USER/NAME`, and replace an older one.
 
     Raises:
-        ValueError: no SeNER checkpoint, or scores that are not of it.
+        ValueError: the folder is no SeNER checkpoint, or the scores are of another model.
     """
     model, processor = load_checkpoint(options.model)
     if options.scores is None:
@@ -113,7 +113,7 @@ def build_model(options: argparse.Namespace) -> Path:
 
 
 def save_stored(model: SenerModel, source: Path, folder: Path) -> None:
-    """Config, code and weights; the numbers in the precision that `source` has them in."""
+    """Save config, code and weights, with the weights in the precision of `source`."""
     stored = {}
     for file in sorted(source.glob("model*.safetensors")):
         stored |= load_file(file)
@@ -121,7 +121,7 @@ def save_stored(model: SenerModel, source: Path, folder: Path) -> None:
 
 
 def build_space(space: str, repo: str) -> Path:
-    """Write the demo to `published/spaces/USER/NAME`, its header with the model; what was there is replaced."""
+    """Write the demo to `published/spaces/USER/NAME`, with the model in its header; replaces an older one."""
     folder = OUTPUT / "spaces" / space
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -133,16 +133,16 @@ def build_space(space: str, repo: str) -> Path:
 
 def upload(api: HfApi, folder: Path, repo: str, repo_type: str, variables: dict[str, str] | None = None) -> str:
     """
-    Make the repository where there is none, and upload `folder` in one commit; `variables` are a Space's.
+    Create the repository if it is missing, and upload `folder` in one commit; `variables` are those of a Space.
 
-    `HfApi.upload_folder` would make several commits of a large folder, and a model of old code and new weights would
-    be there meanwhile.
+    `HfApi.upload_folder` would split a large folder into several commits, between which the repository would have old
+    code with new weights.
 
     Returns:
-        The commit.
+        The id of the commit.
 
     Raises:
-        ValueError: the Hub refused, or was not reached.
+        ValueError: the Hub refused, or could not be reached.
     """
     adds = [
         CommitOperationAdd(file.relative_to(folder).as_posix(), file)
@@ -168,7 +168,7 @@ def upload(api: HfApi, folder: Path, repo: str, repo_type: str, variables: dict[
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     check_arguments(options)
-    folder = build_model(options)
+    folder = write_repository(options)
     result = check_published_folder(folder)
     if result.failures:
         raise ValueError(f"{folder}: not fit to be published:\n  " + "\n  ".join(result.failures))

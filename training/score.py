@@ -4,13 +4,13 @@ Score a checkpoint on gold data: precision, recall and F1 by set of (document, s
     accelerate launch training/score.py --model my-model --data test.jsonl --output report.json --report report.html
     accelerate launch training/score.py --model my-model --data dev.jsonl --fit_thresholds
 
-Prints one JSON object last (fractions, not per cent): micro and macro averages with 95 % bootstrap intervals, scores
-per label, by length, nesting and position, by overlap (partial matches), and more; `--report` writes the same with
-plots as an HTML page. Progress and the data report go to standard error. Gold that the model cannot find (wider than
-its window, not on word boundaries) stays in the recall's denominator.
+The last line of the output is a JSON object (fractions, not per cent): micro and macro averages with 95 % bootstrap
+intervals, scores per label, by length, nesting and position, by overlap (partial matches), and more. `--report` writes
+the same with plots as an HTML page. Progress and the data report go to standard error. Gold that the model cannot find
+(wider than its window, not on word boundaries) stays in the recall's denominator.
 
 `--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
-development data: a score on the data that they were fitted on is too good.
+development data: scores on the data of the fit are too high.
 """
 
 import argparse
@@ -42,18 +42,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
     parser.add_argument("--data", required=True, nargs="+", metavar="FILE",
                         help="JSON Lines with gold entities, or NAME:SPLIT of a data set")  # fmt: skip
-    parser.add_argument("--output", metavar="FILE", help="write the JSON object to this file, too")
+    parser.add_argument("--output", metavar="FILE", help="also write the JSON object to this file")
     parser.add_argument("--report", metavar="FILE", help="write an HTML page with plots")
-    parser.add_argument("--batch_size", type=int, default=16, help="texts of a batch at most (default: 16)")
+    parser.add_argument("--batch_size", type=int, default=16, help="the most texts in a batch (default: 16)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
-    group.add_argument("--fit_thresholds", action="store_true", help="fit one per label, store them in the model's "
-                       "folder, and score with them")  # fmt: skip
+    group.add_argument("--fit_thresholds", action="store_true", help="fit a threshold per label, store them in the "
+                       "model's folder, and score with them")  # fmt: skip
     return parser.parse_args(arguments)
 
 
 def check_arguments(options: argparse.Namespace) -> None:
-    """Raise `ValueError` for what would fail only when the model has run for hours."""
+    """Raise `ValueError` for faults that would otherwise appear after the model has run for hours."""
     for source in options.data:
         if not is_file(source) and ":" not in source:
             raise ValueError(f"--data {source}: not a file; of a data set name the split as well ({source}:test)")
@@ -72,7 +72,7 @@ def check_arguments(options: argparse.Namespace) -> None:
 
 
 def fit_lines(before: dict, after: dict) -> list[str]:
-    """What fitting changed, as text: a line per label, one for all."""
+    """Thresholds and F1 before and after fitting, as text: a line per label, and one for all."""
     width = max(len("all (micro)"), *map(len, after["thresholds"]))
     lines = [f"{'label':{width}}  threshold         F1"]
     for label, threshold in after["thresholds"].items():
@@ -84,8 +84,8 @@ def fit_lines(before: dict, after: dict) -> list[str]:
     return [*lines, "note: fitted on this very data, where they look better than they are: score other data"]
 
 
-def evaluate(options: argparse.Namespace, documents: list, scored, thresholds: np.ndarray, config) -> dict:
-    """The scores, with fitted thresholds where that is asked for."""
+def score_and_fit(options: argparse.Namespace, documents: list, scored, thresholds: np.ndarray, config) -> dict:
+    """The scores; with `--fit_thresholds`, those with the fitted thresholds."""
     scores = score_corpus(documents, scored, thresholds, config)
     if not options.fit_thresholds:
         return scores
@@ -95,8 +95,8 @@ def evaluate(options: argparse.Namespace, documents: list, scored, thresholds: n
     return scores | {"before_fitting": {name: before[name] for name in ("precision", "recall", "f1", "thresholds")}}
 
 
-def write(options: argparse.Namespace, result: dict) -> None:
-    """Into all files, and on standard output whatever becomes of the files: much work is in it."""
+def write_results(options: argparse.Namespace, result: dict) -> None:
+    """Write the result to all files, and print it even if a file cannot be written."""
     try:
         if options.fit_thresholds:
             store_thresholds(options.model, result["thresholds"])
@@ -125,10 +125,10 @@ def main(arguments: list[str] | None = None) -> None:
         scored = score_spans(model.to(state.device), processor, [document.text for document in documents], thresholds,
                              options.batch_size, progress=True)  # fmt: skip
     if state.is_main_process:
-        write(options, evaluate(options, documents, scored, thresholds.numpy(), config) | {
+        write_results(options, score_and_fit(options, documents, scored, thresholds.numpy(), config) | {
             "model": options.model, "data": options.data, "texts": report.texts, "words": report.words,
             "entities": report.entities.total(), "wider_than_window": report.wide.total(),
-            "off_word_boundaries": report.off_boundary, "without_pieces": report.unreachable,
+            "off_word_boundaries": report.off_boundary, "without_tokens": report.unreachable,
             "duplicates_removed": report.duplicates,
         })  # fmt: skip
     state.destroy_process_group()

@@ -1,5 +1,5 @@
 """
-Extraction over HTTP, to start from: texts in, entities out.
+Serve extraction over HTTP: a minimal example to build on.
 
     SENER_MODEL=my-model uvicorn training.serve:app --limit-concurrency 64
     curl localhost:8000/extract -H 'Content-Type: application/json' -d '{"texts": ["We train ResNet-50."]}'
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from transformers import pipeline
 
 
-MAX_BYTES = 2_000_000  # of a request, and so of what one holds in memory
+MAX_BYTES = 2_000_000  # of a request
 one_at_a_time = Lock()  # a batch uses every core, or the accelerator
 
 
@@ -53,13 +53,13 @@ async def limit_size(request: Request, call_next):
 
 @app.exception_handler(RequestValidationError)
 async def refuse(request: Request, error: RequestValidationError):
-    """Without the input itself, which FastAPI would send back: not all of it can be sent as JSON."""
+    """Answer without the input, which FastAPI would send back: not all of it can be encoded as JSON."""
     faults = [{name: fault[name] for name in ("type", "loc", "msg")} for fault in error.errors()]
     return JSONResponse({"detail": faults}, 422)
 
 
 @app.post("/extract")
 def extract(given: Texts) -> list[list[dict]]:
-    """For each text its entities: start, end (exclusive, in characters), text, label, score."""
+    """The entities of each text: start, end (exclusive, in characters), text, label, score."""
     with one_at_a_time:
         return app.state.extract(given.texts, threshold=given.threshold, batch_size=8)

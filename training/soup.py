@@ -1,12 +1,12 @@
 """
-The mean of the weights of several checkpoints, one model of their size that is often better than each of them
-(Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-increasing inference time").
+Average the weights of several checkpoints into one model, which is often better than each of them (Wortsman et al.
+2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference
+time").
 
     python training/soup.py --models my-first-model my-second-model --output_dir my-model
 
-The checkpoints must come from runs that began alike: same encoder, fields of the model and seed, so that their heads
-began with the same weights. What the runs may differ in is learning rates, masking, epochs and the like.
+The runs of the checkpoints must have the same encoder, fields of the model and seed, so that their heads began with
+the same weights. Learning rates, masking, epochs and the like may differ.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_c
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True, help="checkpoints, two or more")
-    parser.add_argument("--output_dir", required=True, help="becomes a Hub folder")
-    parser.add_argument("--save_dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--output_dir", required=True, help="the Hub folder to write")
+    parser.add_argument("--save_dtype", default="float32", choices=("float32", "float16", "bfloat16"),
+                        help="of the weights (default: %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
     if len(options.models) < 2:
         parser.error("--models: expected two checkpoints or more")
@@ -35,10 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
 @torch.no_grad()
 def average(models: list[str], output_dir: str, save_dtype: str) -> None:
     """
-    Save the mean of `models`, added up in float64. Thresholds are 0.5 again: fitted ones are of other scores.
+    Save the mean of `models`, computed in float64. Thresholds are reset to 0.5, as fitted ones belong to other scores.
 
     Raises:
-        CheckpointError: two of them differ in more than their thresholds, so that their weights mean different things.
+        CheckpointError: two models differ in more than their thresholds.
     """
     mean, processor = load_checkpoint(models[0])
     config = fields_of(mean)

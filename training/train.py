@@ -4,13 +4,13 @@ Train SeNER on a pretrained encoder.
     accelerate launch training/train.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-model
 
-Any field of the YAML file can be given on the command line as well (`--field value`). When the run ends, `output_dir`
-is a folder that `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads, or that can be pushed to the
-Hub: the weights of the epoch with the best F1 on dev. `--resume` goes on from the newest checkpoint.
+Any field of the YAML file can also be given on the command line (`--field value`). When the run ends, `output_dir` has
+the weights of the epoch with the best F1 on dev. `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads
+it, and it can be pushed to the Hub. `--resume` continues from the newest checkpoint.
 
-Over several processes (`accelerate launch --multi_gpu --num_processes 4`, on the CPU too, or a file of
-training/configs/accelerate/) a step has as many times more windows, and the processes of all machines must see the
-same `output_dir`.
+With n processes (`accelerate launch --multi_gpu --num_processes n`, also on the CPU, or a file of
+training/configs/accelerate/) a step has n times as many windows. The processes of all machines must share the same
+`output_dir`.
 """
 
 from pathlib import Path
@@ -31,15 +31,15 @@ def main(arguments: list[str] | None = None) -> None:
     accelerator = build_accelerator(fields)
     use_all_cores(accelerator.device)
     keep_freed_memory(accelerator.device)
-    logging.disable_progress_bar()  # of loading and saving: the bar of the run is enough
+    logging.disable_progress_bar()  # of loading and saving
     checkpoints = Path(fields.output_dir) / "checkpoints"
     labels = on_main_process(accelerator, lambda: check_data(fields))
     with exclusive_run(accelerator, checkpoints):
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
         progress = train(this_run)
-        # Where the last exchange was one of objects, gloo's thread may want Python's lock while the model's end, which
-        # holds it, waits for that thread.
+        # Avoid a deadlock: after an exchange of objects gloo's thread may need the GIL, while the model's destructor
+        # holds it and waits for that thread.
         accelerator.wait_for_everyone()
         with writing(checkpoints / LOGS):
             accelerator.end_training()

@@ -1,13 +1,13 @@
 """
-Measure SeNER beside its peers and print what is reached: `make bench`, less than an hour on two cores.
+Measure SeNER and its peers and compare with the targets: `make bench`, less than an hour on two cores.
 
     make bench                    # everything; writes tests/benchmarks/results.json and results.png
-    make bench ONLY=forward       # one group again: the others stay as they are in results.json
-    make bench QUICK=1            # short texts, once each: does it all work?
+    make bench ONLY=forward       # one group again: the others are kept from results.json
+    make bench QUICK=1            # a quick trial: short texts, once each
 
-`QUICK`, and the accelerator's group of `make gpu`, write to outputs/benchmarks/ instead, where every run keeps what it
-has so far. An accelerator is used where there is one. Peers are measured where their environments exist
-(`make bench-gliner bench-gliner2`).
+`QUICK`, and the group `accelerator` of `make gpu`, write to outputs/benchmarks/ instead. There every run also saves
+partial results. An accelerator is used if there is one. Peers are measured if their environments exist (`make
+bench-gliner bench-gliner2`).
 """
 
 import argparse
@@ -29,13 +29,13 @@ from .targets import GB, TARGETS
 
 HERE = Path(__file__).parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
-ENVIRONMENTS = {  # of each peer: its folder, which is also its target of the Makefile, and the module that runs there
+ENVIRONMENTS = {  # peer -> the folder of its environment (also its target in the Makefile), the module that runs there
     "GLiNER": (".venv-gliner", "gliner_peer"),
     "GLiNER2": (".venv-gliner2", "gliner2_peer"),
     "GLiNER2.5": (".venv-gliner2", "gliner2_peer"),
 }
 OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "MemoryError")
-LONGEST_CAP = 2**20  # words; what is extrapolated ends here
+LONGEST_CAP = 2**20  # words; the upper limit of extrapolation
 PEER_BATCHES = (1, 4, 8)
 
 
@@ -51,10 +51,10 @@ class Bench:
         self.bar = tqdm(unit="point", dynamic_ncols=True)
 
     def measure(self, point: Point) -> dict:
-        """The result of a point, measured in a process of its own; `error` where memory did not suffice."""
+        """Measure a point in a process of its own; the result is an `error` if it is out of memory."""
         if point in self.results:
             return self.results[point]
-        self.bar.total = max(self.bar.total, self.bar.n + 1)  # some points are chosen on the way
+        self.bar.total = max(self.bar.total, self.bar.n + 1)  # some points are chosen during the run
         self.bar.set_description(str(point))
         result = run_child(point)
         self.bar.update()
@@ -66,7 +66,7 @@ class Bench:
         return result
 
     def restore(self, file: Path, group: str):
-        """Take over what was measured before, but for the points of a group, which is measured again."""
+        """Take over earlier measurements, except for the points of `group`, which are measured again."""
         content = json.loads(file.read_text(encoding="utf-8"))
         again = {replace(point, bias=0.0) for point in plan(group, self.quick)}
         names = {field.name for field in fields(Point)}
@@ -90,7 +90,7 @@ class Bench:
         self.bar.close()
 
     def calibrated(self, point: Point) -> Point:
-        """The point with a bias with which few spans pass."""
+        """The point, with a bias with which few spans pass the threshold."""
         if point.model not in self.biases:
             length = 512 if self.quick else 1024
             self.biases[point.model] = self.measure(Point("bias", length, point.model))["bias"]
@@ -108,7 +108,7 @@ class Bench:
 
     def run_longest(self):
         limit = int((0.4 if self.quick else 8) * GB)
-        # SeNER's memory grows by the same amount with each word.
+        # SeNER's memory is linear in the number of words.
         short, long = (128, 256) if self.quick else (4096, 8192)
         self.extrapolate(Point("training", 0, UPPER, runs=1), "trains", (short, long), limit)
         self.extrapolate(Point("training", 0, BOTH, runs=1), "trains", (short // 2, short), limit)
@@ -133,7 +133,7 @@ class Bench:
         return self.measure(Point(**{**asdict(point), "length": length})).get("added_bytes")
 
     def extrapolate(self, point: Point, mode: str, lengths: tuple[int, int], limit: int):
-        """From the slope between two lengths: no text of the length that is found is computed."""
+        """Extrapolate from two lengths; the resulting length itself is not measured."""
         trials = [(length, self.added(point, length)) for length in lengths]
         if any(added is None for _, added in trials):
             words, note = 0, "not known: this machine's memory does not suffice to tell"
@@ -166,16 +166,18 @@ def python_of(peer: str) -> Path:
 
 def run_child(point: Point) -> dict:
     """
+    Measure a point in a process of its own.
+
     Raises:
-        RuntimeError: the process failed, and not for want of memory.
+        RuntimeError: the process failed for another reason than lack of memory.
     """
     python, module = sys.executable, "child"
     if point.what == "peer":
         python, module = python_of(point.model), ENVIRONMENTS[point.model][1]
     command = [str(python), "-m", f"benchmarks.{module}", json.dumps(asdict(point))]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nothing here is on the Hub
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # nothing is loaded from the Hub
     if point.checkpointing:
-        # Who asks for checkpointing wants the memory: glibc is to give freed tensors back instead of keeping them.
+        # Points with checkpointing measure memory: let glibc return freed tensors instead of keeping them.
         environment["MALLOC_MMAP_THRESHOLD_"] = "20000000"
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True)
     if done.returncode == 0:

@@ -1,7 +1,7 @@
 """
 Measure one point and print the result as one line of JSON: `python -m benchmarks.child '{"what": "forward", ...}'`.
 
-Run in a process of its own, so that the peak memory is the point's.
+Each point has a process of its own, so that the peak memory belongs to it.
 """
 
 import json
@@ -24,7 +24,7 @@ from .text import BACKBONES, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
 
 
 SHORT = 64  # tokens of the warm-up
-Prepare = Callable[[int], Callable[[], object]]  # length -> what is timed
+Prepare = Callable[[int], Callable[[], object]]  # length -> the function to time
 
 
 def main():
@@ -77,7 +77,7 @@ def make_model(point: Point, device: torch.device) -> SenerModel:
 
 
 def make_inputs(model: SenerModel, tokens: int) -> dict[str, torch.Tensor]:
-    """[CLS], a token a word, [SEP]: `tokens` in all."""
+    """[CLS], words of one token, [SEP]: `tokens` tokens in total."""
     processor = SenerProcessor(make_tokenizer(), model.config)
     return dict(processor(" ".join(make_words(tokens - 2))).to(model.device))
 
@@ -180,13 +180,13 @@ SUBJECTS = {
 @torch.no_grad()
 def calibrated_bias(point: Point, device: torch.device) -> float:
     """
-    The classifier's bias with which about one span in `WORDS_PER_SPAN` words passes the threshold 0.5: random weights
-    without it pass half of all cells, which no trained model does.
+    The classifier's bias with which about one span per `WORDS_PER_SPAN` words passes the threshold 0.5. Without it,
+    half of all cells would pass with random weights, unlike with a trained model.
     """
     torch.manual_seed(0)
     model = make_model(point, device)
     config, logits = model.config, model(**make_inputs(model, point.length)).logits
-    rows = logits.shape[1] - config.span_window  # of those every cell is a pair of words
+    rows = logits.shape[1] - config.span_window  # in these rows every cell is a pair of words
     best = span_probabilities(logits, config.triangles, config.triangle_mean)[:, :rows].amax(dim=-1).flatten()
     lowest = best.topk(max(1, rows // WORDS_PER_SPAN)).values[-1]
     return -float(torch.logit(lowest.double()))

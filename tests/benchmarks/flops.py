@@ -1,9 +1,9 @@
 """
-Floating-point operations of a forward pass, counted from the sizes: matrix products and convolutions alone.
+Count the floating-point operations of a forward pass, from the sizes: matrix products and convolutions only.
 
-Only what is needed is counted: the pairs inside the windows, not the corners of the blocks that they are computed in.
-`torch.utils.flop_counter` counts the blocks as well, and needs to be told of the CPU's attention kernel; with the
-blocks' sizes in place of the windows' these formulas give its number (tests/benchmarks/test_benchmarks.py).
+Only necessary work is counted: the pairs inside the windows, not the corners of the blocks that are computed.
+`torch.utils.flop_counter` counts whole blocks, and needs a formula for the CPU's attention kernel. With the sizes of
+blocks instead of windows, the formulas here give its numbers (tests/benchmarks/test_benchmarks.py).
 """
 
 from modeling_sener import SenerConfig
@@ -11,7 +11,7 @@ from modeling_sener.band import columns_before
 
 
 def needed(config: SenerConfig, tokens: int) -> int:
-    """Of one text of `tokens` tokens, one of them a word but for the first and the last."""
+    """FLOPs of one text of `tokens` tokens; each but the first and the last is a word."""
     words = tokens - 2
     attended = tokens if config.attention == "full" else 2 * config.attention_window + 2
     columns = width(config, words)
@@ -26,10 +26,12 @@ def width(config: SenerConfig, words: int) -> int:
 
 def encoder(backbone, tokens: int, attended: int, positions: int) -> int:
     """
+    FLOPs of the encoder.
+
     Args:
         backbone: a DeBERTa configuration with both position terms, or a BERT.
-        attended: keys that each query is scored with.
-        positions: relative positions that it is scored with, at most the rows of their table; a BERT has none.
+        attended: the number of keys per query.
+        positions: the number of relative positions per query, at most the rows of their table; 0 for a BERT.
     """
     size = backbone.hidden_size
     linear = 4 * size * size + 2 * size * backbone.intermediate_size
@@ -44,9 +46,11 @@ def encoder(backbone, tokens: int, attended: int, positions: int) -> int:
 
 def head(config: SenerConfig, words: int, ends: int, scored: int) -> int:
     """
+    FLOPs after the encoder.
+
     Args:
-        ends: end vectors that are multiplied with the biaffine weights.
-        scored: words that each word is paired with in the biaffine scores.
+        ends: the number of end vectors that are multiplied with the biaffine weights.
+        scored: the number of words that each word is paired with in the biaffine scores.
     """
     size, p, channels = config.backbone_config.hidden_size, config.biaffine_size + 1, config.span_channels
     columns = width(config, words)

@@ -1,8 +1,8 @@
 """
-GLiNER2 with an encoder of the same size, random weights, on the same text; labels as SeNER's.
+Measure GLiNER2 on the same text, with an encoder of the same size, random weights and as many labels as SeNER.
 
 The package holds two architectures: "span" (GLiNER2; spans of at most 8 words) and "boundary" (GLiNER2.5; any span of
-a window). Both read a long text by `extract_entities_long`, in windows of 384 words of which 64 overlap, its defaults.
+a window). Both read long texts with `extract_entities_long` and its defaults: windows of 384 words that overlap by 64.
 
 Runs in an environment of its own (`make bench-gliner2`): `python -m benchmarks.gliner2_peer '{"length": 4096, ...}'`
 prints one line of JSON.
@@ -43,7 +43,7 @@ def main():
 
 
 def make_model(architecture: str, device: torch.device):
-    """GLiNER2's defaults: nothing is downloaded where encoder and tokenizer are handed over."""
+    """GLiNER2 with its defaults; encoder and tokenizer are passed, so that nothing is downloaded."""
     config = ExtractorConfig(model_name="random weights", architecture=architecture)
     encoder = AutoConfig.for_model(**BACKBONES["DeBERTa"])
     return AutoExtractor.from_config(config, encoder_config=encoder, tokenizer=make_tokenizer()).to(device).eval()
@@ -56,7 +56,7 @@ def prepare(model, length: int, batch_size: int, threshold: float) -> Callable[[
 
 
 def calibrated_threshold(model) -> float:
-    """About one span in `WORDS_PER_SPAN` words passes, as for SeNER."""
+    """The threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
     found = model.extract_entities(" ".join(make_words(WINDOW)), LABELS, threshold=0.0, include_confidence=True)
     scores = sorted((span["confidence"] for spans in found["entities"].values() for span in spans), reverse=True)
     return scores[min(WINDOW // WORDS_PER_SPAN, len(scores)) - 1]

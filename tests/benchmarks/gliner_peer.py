@@ -1,5 +1,6 @@
 """
-GLiNER with an encoder of the same size, random weights, on the same text in windows of 384 words; labels as SeNER's.
+Measure GLiNER on the same text, with an encoder of the same size, random weights and as many labels as SeNER. It reads
+windows of 384 words.
 
 Runs in an environment of its own (`make bench-gliner`): `python -m benchmarks.gliner_peer '{"length": 4096, ...}'`
 prints one line of JSON.
@@ -20,7 +21,7 @@ from .text import BACKBONES, LABELS, WORDS_PER_SPAN, make_tokenizer, make_words
 
 
 WINDOW = 384
-WIDTH = 12  # words of its longest span
+WIDTH = 12  # words of the longest span
 
 
 def main():
@@ -39,7 +40,7 @@ def main():
 
 
 def make_model(device: torch.device) -> GLiNER:
-    """GLiNER's defaults, on a folder with the tokenizer and the encoder's configuration."""
+    """GLiNER with its defaults, from a folder with the tokenizer and the encoder's configuration."""
     with tempfile.TemporaryDirectory() as folder:
         AutoConfig.for_model(**BACKBONES["DeBERTa"]).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
@@ -54,7 +55,7 @@ def prepare(model, length: int, batch_size: int, threshold: float) -> Callable[[
 
 
 def calibrated_threshold(model) -> float:
-    """About one span in `WORDS_PER_SPAN` words passes, as for SeNER."""
+    """The threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
     prepared = model.prepare_batch([" ".join(make_words(WINDOW))], LABELS)
     batch = model.collate_batch(prepared["input_x"], prepared["entity_types"])
     logits = model.run_batch(batch)[0]

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describe the machine of the measurements."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from .points import Point
 
 
 PROCESSOR = Path("/proc/cpuinfo")
-# Those that decide how fast matrix products are, of x86 and of ARM, as Linux names them.
+# The instruction sets of x86 and ARM that determine the speed of matrix products, by their names in Linux.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
@@ -48,13 +48,13 @@ def processor() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """What torch's own kernels use, and the processor's flags that its libraries may use beyond it."""
+    """The instruction set of torch's own kernels, and flags of the processor that its libraries may use."""
     words = next(cpuinfo("flags", "Features"), "").split()
     return [f"torch {torch.backends.cpu.get_cpu_capability()}", *(flag for flag in FLAGS if flag in words)]
 
 
 def cpuinfo(*names: str) -> Iterator[str]:
-    """The values of a field, of each core in turn; none where the system does not tell."""
+    """Yield the values of a field, core by core; none if the system has no such file."""
     for line in PROCESSOR.read_text().splitlines() if PROCESSOR.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() in names:

@@ -1,4 +1,4 @@
-"""Time, peak memory and the matrix-product rate of the process that imports this. Needs torch alone."""
+"""Measure time, peak memory and the rate of matrix products in this process. Needs only torch."""
 
 import resource
 import statistics
@@ -12,7 +12,7 @@ import torch
 
 STATUS = Path("/proc/self/status")
 PRODUCT_SIZE = {"cpu": 3072, "cuda": 8192}
-SLOW = 25.0  # seconds of a run from which one run is enough
+SLOW = 25.0  # seconds; a run that takes longer is not repeated
 
 
 def pick_device() -> torch.device:
@@ -25,10 +25,10 @@ def synchronize(device: torch.device):
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, runs: int) -> tuple[float, int, object]:
-    """The median of up to `runs` runs, how many there were (a slow one is not repeated), and the last one's result."""
+    """The median time, the number of runs (at most `runs`; a slow one is not repeated), and the last result."""
     times = []
     while len(times) < runs and not (times and times[0] > SLOW):
-        result = None  # the memory of one run is not the next one's
+        result = None  # free the memory before the next run
         synchronize(device)
         start = time.perf_counter()
         result = run()
@@ -38,7 +38,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, runs: int) -
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, runs: int) -> float:
-    """FLOP/s of a product of two large square matrices, the median of several."""
+    """FLOP/s of the product of two large square matrices; the median of several."""
     size = PRODUCT_SIZE[device.type]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right  # warm-up
@@ -46,7 +46,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, runs: int) -> float:
 
 
 class PeakMemory:
-    """Bytes by which the process (on an accelerator: its allocator) grows past the peak that it starts from."""
+    """The growth in bytes of the peak of the process (on an accelerator: of its allocator)."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -60,7 +60,7 @@ class PeakMemory:
     def _peak(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
-        if STATUS.exists():  # Linux: ru_maxrss would begin at the peak of the process that started this one
+        if STATUS.exists():  # on Linux ru_maxrss starts from the peak of the parent process
             (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
             return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

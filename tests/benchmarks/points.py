@@ -1,4 +1,4 @@
-"""What is measured: each point in a process of its own."""
+"""The points to measure, each in a process of its own."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,8 +9,8 @@ def model_name(triangles: str, window: int = 128, encoder: str = "DeBERTa") -> s
 
 UPPER, BOTH = model_name("upper"), model_name("both")
 SQUARES = ("square + plus-shaped attention", "square + convolutions")
-# An encoder of text.py and settings of `SenerConfig`: the windows of both encoders are 128, C = 32, p = 100. Each
-# `upper` stands beside its `both`, so that their ratio suffers little from a machine whose speed drifts.
+# name -> encoder of text.py, settings of `SenerConfig`. Attention windows are 128, C = 32, p = 100. Each `upper` is
+# beside its `both`, so that a drifting speed of the machine hardly changes their ratio.
 MODELS = {
     model_name(triangles, window, encoder): {"encoder": encoder, "triangles": triangles, "span_window": window}
     for encoder in ("DeBERTa", "MiniLM")
@@ -26,7 +26,7 @@ MODELS |= {
 }  # fmt: skip
 PEERS = ("GLiNER", "GLiNER2", "GLiNER2.5")
 GROUPS = ("forward", "training", "entities", "encoder", "reference", "peer", "longest")
-ACCELERATOR = "accelerator"  # a group of its own: what `make gpu` measures
+ACCELERATOR = "accelerator"  # the group that `make gpu` measures
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Point:
             setting.
         length: tokens of the text; words of it for "entities" and "peer".
         model: of `MODELS` or `PEERS`.
-        bias: what the classifier's bias is set to, so that few spans pass.
-        runs: at most; the median counts.
+        bias: of the classifier, set so that few spans pass the threshold.
+        runs: the most runs; the median counts.
         batch_size: windows that run together, for "peer".
     """
 
@@ -61,7 +61,7 @@ class Point:
 
 
 def plan(group: str, quick: bool) -> list[Point]:
-    """The points of a group that are known beforehand: "peer" and "longest" choose theirs as they go."""
+    """The points of a group that are known in advance; "peer" and "longest" choose theirs during the run."""
     short, middle, long = (128, 256, 384) if quick else (512, 2048, 4096)
     longer, longest = (512, 1024) if quick else (16384, 65536)
     runs = 1 if quick else 3

@@ -79,7 +79,7 @@ def machine_line(machine: dict) -> str:
     return f"{device}, {machine['memory_bytes'] / GB:.0f} GB, {versions}, {machine['date']}{rates}"
 
 
-CURVES = {  # what is drawn, of which model: label, colour, marker
+CURVES = {  # (what, model) -> label, colour, marker
     ("forward", UPPER): ("SeNER, upper triangle", "#0b6e8f", "o"),
     ("forward", BOTH): ("SeNER, both triangles", "#8a5aa8", "v"),
     ("encoder", UPPER): ("SeNER's encoder alone", "#6cb6cf", "s"),
@@ -89,7 +89,7 @@ CURVES = {  # what is drawn, of which model: label, colour, marker
 
 
 def curve(results: dict[Point, dict], what: str, model: str, field: str, unit: float) -> tuple[list[int], list[float]]:
-    """Lengths and values of the float32 points of a model."""
+    """The lengths and values of the float32 points of a model."""
     found = [
         (point.length, result[field] / unit)
         for point, result in results.items()
@@ -100,10 +100,10 @@ def curve(results: dict[Point, dict], what: str, model: str, field: str, unit: f
 
 
 def plot(results: dict[Point, dict], file: Path):
-    """Time and added memory of a forward pass against the length, as png; nothing where no pass was measured."""
+    """Plot time and added memory of a forward pass against the length, as png, if any was measured."""
     if not any(curve(results, *drawn, "seconds", 1.0)[0] for drawn in CURVES):
         return
-    import matplotlib  # here, so that the processes that measure start from a small one
+    import matplotlib  # late, so that measuring processes start from a small one
 
     matplotlib.use("agg")
     from matplotlib import pyplot

@@ -1,4 +1,4 @@
-"""What is to be reached, beside what the published implementation needs on the same kind of machine."""
+"""Targets, compared with the published implementation on the same kind of machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ Value = Callable[[Results], float]
 
 # The published implementation on two cores: seconds of a forward pass at 4,096 tokens, of a training step at 2,048.
 PUBLISHED_FORWARD, PUBLISHED_TRAINING = 57.0, 75.0
-# How many times faster `both` was on that kind of machine. Times the ratio of `upper` to `both` in one run, this tells
-# on any machine how much faster `upper` is.
+# The measured speed-up of `both` on that kind of machine. Multiplied by the ratio of `both` to `upper` in one run, it
+# gives the speed-up of `upper` on any machine.
 BOTH_FORWARD, BOTH_TRAINING = 7.5, 5.5
 
 
@@ -21,12 +21,12 @@ BOTH_FORWARD, BOTH_TRAINING = 7.5, 5.5
 class Target:
     """
     Args:
-        what: in words.
-        published: of the published implementation, in words.
-        value: from the results; raises `KeyError` where a point was not measured.
+        what: description.
+        published: description of the published implementation's value.
+        value: computes the value from the results; raises `KeyError` if a point was not measured.
         unit: of value, bound and aim.
-        bound: the least that is to be reached, or the most where `at_most`; `None` for a figure to compare with.
-        aim: what is hoped for.
+        bound: the required minimum, or maximum if `at_most`; `None` for a value that is only compared.
+        aim: the desired value.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Target:
     at_most: bool = False
 
     def row(self, results: Results) -> dict:
-        """What is printed and written; `measured` and `met` are `None` where a point is missing."""
+        """The row to print and write; `measured` and `met` are `None` if a point is missing."""
         measured = met = None
         try:
             measured = self.value(results)
@@ -82,7 +82,7 @@ def added(what: str, length: int, model: str, **fields) -> Value:
 
 
 def peer_seconds(length: int, peer: str) -> Value:
-    """Of the fastest batch size."""
+    """Seconds of a peer with its fastest batch size."""
 
     def value(results: Results) -> float:
         same = [point for point in results if (point.what, point.length, point.model) == ("peer", length, peer)]
@@ -95,7 +95,7 @@ def peer_seconds(length: int, peer: str) -> Value:
 
 
 def ratio(slower: float | Value, faster: Value, times: float = 1.0) -> Value:
-    """How many times faster one is than the other, multiplied with `times`."""
+    """The speed-up: `slower` over `faster`, multiplied by `times`."""
     return lambda results: times * (slower(results) if callable(slower) else slower) / faster(results)
 
 
@@ -118,7 +118,7 @@ def bytes_a_word(results: Results) -> float:
 
 
 def of_the_upper_triangle() -> list[Target]:
-    """What half of the band is to bring."""
+    """Targets of half the band."""
     step = "training", 2048
     forward = "forward", 4096
     minilm = (seconds("entities", 4096, model_name(triangles, encoder="MiniLM")) for triangles in ("both", "upper"))
@@ -138,7 +138,7 @@ def of_the_upper_triangle() -> list[Target]:
 
 
 def of_both_triangles() -> list[Target]:
-    """The paper's model."""
+    """Targets of the paper's model."""
     training = 2048, BOTH
     return [
         Target("forward, 4,096 tokens, both", "57 s", ratio(PUBLISHED_FORWARD, seconds("forward", 4096, BOTH)),
@@ -169,7 +169,7 @@ def against(
     aim: float | None = None,
     published: str = "",
 ) -> Target:
-    """Words a second of text to entities, over those of a peer."""
+    """The target against a peer: ratio of words per second, from text to entities."""
     own = seconds("entities", length, model_name(triangles, window))
     what = f"text to entities, {length:,} words, {triangles}, w = {window}, against {peer}"
     return Target(what, published, ratio(peer_seconds(length, peer), own), "x faster", bound, aim)

@@ -23,7 +23,7 @@ from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-BLOCK = 64  # rows that are computed together, beside the columns that any of them reaches
+BLOCK = 64  # rows of a block; its columns are those that any of the rows reaches
 TOKENS = 16 * BLOCK + 2
 
 
@@ -33,7 +33,7 @@ def config(encoder="DeBERTa", **fields):
 
 
 def counted(config, tokens):
-    """By torch, which is told of the CPU's attention kernel."""
+    """FLOPs by torch's counter, with a formula for the CPU's attention kernel."""
     torch.manual_seed(0)
     model = SenerModel(config).eval()
     inputs = SenerProcessor(make_tokenizer(), config)(" ".join(make_words(tokens - 2)))
@@ -54,7 +54,7 @@ def test_flops_of_the_square(encoder, interaction, triangles):
     square = config(encoder, attention="full", span_window=None, span_interaction=interaction, triangles=triangles)
     tokens, words = 2 * BLOCK + 2, 2 * BLOCK
     reach = flops.width(square, words) - 1
-    # Full attention looks its position terms up in a product with the whole table, which is shorter than this text.
+    # Full attention multiplies with the whole table of positions, which is shorter than this text.
     in_one_chunk = flops.encoder(square.backbone_config, tokens, tokens, tokens)
     in_one_chunk += flops.head(square, words, words + reach, BLOCK + reach)
     measured = counted(square, tokens)
@@ -80,7 +80,7 @@ def test_flops_of_the_band(encoder, fields):
 
 
 def test_half_the_band_needs_half_the_work_after_the_encoder():
-    """Of a long text: rows attend to half as many cells half as often, everything else is done for half of them."""
+    """For long texts: row attention has half the queries and half the keys, everything else half the cells."""
     both, upper = (config(span_window=128, triangles=triangles) for triangles in ("both", "upper"))
     encoder = flops.encoder(both.backbone_config, TOKENS, 258, 258)
     heads = [flops.needed(each, TOKENS) - encoder for each in (both, upper)]
@@ -129,7 +129,7 @@ def test_extrapolated():
 
 
 def results(seconds=1.0, added=10**8):
-    """Every point of a full run and the peers', all with the same figures."""
+    """Results of a full run and the peers, with equal values for all points."""
     points = [point for group in GROUPS for point in plan(group, quick=False)]
     points += [Point("peer", length, peer, batch_size=size)
                for peer in PEERS for length in (4096, 16384) for size in (1, 8)]  # fmt: skip
@@ -186,7 +186,7 @@ def test_targets_say_what_they_measure():
 
 
 def test_the_targets_of_the_upper_triangle():
-    """As they were set: the least, and what is hoped for."""
+    """Their bounds and aims, as they were set."""
     bounds = [(target.bound, target.aim) for target in TARGETS[:7]]
     assert bounds == [(9.5, 12), (9.5, 12), (7, 9), (7, 9), (1.25, 1.6), (2.1, 2.6), (2, 3)]
 

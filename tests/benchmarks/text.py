@@ -1,4 +1,4 @@
-"""A text of any length with one token a word, and encoders, for SeNER and its peers. Needs transformers alone."""
+"""Texts of any length with one token per word, and encoders, for SeNER and its peers. Needs only transformers."""
 
 import random
 
@@ -16,7 +16,7 @@ SPECIAL = {
 LABELS = [f"label{number}" for number in range(12)]
 WORDS = [f"word{number}" for number in range(1000)]
 VOCABULARY = [*SPECIAL.values(), *LABELS, *WORDS]
-WORDS_PER_SPAN = 16  # one span in so many words passes the threshold, and is gold in training
+WORDS_PER_SPAN = 16  # one span per so many words passes the threshold, and is gold in training
 
 # 6 layers each; dropout of the attention's weights is off, as training sets it.
 BACKBONES = {

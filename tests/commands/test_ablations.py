@@ -1,4 +1,4 @@
-"""The ablations command: its rows, its table, runs that are not run again; scores by length of text."""
+"""The ablations command: its rows, its table, skipped runs; scores by length of text."""
 
 import json
 import signal
@@ -85,7 +85,7 @@ F1S = {("base", 1): 0.5, ("base", 2): 0.7, ("base", 3): 0.65, ("attention=full",
 
 
 def test_what_has_a_report_is_not_run_again_and_the_table_is_right(tmp_path, capsys):
-    """The files of the data do not exist: any run would fail."""
+    """The data files do not exist: any run would fail."""
     write_reports(tmp_path, F1S)
     given = [*GIVEN, "--output_dir", str(tmp_path), "--rows", "attention", "--num_epochs", "4", "--span_window", "9"]
     ablations.main([*given, "--seeds", "1", "2", "3"])
@@ -116,7 +116,7 @@ def test_rows_that_lack_a_seed_are_compared_with_the_same_seeds_of_the_base(tmp_
     reports = {place: f1 for place, f1 in F1S.items() if place != ("attention=full", 2)}
     write_reports(tmp_path, reports)
     rows = {"base": {}, "attention=full": {"attention": "full"}, "attention=sliding_window": {}, "none": {}}
-    entries = {entry["row"]: entry for entry in ablations.summarise(tmp_path, rows, [1, 2, 3])}
+    entries = {entry["row"]: entry for entry in ablations.summarise_rows(tmp_path, rows, [1, 2, 3])}
     assert set(entries) == set(rows) - {"none"} and entries["attention=full"]["seeds"] == [1, 3]
     assert entries["attention=full"]["difference"] == pytest.approx((0.4 - 0.5 + 0.61 - 0.65) / 2)
     assert entries["attention=full"]["f1"]["deviation"] == pytest.approx(statistics.stdev([0.4, 0.61]))
@@ -132,7 +132,7 @@ def test_reports_of_another_base_are_not_mixed_in(tmp_path):
 
 
 def test_every_row_has_its_first_seed_before_any_has_its_second(tmp_path, monkeypatch):
-    """So that a command that is stopped leaves a whole table. Runs are stood in for by their reports."""
+    """A command that is stopped then leaves a complete table. `run_row` is replaced: it writes a report."""
     order = []
 
     def run_row(folder, base, changes, seed, *others):
@@ -174,7 +174,7 @@ def test_unknown_options_end_with_exit_code_2(tmp_path, capsys, more, message):
 
 
 def test_a_run_that_fails_says_why_and_where(tmp_path):
-    """By its own message; everything else that it printed is in its log."""
+    """The error has the run's own message; the rest of its output is in the log."""
     done = python(SCRIPT, *GIVEN[:4], "--dev_file", tmp_path / "none.jsonl", "--output_dir", tmp_path / "out",
                   "--rows", "attention", "--report_to", "none", "--seeds", "5")  # fmt: skip
     log = tmp_path / "out" / "base" / "seed_5" / "log.txt"
@@ -185,7 +185,7 @@ def test_a_run_that_fails_says_why_and_where(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_its_training_ends_with_the_command(tmp_path, number):
-    """Or the same command could not go on in its folder. It is in an epoch that takes minutes, and prints nothing."""
+    """Or else a restart could not use the folder. The training is in an epoch that takes minutes without output."""
     write_jsonl(tmp_path / "long.jsonl", toy_records(8) * 500)
     given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--train_file", str(tmp_path / "long.jsonl"),
                                "--report_to", "none", "--seeds", "3")  # fmt: skip
@@ -277,33 +277,33 @@ def by_length(tmp_path_factory):
     return folder
 
 
-def test_stretches_are_whole_words_of_at_most_so_many_pieces_and_hold_the_whole_text(by_length):
+def test_chunks_are_whole_words_of_at_most_so_many_tokens_and_hold_the_whole_text(by_length):
     _, processor = load_checkpoint(by_length / "model")
     for document in read_documents(by_length / "dev.jsonl"):
         places = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
         ends = {start: end for start, end in places}
         for tokens in (8, 20, 64, 1000):
-            parts, cut = ablations.chunks(processor, document, tokens)
+            chunks, cut = ablations.document_chunks(processor, document, tokens)
             words, seams = [], []
-            for start, text in parts:
+            for start, text in chunks:
                 inputs = processor([text], is_split_into_words=document.is_split)
                 assert inputs["input_ids"].shape[1] <= tokens
                 words += [(a + start, b + start) for a, b in inputs.word_offsets[0]]
                 seams.append(start)
                 assert text == document.text[start : start + len(text)]
             assert words == places and set(seams) <= set(ends)
-            # Greedy: no stretch could have taken the first word of the next one.
-            for (start, _), (following, _) in zip(parts, parts[1:], strict=False):
+            # Greedy: no chunk could have taken the first word of the next one.
+            for (start, _), (following, _) in zip(chunks, chunks[1:], strict=False):
                 longer = document.text[start : ends[following]]
                 inputs = processor([longer], is_split_into_words=document.is_split)
                 assert inputs["input_ids"].shape[1] > tokens
             expected = [span for span in document.entities if any(span[0] < seam < span[1] for seam in seams)]
             assert cut == len(expected)
-        assert ablations.chunks(processor, document, None) == ([(0, document.text)], 0)
+        assert ablations.document_chunks(processor, document, None) == ([(0, document.text)], 0)
 
 
-def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys, monkeypatch):
-    """Shorter lengths than the real ones, as the texts are short."""
+def test_scores_by_length_are_those_of_the_chunks(by_length, tmp_path, capsys, monkeypatch):
+    """With shorter lengths than the command's, as the texts are short."""
     monkeypatch.setattr(ablations, "LENGTHS", (16, 64, 1024))
     model, processor = load_checkpoint(by_length / "model")
     documents = read_documents(by_length / "dev.jsonl")
@@ -315,7 +315,7 @@ def test_scores_by_length_are_those_of_the_stretches(by_length, tmp_path, capsys
         found = []
         for document in documents:
             found.append([])
-            for start, text in ablations.chunks(processor, document, tokens)[0]:
+            for start, text in ablations.document_chunks(processor, document, tokens)[0]:
                 for entity in extract(model, processor, [text])[0]:
                     place = entity["start"] + start, entity["end"] + start
                     quote = document.text[place[0] : place[1]]

@@ -1,4 +1,4 @@
-"""The plain tagger through its real command: tags and spans, windows in prediction, what flat tags leave out."""
+"""The plain tagger through its real command: tags and spans, windows in prediction, nested gold."""
 
 import json
 import re
@@ -41,14 +41,14 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory):
-    """A run of the command, and where its output is."""
+    """A run of the command, and its output folder."""
     output = tmp_path_factory.mktemp("trained") / "out"
     script = ROOT / "training" / "baseline_tagger.py"
     return python(script, *tagger_arguments(toy, output, "--num_epochs", "20"), OMP_NUM_THREADS="1"), output
 
 
 def flat(document):
-    """Gold without what lies inside another entity, the first of one span's labels: toy gold has no crossing ones."""
+    """Gold without nested entities, and with the first label of each span. Toy gold has no crossing entities."""
     spans = {}
     for start, end, label in document.entities:
         spans.setdefault((start, end), label)
@@ -93,21 +93,21 @@ def test_outermost_spans_overlap_none_and_leave_out_only_what_overlaps_one_as_lo
     for first, last, label in set(spans) - set(kept):
         rivals = [own for own in kept if own[0] < last and first < own[1]]
         assert max((own[1] - own[0] for own in rivals), default=0) >= last - first, (first, last, label)
-    for span in kept:  # outermost: no span that begins or ends elsewhere holds it, unless that one had to go
+    for span in kept:  # outermost: no larger span holds it, unless that one was left out
         holders = [own for own in spans if own[0] <= span[0] and span[1] <= own[1] and own[:2] != span[:2]]
         assert not set(holders) & set(kept)
 
 
 @given(SPANS, st.integers(18, 25))
-def test_tags_hold_flat_spans_exactly(spans, rows):
+def test_tags_hold_flat_spans_exactly(spans, num_words):
     numbered = [(first, last, "abc".index(label)) for first, last, label in tagger.outermost(spans)]
-    tags = tagger.encode_tags(numbered, rows)
-    assert tags.shape == (rows,) and tagger.decode_tags(tags) == numbered
+    tags = tagger.encode_tags(numbered, num_words)
+    assert tags.shape == (num_words,) and tagger.decode_tags(tags) == numbered
 
 
 @given(st.lists(st.integers(0, 6), max_size=20))
 def test_any_tags_are_spans_as_conll_reads_them(tags):
-    """Against a regular expression over the tags of one label: B or I, then every I that follows."""
+    """Reference: a regular expression over the tags of one label, B or I followed by all I."""
     expected = []
     for label, (b, i) in enumerate([(1, 2), (3, 4), (5, 6)]):
         text = "".join("B" if tag == b else "I" if tag == i else "O" for tag in tags)
@@ -117,22 +117,22 @@ def test_any_tags_are_spans_as_conll_reads_them(tags):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=60), st.integers(4, 60))
-def test_each_row_is_taken_once_from_the_window_where_it_stands_farthest_from_an_edge(sizes, budget):
+def test_each_word_is_taken_once_from_the_window_where_it_stands_farthest_from_an_edge(sizes, budget):
     bounds = np.cumsum([0, *sizes])
     cuts = window_bounds(bounds, [], budget, len(sizes))
     kept = tagger.kept_words(cuts)
-    assert [row for a, b in kept for row in range(a, b)] == list(range(len(sizes)))
+    assert [word for a, b in kept for word in range(a, b)] == list(range(len(sizes)))
     for (first, last), (a, b), (before, after) in zip(
         cuts, kept, zip([None, *cuts], [*cuts[1:], None], strict=False), strict=True
     ):
         assert first <= a and b <= last
-        for row in range(a, b):  # a neighbour has no more context on the side where this window ends
-            assert before is None or row - first >= before[1] - 1 - row
-            assert after is None or last - row > row - after[0]
+        for word in range(a, b):  # a neighbour has no more context on the side where this window ends
+            assert before is None or word - first >= before[1] - 1 - word
+            assert after is None or last - word > word - after[0]
 
 
 def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
-    """Without layers and positions an encoder sees single tokens: windows of any length must give the same tags."""
+    """An encoder without layers and positions sees single tokens, so windows of any length must give the same tags."""
     toy_backbone(tmp_path, num_hidden_layers=0)
     torch.manual_seed(0)
     model = tagger.build_tagger(str(tmp_path), LABELS).eval()
@@ -186,13 +186,13 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
     assert seen == set(names.values())
 
 
-def test_the_share_of_pieces_that_was_asked_for_is_masked(toy, tmp_path):
+def test_the_share_of_tokens_that_was_asked_for_is_masked(toy, tmp_path):
     fields = parse_fields(tagger_arguments(toy, tmp_path / "out", "--mask_share", "0.5"))
     (tmp_path / "out" / "checkpoints").mkdir(parents=True)
-    run = tagger.build_run(tagger.build_accelerator(fields), fields)
+    run = tagger.build_tagger_run(tagger.build_accelerator(fields), fields)
     run.bar.close()
     tokens = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
-    assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of them are [MASK]
+    assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of those masked
 
 
 def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""score, predict and extract as a user runs them, with good input and with bad."""
+"""score, predict and extract as a user runs them, with valid and invalid input."""
 
 import json
 
@@ -179,6 +179,6 @@ def test_a_wrong_model_field_is_named(folder, tmp_path, fields, message):
 
 
 def test_texts_are_clipped_by_columns():
-    assert extract.clip("a\n b\t\x00c", 20) == "a b ?c"
-    assert extract.clip("東京" * 9, 10) == "東京東..."
+    assert extract.clip_to_columns("a\n b\t\x00c", 20) == "a b ?c"
+    assert extract.clip_to_columns("東京" * 9, 10) == "東京東..."
     assert extract.columns("e\u0301東") == 3

@@ -1,4 +1,4 @@
-"""The released code's checkpoint -> a folder that AutoModel loads and that gives the same scores."""
+"""Conversion of a checkpoint of the released code to a folder that AutoModel loads, with the same scores."""
 
 import json
 
@@ -145,7 +145,7 @@ def test_prefixes_and_lora():
 
 
 class Code:
-    """Unpickled, it writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -182,8 +182,8 @@ def released_name(name):
 
 @pytest.mark.parametrize("prefix, rank", [("", None), ("module.", None), ("module.", 4), ("_forward_module.", 16)])
 def test_a_made_up_checkpoint_gives_the_scores_of_its_model(prefix, rank):
-    """The names that PEFT and DeepSpeed make; PEFT itself merges the adapters of the model to compare with."""
-    from training.convert_official import build_model, official_to_sener
+    """With the names that PEFT and DeepSpeed make. PEFT merges the adapters of the reference model."""
+    from training.convert_official import converted_model, official_to_sener
 
     labels = ["b", "a", "c"]
     model = tiny_model("deberta-v3", vertical_readout="mirrored", triangle_mean="probability", labels_per_span="best")
@@ -204,7 +204,7 @@ def test_a_made_up_checkpoint_gives_the_scores_of_its_model(prefix, rank):
     if rank is not None:
         model.backbone = encoder.merge_and_unload()["pretrain_model"]
     backbone = json.loads(json.dumps(model.config.backbone_config.to_dict()))
-    converted = build_model(official_to_sener(state), backbone, labels, span_window=4, attention_window=8)
+    converted = converted_model(official_to_sener(state), backbone, labels, span_window=4, attention_window=8)
     assert converted.config.labels == labels
     inputs = batch([40, 23])
     with torch.no_grad():

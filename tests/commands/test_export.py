@@ -1,4 +1,4 @@
-"""The exported program: the same scores as the model's, for any texts, and with nothing of this repository."""
+"""The exported program gives the scores of the model for any texts, and runs without this repository."""
 
 import json
 
@@ -30,7 +30,7 @@ BATCHES = ([150, 90], [300], [40, 30, 20], [3], [64, 5], [700, 128, 65, 2])  # i
     ],
 )
 def test_program_equals_model(backbone, fields):
-    model = tiny_model(backbone, chunk_size=64, **fields)  # most of the texts are longer than a part
+    model = tiny_model(backbone, chunk_size=64, **fields)  # most texts are longer than a chunk
     program = export(model).module(check_guards=False)
     pad = model.config.backbone_config.pad_token_id or 0
     for lengths in BATCHES:

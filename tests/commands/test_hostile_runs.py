@@ -1,4 +1,4 @@
-"""Full disks, two writers of one file, signals and the death of a process: nothing that is written is lost."""
+"""Full disks, two writers of one file, signals and killed processes: written results are never lost."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from training.corpus.data import DataError, Document
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting.state import ResumeError, newest_state
 from training.inference.job import Prediction
-from training.inference.results import Results, as_line
+from training.inference.results import Results, prediction_line
 
 
 FIELDS = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none"]
@@ -36,8 +36,8 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    """In this process as in `unbroken`'s: weights are compared to the bit."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # `use_all_cores` would take it for a launcher's
+    """Use the same number of threads as `unbroken`: weights are compared bit by bit."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # or else `use_all_cores` would raise the number of threads
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -54,7 +54,7 @@ def unbroken(toy, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A checkpoint, a corpus, what an unbroken run makes of it, and gold data."""
+    """A checkpoint, a corpus, the output of an unbroken run over it, and gold data."""
     folder = tmp_path_factory.mktemp("made")
     toy_checkpoint(folder)
     toy_corpus(folder / "corpus.jsonl", COUNT)
@@ -98,7 +98,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("room", [0, 1, 700, 2500])
 def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
-    path, lines = tmp_path / "out.jsonl", [as_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes, checked
+    path, lines = tmp_path / "out.jsonl", [prediction_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes
     first, second = results_of(path), Results(str(path))
     write(first, lines[:20])
     size = (tmp_path / "out.jsonl.partial").stat().st_size
@@ -110,7 +110,7 @@ def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
     second.resume(documents)
     assert second.done >= 20 + room // 80
     second.begin({})
-    write(second, [as_line(document.id, []) for document in documents])
+    write(second, [prediction_line(document.id, []) for document in documents])
     second.finish()
     assert path.read_text().splitlines() == lines
 
@@ -118,7 +118,7 @@ def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, ending):
     path, results = tmp_path / f"out{ending}", results_of(tmp_path / f"out{ending}")
-    write(results, [as_line(f"text {n}", []) for n in range(3000)])
+    write(results, [prediction_line(f"text {n}", []) for n in range(3000)])
     path.write_text("before")
     with full_disk(300), pytest.raises(WriteError, match="3,000 texts are done: make room"):
         results.finish()
@@ -156,7 +156,7 @@ def test_a_training_goes_on_where_the_disk_was_full(toy, tmp_path, unbroken, mon
             limit_files(60_000)
         return step(*arguments, **named)
 
-    with full_disk(-1), monkeypatch.context() as patch:  # what `fill` sets ends here
+    with full_disk(-1), monkeypatch.context() as patch:  # both end the limit that `fill` sets
         patch.setattr(torch.optim.AdamW, "step", fill)
         with pytest.raises(WriteError, match="cannot be written .*make room and go on with --resume") as error:
             training.main(training_arguments(toy, tmp_path, *FIELDS))
@@ -180,13 +180,13 @@ def test_the_commands_name_what_a_full_disk_has_no_room_for(toy, made, tmp_path)
         assert code == 1 and lines[-1].startswith(f"error: {tmp_path / file}: cannot be written ("), lines
         assert [line.startswith("error: ") for line in lines].count(True) == 1 and "Traceback" not in str(lines), lines
         if command == "score":
-            assert json.loads(lines[-2])["texts"] == 40  # what was computed is not lost
+            assert json.loads(lines[-2])["texts"] == 40  # the scores are printed anyway
     assert (tmp_path / "report.json").read_text() == "before" and not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.slow
 def test_a_tracker_that_cannot_write_ends_the_run_with_its_folder(toy, tmp_path):
-    """The next state comes three steps later, what a tracker writes after each."""
+    """The next state is saved three steps later; a tracker writes after each step."""
     checkpoints = tmp_path / "checkpoints"
     training_run = Command("train", training_arguments(toy, tmp_path, *FIELDS[2:-2], "--num_epochs", "50"))
     wait_for((checkpoints / "state_0002_0000000").exists, training_run.is_running)
@@ -238,7 +238,7 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
     first = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
     assert first.start()
     started = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
-    assert started.start()  # both have looked, neither has written
+    assert started.start()  # both have checked the output, neither has written
     first.show({})
     with pytest.raises(DataError, match="another run is writing it; end that one first"):
         started.show({})
@@ -253,7 +253,7 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(toy, tmp_path, unbroken):
-    """The real command twice at once: the second is refused while the first is there, and goes on where it died."""
+    """Two real commands: the second is refused while the first runs, and resumes once the first was killed."""
     first = Command("train", training_arguments(toy, tmp_path, *FIELDS[2:], "--num_epochs", "500"))
     wait_for(lambda: (tmp_path / "checkpoints").exists() and newest_state(tmp_path / "checkpoints"), first.is_running)
     code, lines = Command("train", training_arguments(toy, tmp_path, *FIELDS, "--resume")).end()
@@ -313,14 +313,14 @@ def test_a_launcher_that_is_ended_takes_its_processes_with_it(toy, tmp_path, num
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
 def test_a_score_that_is_ended_leaves_the_reports_of_before(made, tmp_path, ending):
-    """Terminated at work, and killed as each of its files is written and as it gets its name."""
+    """Terminated during the scoring, and killed while each of its files is written or renamed."""
     files = [tmp_path / "report.json", tmp_path / "report.html"]
     for file in files:
         file.write_text("before")
     given = scoring(made, "--output", files[0], "--report", files[1])
     if ending == signal.SIGTERM:
         command = Command("score", given)
-        wait_for(lambda: b"0/40" in command.printed, command.is_running)  # the bar of the model's work
+        wait_for(lambda: b"0/40" in command.printed, command.is_running)  # the progress bar of the model
         command.send(signal.SIGTERM)
         code, lines = command.end()
         assert code == 143 and lines[-1] == "terminated" and "Traceback" not in str(lines), lines
@@ -340,7 +340,7 @@ def test_a_score_that_is_ended_leaves_the_reports_of_before(made, tmp_path, endi
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
 def test_a_run_ends_when_one_of_its_processes_dies(toy, made, tmp_path, script, rank):
-    """The real launcher; the run then goes on from what was written."""
+    """With the real launcher. The run then resumes from what was written."""
     trains, aside = script == "train.py", tmp_path / "out.jsonl.partial"
     output = tmp_path / ("out" if trains else "out.jsonl")
     given = training_arguments(toy, output, *FIELDS, "--resume") if trains else predicting(made, output, "--resume")
@@ -368,7 +368,7 @@ def test_a_run_ends_when_one_of_its_processes_dies(toy, made, tmp_path, script, 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
 def test_a_process_that_waits_for_a_dead_one_ends_with_an_error(toy, made, tmp_path, script, rank):
-    """Without a launcher, which would end it: the other process is stopped first, so that this one does wait."""
+    """Without a launcher, which would end the process. The other one is stopped first, so that this one waits."""
     trains, aside = script == "train.py", tmp_path / "out.jsonl.partial"
     given = training_arguments(toy, tmp_path / "out", *FIELDS[2:], "--num_epochs", "500") if trains else \
         predicting(made, tmp_path / "out.jsonl")  # fmt: skip

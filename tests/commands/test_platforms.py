@@ -1,4 +1,4 @@
-"""The commands and the demo's reading of files on systems that lack what Linux has."""
+"""The commands, and the demo's reading of files, on systems without the features of Linux."""
 
 import ast
 import json
@@ -12,14 +12,14 @@ from support.toy import CODE, ROOT, python, toy_folder, training_arguments
 from training.fitting.fields import parse_fields
 
 
-# Of `os` and `signal`, what Windows lacks and the code might want.
+# Members of `os` and `signal` that Windows lacks.
 UNIX = {"fork", "forkpty", "getuid", "geteuid", "getgid", "killpg", "getpgid", "setsid", "sched_getaffinity",
         "sched_setaffinity", "register_at_fork", "sysconf", "uname", "mkfifo", "statvfs", "nice", "SIGKILL", "SIGALRM",
         "SIGHUP", "SIGUSR1", "SIGCHLD", "setitimer", "pthread_sigmask", "sigwait"}  # fmt: skip
 
 
 def unguarded(source):
-    """What not every system has and nothing guards: no `try`, and no `if` that asks for it or for the system."""
+    """Uses of features that some systems lack, outside of a `try`, or an `if` that asks for them or for the system."""
     found = []
 
     def look(node, guarded):
@@ -88,7 +88,7 @@ def test_commands_run_elsewhere(system, tmp_path):
 
 
 def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
-    """As data loaders start their workers on Windows and macOS, and from Python 3.14 on elsewhere, too."""
+    """Data loaders spawn their workers on Windows and macOS, and from Python 3.14 on elsewhere, too."""
     from accelerate import Accelerator
 
     from modeling_sener import SenerConfig, SenerProcessor

@@ -1,4 +1,4 @@
-"""Prediction over a corpus: every format, one stretch in memory, nothing lost or repeated, faults named."""
+"""Prediction over a corpus: all formats, one chunk in memory, no text lost or repeated, faults named."""
 
 import gzip
 import json
@@ -26,16 +26,16 @@ from training.corpus.data import DataError, Document
 from training.inference import extraction
 from training.inference.extraction import BATCH_WORDS, CHARACTERS_A_WORD, length_batches
 from training.inference.inputs import stream_inputs
-from training.inference.job import CHUNK_TEXTS, CHUNK_WORDS, Prediction, chunks
-from training.inference.results import Results, as_line
+from training.inference.job import CHUNK_TEXTS, CHUNK_WORDS, Prediction, corpus_chunks
+from training.inference.results import Results, prediction_line
 
 
-COUNT = 200  # texts of the corpus: four stretches of one process
+COUNT = 200  # texts of the corpus: four chunks of one process
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint, a corpus, and what an unbroken run makes of it."""
+    """A checkpoint, a corpus, and the output of an unbroken run over it."""
     folder = tmp_path_factory.mktemp("predict")
     toy_checkpoint(folder)
     toy_corpus(folder / "corpus.jsonl", COUNT)
@@ -115,7 +115,7 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
     entity = {"start": 0, "end": 2, "text": "x\ud83d", "label": "Task", "score": 0.5}
     for name, text in (("a.jsonl", "x\ud83d"), ("a.parquet", "x\ufffd")):
         results = results_of(tmp_path / name)
-        write(results, [as_line("\ud83d\ude00\ud83d", [entity])])
+        write(results, [prediction_line("\ud83d\ude00\ud83d", [entity])])
         results.finish()
         (record,) = read(tmp_path / name)
         assert record["entities"] == [entity | {"text": text}]
@@ -125,7 +125,7 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
 @given(st.data())
 def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_path_factory, data):
     ids = data.draw(st.lists(st.text(max_size=3), min_size=1, max_size=6))
-    lines, folder = [as_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
+    lines, folder = [prediction_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
     results = results_of(folder / "out.jsonl", model="a")
     write(results, lines)
     results.close()
@@ -136,7 +136,7 @@ def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_
     results.resume(documents)
     assert results.done == max(whole[:cut].count(b"\n") - 1, 0)
     results.begin({"model": "a"})
-    write(results, [as_line(document.id, []) for document in documents])
+    write(results, [prediction_line(document.id, []) for document in documents])
     results.finish()
     assert (folder / "out.jsonl").read_text(encoding="utf-8").split("\n") == [*lines, ""]
     assert [path.name for path in folder.iterdir()] == ["out.jsonl"]
@@ -177,7 +177,7 @@ def test_a_fault_loses_nothing_that_is_done(folder, tmp_path):
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_a_corpus_passes_through_little_memory(tmp_path, ending):
-    """40 MB of text, of which no more than a stretch (64 texts of 10 kB) and what reading ahead takes is held."""
+    """40 MB of text. Only a chunk (64 texts of 10 kB) and the read-ahead buffer are in memory."""
     path, text = str(tmp_path / ("corpus" + ending)), "word " * 2000
     if ending == ".parquet":
         table = pa.table({"text": [f"{n} {text}" for n in range(4000)]})
@@ -201,13 +201,13 @@ def test_a_corpus_passes_through_little_memory(tmp_path, ending):
     assert job.results.done == 4000 and peak < 8e6 and most_in_arrow < 8e6
 
 
-def test_a_stretch_ends_after_a_long_text():
+def test_a_chunk_ends_after_a_long_text():
     lengths = [10, CHUNK_WORDS, *[1] * 130]
     documents = [Document(str(n), ["a"] * length) for n, length in enumerate(lengths)]
-    found = list(chunks(documents, 1))
+    found = list(corpus_chunks(documents, 1))
     assert [len(chunk) for chunk in found] == [2, 64, 64, 2]
     assert [document for chunk in found for document in chunk] == documents
-    assert [len(chunk) for chunk in chunks(documents, 2)] == [128, 4]
+    assert [len(chunk) for chunk in corpus_chunks(documents, 2)] == [128, 4]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))
@@ -225,7 +225,7 @@ def test_batches_hold_each_text_once_are_of_one_kind_and_as_full_as_they_may_be(
 
 
 def test_each_text_is_the_work_of_one_process_and_long_ones_are_shared_out(monkeypatch):
-    """Each process of two in turn; what the other one would add is left out."""
+    """Runs two processes one after the other; each returns only its own texts."""
     texts, shares = [["a"] * words for words in (3, 50, 1, 40, 2, 60)], []
 
     def gather(own):
@@ -266,7 +266,7 @@ def test_what_is_done_is_not_overwritten_nor_mixed(folder, tmp_path):
     assert f"{aside}:1: is damaged, or no line of this" in refused(folder, tmp_path, corpus, more=["--resume"])
 
 
-# What a run was started with and what it is resumed with, and the field that is named.
+# Arguments of a run, arguments of its resumption, and the field that the error names.
 OTHERS = {
     "threshold": ("threshold", lambda folder: None, ["--threshold", "0.7"]),
     "labels": (
@@ -353,13 +353,13 @@ def test_a_text_that_was_another_one_is_named(folder, tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
-    """Resumed, or finished in the run itself, which wrote it hours ago."""
+    """Whether the file is resumed, or finished by the run that wrote it."""
     folder, ids = tmp_path_factory.mktemp("flip"), ["a", "b", "c"]
     entity = {"start": 0, "end": 2, "text": "é😀", "label": "Task", "score": 0.5}
     results = results_of(folder / "out.jsonl", model="a", threshold=[0.5])
-    write(results, [as_line(name, [entity] * n) for n, name in enumerate(ids)])
+    write(results, [prediction_line(name, [entity] * n) for n, name in enumerate(ids)])
     whole = (folder / "out.jsonl.partial").read_bytes()
-    bit = data.draw(st.integers(0, 8 * len(whole) - 9))  # the end of the last line: it would be made anew
+    bit = data.draw(st.integers(0, 8 * len(whole) - 9))  # without the end of the last line, it is computed anew
     damaged = bytearray(whole)
     damaged[bit // 8] ^= 1 << bit % 8
     (folder / "out.jsonl.partial").write_bytes(damaged)
@@ -370,7 +370,7 @@ def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
     with pytest.raises(DataError, match=r"out\.jsonl\.partial:\d: (is|was) damaged.* start anew$") as error:
         again.resume(iter([Document(name, "") for name in ids]))
     line = int(str(error.value).partition(".partial:")[2].partition(":")[0])
-    if line > 1:  # as it says: cut off from this line on, the rest is right
+    if line > 1:  # follow the advice: cut off from this line on, the rest is right
         (folder / "out.jsonl.partial").write_bytes(b"".join(bytes(damaged).splitlines(keepends=True)[: line - 1]))
         again = Results(str(folder / "out.jsonl"))
         again.resume(iter([Document(name, "") for name in ids]))
@@ -425,14 +425,14 @@ def test_two_processes_write_the_file_of_one(folder, tmp_path):
     ]
 
 
-MODEL = "modeling_sener:SenerModel.find_candidates"  # called four times a stretch
-# In the order of the run, each kill being followed by a resumption; as `run_until_killed` takes them.
+MODEL = "modeling_sener:SenerModel.find_candidates"  # called four times a chunk
+# Arguments of `run_until_killed`, in the order of the run; a resumption follows each kill.
 KILLS = {
     "before the first line": ("open", "out.jsonl.gz.partial", 1, 0),
-    "in the first stretch": (MODEL, "", 2, 0),
-    "in the second stretch": (MODEL, "", 6, 0),
+    "in the first chunk": (MODEL, "", 2, 0),
+    "in the second chunk": (MODEL, "", 6, 0),
     "before half a line is cut": ("os.truncate", "out.jsonl.gz.partial", 1, 0),
-    "in a later stretch": (MODEL, "", 5, 0.005),
+    "in a later chunk": (MODEL, "", 5, 0.005),
     "before it is compressed": ("open", "out.jsonl.gz.writing", 1, 0),
     "before it gets its name": ("os.rename", "out.jsonl.gz.writing", 1, 0),
     "before what is aside goes": ("os.remove", "out.jsonl.gz.partial", 1, 0),
@@ -459,8 +459,8 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
 
 def test_two_runs_do_not_write_one_file(tmp_path):
     first, second = results_of(tmp_path / "out.jsonl"), Results(str(tmp_path / "out.jsonl"))
-    write(first, [as_line("a", [])])
-    assert len(read(first.partial)) == 1  # no kill takes it away
+    write(first, [prediction_line("a", [])])
+    assert len(read(first.partial)) == 1  # a kill does not remove it
     with pytest.raises(DataError, match="another run is writing it"):
         second.resume(iter([Document("a", "")]))
     with pytest.raises(DataError, match="another run is writing it"):
@@ -471,7 +471,7 @@ def test_two_runs_do_not_write_one_file(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_killed_at_any_time_lose_and_repeat_nothing(folder, tmp_path):
-    """From outside, at times that nobody chose; the launcher and both processes die at once."""
+    """Killed from outside, at random times; the launcher and both processes die together."""
     corpus = toy_corpus(tmp_path / "corpus.jsonl", 1300)
     run(folder, corpus, output=tmp_path / "unbroken.jsonl")
     size = (tmp_path / "unbroken.jsonl").stat().st_size

@@ -1,4 +1,4 @@
-"""Prediction on a cluster of Ray: the file of training/predict.py, with all its nodes and when one of them is lost."""
+"""Prediction on a Ray cluster gives the output of training/predict.py, also if a node is lost."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SETTINGS = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "RAY_USAGE_STATS_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint, three files, and what training/predict.py makes of them."""
+    """A checkpoint, three files, and the output of training/predict.py for them."""
     folder = tmp_path_factory.mktemp("cluster")
     toy_checkpoint(folder)
     inputs = [str(toy_corpus(folder / f"part{n}.jsonl", count)) for n, count in enumerate(COUNTS)]
@@ -51,7 +51,7 @@ def start(folder, address, output, *more):
 
 
 def actors_of(raylet):
-    """The actors of a node that hold a model: its raylet's children, which carry their name as a title."""
+    """The actors of a node that hold a model: children of its raylet with the class in their process title."""
     titles = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,7 +59,7 @@ def actors_of(raylet):
             title = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:  # it has ended
             continue
-        if parent == raylet and "Extractor" in title:
+        if parent == raylet and "ModelActor" in title:
             titles.append(title)
     return titles
 

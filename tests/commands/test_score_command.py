@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     model = SenerModel.from_backbone(
         str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1
     )
-    torch.nn.init.normal_(model.classifier.weight, std=2.0)  # scores all over 0..1
+    torch.nn.init.normal_(model.classifier.weight, std=2.0)  # scores spread over 0..1
     torch.nn.init.zeros_(model.classifier.bias)
     model.save_pretrained(folder / "model")
     SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(folder / "model")
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path):
-    """A copy, which fitting may change."""
+    """A copy of the checkpoint, which fitting may change."""
     for name in ("model", "data.jsonl"):
         (tmp_path / name).symlink_to(made / name)
     (tmp_path / "model").unlink()
@@ -135,7 +135,7 @@ def test_a_threshold_cannot_be_given_and_fitted(capsys):
 
 @pytest.mark.slow
 def test_two_processes_score_and_fit_as_one(folder, capsys):
-    """Also where one of them has nothing to do."""
+    """Also if one of them has no texts."""
     model = (folder / "model" / "config.json").read_text()
     alone, _ = run_score(folder, capsys, "--fit_thresholds")
     (folder / "model" / "config.json").write_text(model)
@@ -175,7 +175,7 @@ def test_the_metric_module_gives_the_numbers_of_score(folder, capsys, monkeypatc
 
 
 def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
-    """Overlap is counted in the units of the offsets; no curve without scores; of equal entities the best counts."""
+    """Overlap counts in units of the offsets. Without scores there is no curve. Of equal entities the best counts."""
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
     metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
     gold = [[{"start": 0, "end": 9, "label": "A"}]]

@@ -1,4 +1,4 @@
-"""The serving example under uvicorn, as README starts it."""
+"""The serving example under uvicorn, started as in the README."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(model):
-    """The server's address, a free port of the system's choice."""
+    """The server's address, on a free port."""
     server = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "training.serve:app", "--port", "0", "--limit-concurrency", "64"],
         cwd=ROOT, text=True, env={**os.environ, "SENER_MODEL": str(model), "OMP_NUM_THREADS": "1"},
@@ -87,7 +87,7 @@ def test_what_is_no_request_is_refused(url, body):
 
 
 def head_of_a_post(url, name, value):
-    """(status, answer) of a request whose body is never sent: the refusal would break off the sending of it."""
+    """(status, answer) of a request whose body is never sent, as the refusal would interrupt it."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=120)
     connection.putrequest("POST", "/extract")
     connection.putheader("Content-Type", "application/json")

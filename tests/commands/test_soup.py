@@ -1,4 +1,4 @@
-"""The mean of checkpoints: its weights, its thresholds, and which checkpoints have none."""
+"""The mean of checkpoints: weights, thresholds, and checkpoints that cannot be averaged."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_c
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Three with weights of their own; the fourth has another window."""
+    """Three checkpoints with different weights; the fourth has another span window."""
     tokenizer, folders = tiny_tokenizer("wordpiece"), []
     backbone = BACKBONES["bert"] | {"vocab_size": len(tokenizer)}
     for seed, fields in enumerate(({"threshold": 0.3}, {}, {}, {"span_window": 3})):

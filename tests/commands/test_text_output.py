@@ -1,4 +1,4 @@
-"""No text on its way out ends a command, whatever the terminal; files are UTF-8 wherever they are written."""
+"""Commands can print any text on any terminal; files are UTF-8 on any system."""
 
 import ast
 import io
@@ -15,7 +15,7 @@ from training.common.cli import run
 
 
 LABEL = "药物💊"
-TERMINAL = {"PYTHONIOENCODING": "cp1252:strict"}  # one of Windows
+TERMINAL = {"PYTHONIOENCODING": "cp1252:strict"}  # as on Windows
 
 
 @pytest.mark.parametrize("text", [LABEL, "caf\xe9", "\udcff", "a\x00\x1b[2J"])
@@ -89,7 +89,7 @@ def test_the_demo_starts_in_a_terminal_that_lacks_the_letters(demo_model):
 
 
 def without_encoding(source):
-    """Text files, and output of other programs, that are read or written in the encoding of the system."""
+    """Calls that read or write text files, or output of programs, in the encoding of the system."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):

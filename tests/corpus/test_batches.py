@@ -1,4 +1,4 @@
-"""What a step sees: each window once an epoch, however it is shared out; padding, labels, masking, resuming."""
+"""Batches of a step: each window once an epoch for any number of processes; padding, labels, masking, resuming."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from training.corpus.windows import StoredWindows
 
 
 class Windows(list):
-    """What `StoredWindows` is to a step, without the file."""
+    """Stands in for `StoredWindows`, without a file."""
 
     @property
     def lengths(self):
@@ -55,8 +55,8 @@ def test_the_order_holds_each_window_once_changes_with_the_epoch_and_keeps_paddi
     first, again, second = (epoch_order(lengths, seed=0, epoch=epoch) for epoch in (0, 0, 1))
     assert (first == again).all() and (first != second).any()
     assert sorted(first) == sorted(second) == list(range(1003))
-    parts = [lengths[first[i : i + 4]] for i in range(0, 1000, 4)]
-    assert sum(part.max() * len(part) for part in parts) / lengths.sum() < 1.1
+    groups = [lengths[first[i : i + 4]] for i in range(0, 1000, 4)]
+    assert sum(group.max() * len(group) for group in groups) / lengths.sum() < 1.1
 
 
 MARKS = st.lists(st.booleans(), min_size=1, max_size=60).map(np.array)
@@ -78,7 +78,7 @@ def test_every_epoch_and_seed_draws_others_and_each_as_often():
     often = sum(np.bincount(drawn, minlength=300) for drawn in draws.values())[is_empty] / 400
     assert abs(often - 0.25).max() < 5 * (0.25 * 0.75 / 400) ** 0.5  # no window is favoured
     both = np.mean([len(np.intersect1d(draws[0, e], draws[0, e + 1])) for e in range(199)]) - 100
-    assert abs(both - 50 * 0.25) < 1  # what the epoch before has drawn does not matter
+    assert abs(both - 50 * 0.25) < 1  # draws do not depend on the epoch before
 
 
 def test_with_all_windows_the_order_is_that_of_all_windows():
@@ -92,7 +92,7 @@ def test_with_all_windows_the_order_is_that_of_all_windows():
 @settings(max_examples=60, deadline=None)
 @given(MARKS, SHARES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
 def test_a_step_is_the_same_however_it_is_shared_out(is_empty, share, batch_size, accumulation, processes, epoch):
-    """The windows of each step, and the mean of their losses, are those of one process that takes them all at once."""
+    """The windows of each step, and the mean of their losses, are those of one process with a single batch."""
     windows = Windows(
         toy_window(1 + (7 * i) % 11, spans=[] if empty else [(0, 1, 0)]) for i, empty in enumerate(is_empty)
     )
@@ -131,7 +131,7 @@ def test_an_epoch_entered_in_the_middle_goes_on_with_the_same_batches(workers):
     before = torch.get_rng_state()
     whole = list(source.loader(epoch=4))
     rest = list(source.loader(epoch=4, first_step=2, workers=workers))
-    assert torch.equal(torch.get_rng_state(), before)  # dropout goes on where it was
+    assert torch.equal(torch.get_rng_state(), before)  # the random numbers of dropout are not disturbed
     assert len(whole) == 12 and len(rest) == 8
     for (batch, weight), (again, same_weight) in zip(whole[4:], rest, strict=True):
         assert weight == same_weight and all(torch.equal(batch[name], again[name]) for name in batch)
@@ -145,7 +145,7 @@ def test_words_are_masked_anew_in_every_epoch():
     assert all((ids == tokenizer.mask_token_id).any() for ids in seen)
 
 
-def test_the_masked_pieces_are_kept_where_something_guesses_them():
+def test_masked_tokens_are_kept_as_targets_of_masked_language_modelling():
     windows = Windows([toy_window(3), toy_window(30)])
     batch, _ = next(iter(batches(windows, 0.3, guessed=True, batch_size=2).loader(epoch=1)))
     same, _ = next(iter(batches(windows, 0.3, batch_size=2).loader(epoch=1)))

@@ -1,4 +1,4 @@
-"""Data files and data sets, the report on them, gold on rows, training windows."""
+"""Data files and data sets, their report, gold mapped to words, training windows."""
 
 import gzip
 import json
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.toy import ROOT, python
 
 from training.corpus.data import DataError, read_documents, stream_documents
-from training.corpus.report import DataReport, overlaps, report_on
-from training.corpus.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
+from training.corpus.report import DataReport, count_overlaps, report_on
+from training.corpus.windows import EncodedDocument, Window, covering_words, cut_windows, window_bounds
 
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}
@@ -138,11 +138,11 @@ def test_files_are_streamed(tmp_path):
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_gold_off_word_boundaries_is_put_on_the_rows_it_touches():
+def test_gold_off_word_boundaries_is_put_on_the_words_it_touches():
     offsets = [(0, 3), (4, 8), (8, 9), (12, 15)]
     spans = [(0, 8, "exact"), (1, 5, "inside"), (3, 5, "white space before"), (9, 12, "nothing"), (8, 9, "one"),
              (9, 13, "reaches")]  # fmt: skip
-    covered, off_boundary, unreachable = cover(offsets, spans)
+    covered, off_boundary, unreachable = covering_words(offsets, spans)
     assert covered == [(0, 2, "exact"), (0, 2, "inside"), (1, 2, "white space before"), (2, 3, "one"),
                        (3, 4, "reaches")]  # fmt: skip
     assert (off_boundary, unreachable) == (3, 1)
@@ -159,7 +159,7 @@ def texts_with_spans(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(texts_with_spans(), st.integers(1, 60), st.integers(1, 12))
-def test_windows_hold_every_row_and_every_span_that_fits(text, budget, overlap):
+def test_windows_hold_every_word_and_every_span_that_fits(text, budget, overlap):
     bounds, spans = text
     cuts = window_bounds(bounds, spans, budget, overlap)
     assert cuts[0][0] == 0 and cuts[-1][1] == len(bounds) - 1
@@ -182,7 +182,7 @@ def encoded_text(tokens, entities):
     return EncodedDocument(np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, 0, 0)
 
 
-def test_windows_have_special_tokens_rows_from_one_and_their_own_spans():
+def test_windows_have_special_tokens_words_from_one_and_their_own_spans():
     windows, lost, cut = cut_windows(encoded_text([2, 1, 1, 2], [(0, 2, "A"), (2, 4, "A")]), 5, 2, {"A": 0})
     assert [window.input_ids.tolist() for window in windows] == [[1, 10, 11, 12, 2], [1, 13, 14, 15, 2]]
     assert [window.word_index.tolist() for window in windows] == [[0, 1, 1, 2, 0], [0, 1, 2, 2, 0]]
@@ -194,7 +194,7 @@ def test_what_no_window_holds_is_counted():
     encoded = encoded_text([9, 1, 3, 3], [(0, 1, "A"), (2, 4, "A"), (0, 4, "A")])
     windows, lost, cut = cut_windows(encoded, 6, 2, {"A": 0})
     assert max(len(window.input_ids) for window in windows) == 6
-    assert (lost, cut) == (1, 1)  # (2, 4) fits the span window only; (0, 4) is too wide for both; row 0 is cut
+    assert (lost, cut) == (1, 1)  # (2, 4) fits the span window only; (0, 4) is too wide for both; word 0 is cut
 
 
 def test_the_report_counts_what_cannot_be_learnt(tmp_path):
@@ -206,7 +206,7 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
     for line in (
         "train: 2 texts, 6 words, 6 tokens",
         "entities: 4 (Task 4); the longest has 3 words",
-        "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have another one's very span",
+        "overlaps: 50.0 % lie inside another one, 0.0 % cross another one, 0.0 % have the same span as another one",
         "span_window 2 holds 99 % of the entities, 2 all",
         "1 texts are an earlier one word for word",
         "2 entities are wider than span_window 1 and cannot be learnt or found (span_window 2 would hold all): Task 2",
@@ -227,7 +227,7 @@ def test_overlaps_are_counted_as_defined(spans):
     nested = sum(any(a <= start and end <= b and (a, b) != (start, end) for a, b in rest)
                  for (start, end), rest in others)  # fmt: skip
     crossing = sum(any(a < start < b < end or start < a < end < b for a, b in rest) for (start, end), rest in others)
-    assert overlaps(spans) == (nested, crossing, sum(span in rest for span, rest in others))
+    assert count_overlaps(spans) == (nested, crossing, sum(span in rest for span, rest in others))
 
 
 @settings(max_examples=60, deadline=None)
@@ -258,7 +258,7 @@ def test_the_report_alone_is_printed_by_a_command(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(texts_with_spans(), st.integers(4, 60), st.integers(1, 12))
 def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_window):
-    """What is learnt or counted as lost is what there is; a label stands on the tokens that it had in the document."""
+    """Each entity is learnt, with the tokens that it has in the document, or counted as lost."""
     bounds, spans = text
     entities = [(start, end, "A") for start, end in dict.fromkeys(spans)]
     encoded = encoded_text(np.diff(bounds), entities)
@@ -274,5 +274,5 @@ def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_win
     assert lost == sum(end - 1 - start <= span_window for start, end, _ in entities) - len(learnt)
 
 
-def test_a_window_knows_its_rows():
+def test_a_window_knows_its_number_of_words():
     assert Window(np.array([1, 2]), np.array([0, 0]), []).num_words == 0

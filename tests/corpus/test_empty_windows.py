@@ -1,4 +1,4 @@
-"""Windows without an entity in a run: how many an epoch draws, what is said of them, runs without others."""
+"""Windows without an entity in a run: the number drawn in an epoch, the report, runs without other windows."""
 
 import json
 
@@ -37,7 +37,7 @@ def given(toy, output, *more):
 def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
     toy, tmp_path, monkeypatch, capsys, share, drawn, said
 ):
-    """12 windows with an entity and 8 without: each step's loss, weighted with its windows, makes up the epoch's."""
+    """12 windows with an entity and 8 without: the loss of an epoch is the mean over the windows of its steps."""
     forward, end_step, seen, steps = SenerModel.forward, loop.end_step, [], []
 
     def spy(model, *inputs, **named):
@@ -57,7 +57,7 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
     assert len(seen) == 3 * size and sum(seen) == 3 * 12
     history = json.loads((tmp_path / "checkpoints" / "history.json").read_text())
     each = -(-size // 4)
-    assert len(steps) == 3 * each  # the learning rate falls to 0 over these
+    assert len(steps) == 3 * each  # the learning rate decays to 0 over these
     for epoch, entry in enumerate(history):
         sizes = [min(4, size - 4 * step) for step in range(each)]
         own = steps[epoch * each : (epoch + 1) * each]

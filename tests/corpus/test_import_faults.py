@@ -1,4 +1,4 @@
-"""What an import refuses, what it leaves out and shows, and how it writes."""
+"""Faults of imports: errors, entities that are left out and shown, and atomic writes."""
 
 import gzip
 import json
@@ -187,7 +187,7 @@ def test_of_several_annotators_the_first_file_counts(tmp_path, capsys):
         in printed
     )
     write_jsonl(second, [{"id": 1, "text": TEXT, "label": []}])
-    assert len(import_files(tmp_path, capsys, first, second)[0]) == 2  # all of the second file is there already
+    assert len(import_files(tmp_path, capsys, first, second)[0]) == 2  # every record of the second file is a duplicate
 
 
 def split(tmp_path, capsys, data, share):
@@ -209,7 +209,7 @@ def test_the_split_goes_by_the_text_alone(tmp_path, capsys):
     _, part, _ = split(
         tmp_path, capsys, [*shuffled, *({**record, "id": record["id"] + 500} for record in data)], "0.2"
     )
-    assert set(part) == set(dev)  # whatever the order, the ids, and what else there is: equal texts are on one side
+    assert set(part) == set(dev)  # independent of order, ids and other texts; equal texts are on one side
     _, more, _ = split(tmp_path, capsys, data, "0.5")
     assert set(dev) < set(more)
 
@@ -242,7 +242,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch
     path = write_jsonl(tmp_path / "a.jsonl", [GOOD])
     with pytest.raises(WriteError, match=r"no/train.jsonl: cannot be written \(No such file or directory\)"):
         import_files(tmp_path / "no", capsys, path)
-    monkeypatch.setattr(output, "as_line", lambda record: os.write(99, b""))  # a failing write
+    monkeypatch.setattr(output, "record_line", lambda record: os.write(99, b""))  # a failing write
     with pytest.raises(WriteError, match=r"train.jsonl: cannot be written \(Bad file descriptor\)"):
         import_files(tmp_path, capsys, path)
     assert os.listdir(tmp_path) == ["a.jsonl"]

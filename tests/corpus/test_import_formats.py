@@ -1,4 +1,4 @@
-"""import_data reads the export of each tool: the files in data/exports are made after the tools' documentation."""
+"""import_data reads the export of each tool; data/exports has files made according to the tools' documentation."""
 
 import json
 import shutil
@@ -243,6 +243,6 @@ def test_the_command_imports_what_the_other_commands_read(tmp_path):
     done = python(ROOT / "training" / "import_data.py", EXPORTS / "doccano.jsonl", "--output", tmp_path / "a.jsonl")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].endswith("doccano.jsonl: a doccano export: 2 documents, 5 entities")
-    assert '"training.importing"' in (ROOT / "pyproject.toml").read_text()  # else only a checkout has it
+    assert '"training.importing"' in (ROOT / "pyproject.toml").read_text()  # or else an installed package lacks it
     (letter, reply) = read_documents(tmp_path / "a.jsonl", labels=["Machine", "Person", "Place", "Surname"])
     assert (letter.id, len(letter.entities), reply.entities) == ("7", 5, ())

@@ -1,4 +1,4 @@
-"""Offsets in other units, and quotes that are another text: found, named, and mended by what the message says."""
+"""Offsets in other units and wrong quotes: they are detected and named, and the advice of the message helps."""
 
 import json
 
@@ -19,7 +19,7 @@ CHARACTERS = st.one_of(st.sampled_from("ab é東😀👨🏻\u200d\ud800\n"), st
 
 
 def units(text, unit):
-    """The length of a text in a unit, by Python's own encoders."""
+    """The length of a text in a unit, by Python's encoders."""
     if unit == "characters":
         return len(text)
     if unit == "utf-8":

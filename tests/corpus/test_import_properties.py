@@ -1,4 +1,4 @@
-"""Our exports come back as they were, tags and TSV 3 are read by their definitions, damaged records break nothing."""
+"""Exports are read back unchanged, tags and TSV 3 follow their definitions, damaged records do not crash."""
 
 import json
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def read(kind, path):
-    """The records of a file, nothing of which is left out."""
+    """Read the records of a file; nothing may be left out."""
     reading = Reading()
     records = [as_record(draft, OffsetCheck().convert(draft, reading)) for draft in READERS[kind](str(path), reading)]
     assert reading.left_out == []
@@ -97,7 +97,7 @@ SCHEMES = {
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["A", "B-A", "O", "ORG", "I-"]))))
 def test_tags_of_every_scheme_give_the_spans_that_made_them(scheme, items):
-    """Of each item: words outside before it, its words, its label."""
+    """Each item: the number of words before the entity, the number of its words, its label."""
     tags, expected = [], []
     for gap, length, label in items:
         tags += ["O"] * gap
@@ -110,14 +110,14 @@ def test_tags_of_every_scheme_give_the_spans_that_made_them(scheme, items):
 
 
 def escaped(text):
-    """By the list of reserved characters in INCEpTION's user guide."""
+    """Escape the reserved characters that INCEpTION's user guide lists."""
     for character in ("\\", "[", "]", "|", "_", "->", ";", "\t", "\n", "*"):
         text = text.replace(character, {"\t": "\\t", "\n": "\\n"}.get(character, "\\" + character))
     return text
 
 
 def as_tsv(sentences, spans):
-    """A document of one layer as WebAnno TSV 3, words between blanks; (start, end, label) in words, stacked or not."""
+    """Format a document with one layer as WebAnno TSV 3; spans are (start, end, label) in words, may be stacked."""
     lines, place, number = ["#FORMAT=WebAnno TSV 3.3", "#T_SP=webanno.custom.Span|value", ""], 0, 0
     for count, words in enumerate(sentences, start=1):
         lines += ["", f"#Text={escaped(' '.join(words))}"]
@@ -155,7 +155,7 @@ FILES = {"doccano.jsonl": "doccano", "doccano-relations.jsonl": "doccano", "labe
 
 
 def damage(value, data):
-    """A JSON value with something in it put in place of another, taken away, or there under another name."""
+    """Replace, remove or rename something in a JSON value."""
     children = list(value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else []))
     if not children or data.draw(st.integers(0, 5)) == 0:
         return data.draw(VALUES)

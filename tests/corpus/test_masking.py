@@ -12,7 +12,7 @@ MASK, ORDINARY = 4, np.arange(5, 1000)
 
 
 def text_of(tokens_per_word):
-    """input_ids and word_index of [CLS], the words, [SEP], two pads; each word's tokens unlike any random one."""
+    """input_ids and word_index of [CLS], the words, [SEP], two pads; word tokens differ from all random ones."""
     word_index = np.repeat(np.arange(1, len(tokens_per_word) + 1), tokens_per_word)
     word_index = np.concatenate([[0], word_index, [0, 0, 0]])
     return np.where(word_index > 0, 1000 + np.arange(len(word_index)), [1] + [2] * (len(word_index) - 1)), word_index

@@ -1,1 +1,1 @@
-"""Hostile texts, what must hold for each, and the run over very many of them (`make fuzz`)."""
+"""Hostile texts, the properties to check on each, and the long run over many of them (`make fuzz`)."""

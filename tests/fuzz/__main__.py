@@ -1,10 +1,10 @@
 """
-Hostile texts for a given time: long ones, batches by category, Hypothesis, Atheris on the processor and the decoder.
+Fuzz for a given time: long texts, batches by category, Hypothesis, Atheris on the processor and the decoder.
 
     make fuzz                      # ten minutes
     make fuzz SECONDS=3600 SEED=5  # an hour; the seed of a run repeats its texts
 
-Whatever fails is written to outputs/fuzz/finding-*.json, and the exit code is 1. A text is got back by
+Failures are written to outputs/fuzz/finding-*.json, and the exit code is 1. To get a text back:
 `base64.b64decode(entry["base64"]).decode("utf-8", "surrogatepass")`.
 """
 
@@ -29,13 +29,13 @@ from .worker import Worker
 
 
 SHARES = {"long": 0.3, "batches": 0.4, "hypothesis": 0.1, "processor": 0.1, "choice": 0.05, "decoder": 0.05}
-TEXTS = ("long", "batches", "hypothesis", "processor")  # the inputs of the others are scores
+TEXTS = ("long", "batches", "hypothesis", "processor")  # the other parts have scores as inputs
 REPORT_EVERY = 30  # seconds
-MOST_FINDINGS = 20  # then there is no need to go on
+MOST_FINDINGS = 20  # the run stops after so many
 
 
 class Part(Result):
-    """The sum of a part's results."""
+    """The sum of the results of a part."""
 
     def add(self, result: Result):
         self.texts += result.texts
@@ -55,7 +55,7 @@ class Part(Result):
 
 
 class Run:
-    """What was tried so far, by part, and where the findings are."""
+    """The results so far, by part, and the files of findings."""
 
     def __init__(self, seed: int, seconds: float, output: Path):
         self.seed, self.seconds, self.output = seed, seconds, output
@@ -63,7 +63,7 @@ class Run:
         self.files: list[Path] = []
 
     def do(self):
-        """Each part for its share of the time that is left: one that ends early leaves it to the others."""
+        """Run each part for its share of the remaining time; a part that ends early leaves time to the others."""
         end, names = time.monotonic() + self.seconds, list(SHARES)
         for place, name in enumerate(names):
             left = max(0.0, end - time.monotonic())
@@ -72,7 +72,7 @@ class Run:
                 self.guided(name, seconds) if name in TARGETS else self.jobs(name, seconds)
 
     def jobs(self, name: str, seconds: float):
-        """Jobs until the time is over, one at least, in a process whose memory is that part's own."""
+        """Run jobs until the time is over, at least one, in a process for this part alone."""
         jobs: Iterable[Job] = long_jobs() if name == "long" else (Job(name, self.seed, k) for k in count())
         worker, first = Worker(run), 0
         for job in self.timed(name, jobs, seconds):
@@ -88,7 +88,7 @@ class Run:
         worker.stop()
 
     def guided(self, name: str, seconds: float):
-        """One of the targets under Atheris."""
+        """Run one of the targets under Atheris."""
         known = [b"\0" + text.encode("utf-8", "surrogatepass") for _, text in batch(self.seed, 0)]
         with tqdm(desc=name, unit=" inputs", mininterval=1) as bar:
             result = explore(name, self.seed, seconds, known, lambda number: bar.update(number - bar.n))
@@ -96,7 +96,7 @@ class Run:
         print(f"{name}: {self.parts[name]}", flush=True)
 
     def timed(self, name: str, jobs: Iterable[Job], seconds: float) -> Iterator[Job]:
-        """The jobs, until the time is over; says how it goes."""
+        """Yield jobs until the time is over, and report progress."""
         part, start, said = self.parts[name], time.monotonic(), 0.0
         with tqdm(
             total=round(seconds), desc=name, bar_format="{desc}: {n:.0f} of {total} s |{bar:20}| {postfix}"
@@ -119,7 +119,7 @@ class Run:
             tqdm.write(f"FOUND in {name} {finding.category}: {finding.error}\n    {self.files[-1]}")
 
     def summary(self) -> str:
-        """Tables for people."""
+        """Format the results as tables."""
         batches, long = self.parts["batches"], self.parts["long"]
         lines = ["", f"{'part':12} {'inputs':>10} {'CPU s':>8} {'a CPU s':>8} {'peak MB':>8} {'findings':>8}"]
         for name, part in self.parts.items():
@@ -136,7 +136,7 @@ class Run:
 
 
 def write(finding: Finding, folder: Path, number: int) -> Path:
-    """The finding as a file; a text's bytes are UTF-8 with surrogates."""
+    """Write a finding to a file; texts are encoded as UTF-8 with surrogates."""
     inputs = []
     for each in finding.inputs:
         data = each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each
@@ -152,7 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description="Hostile texts for a given time.")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fuzz", help="folder of what fails")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fuzz", help="folder of the findings")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.seconds:.0f} seconds", flush=True)
     run = Run(arguments.seed, arguments.seconds, arguments.output)

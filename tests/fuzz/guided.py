@@ -1,7 +1,7 @@
 """
-One of `targets.py` under Atheris: bytes that reach new code are kept and changed again.
+Run one of `targets.py` under Atheris, which mutates the inputs that reached new code.
 
-As a program, in the process that libFuzzer takes over: `python -m fuzz.guided TARGET [its options ...] FOLDER`.
+libFuzzer takes over a process of its own: `python -m fuzz.guided TARGET [its options ...] FOLDER`.
 """
 
 import os
@@ -17,20 +17,20 @@ from .plan import Finding, Result
 
 
 LONGEST = 512  # bytes of an input
-HANGS = 60  # seconds after which one counts as hung
-MEGABYTES = 4096  # that the process may take, of which 450 are Python's and the model's
+HANGS = 60  # seconds after which an input counts as hung
+MEGABYTES = 4096  # limit of the process; Python and the model take 450
 
 
 def explore(target: str, seed: int, seconds: float, known: list[bytes], progress: Callable[[int], None]) -> Result:
     """
-    Atheris in a process of its own, for a time.
+    Run Atheris in a process of its own, for `seconds`.
 
     Args:
         known: inputs to start from.
-        progress: is told how many inputs were tried so far.
+        progress: is called with the number of inputs so far.
 
     Returns:
-        The number of inputs as `texts[target]`, CPU seconds, peak memory, and a finding where one failed.
+        The number of inputs as `texts[target]`, CPU seconds, peak memory, and a finding if an input failed.
     """
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def explore(target: str, seed: int, seconds: float, known: list[bytes], progress
                 result.peak = int(size[1]) * 2**20
         if process.wait() != 0:
             inputs = [file.read_bytes() for file in sorted(found.iterdir())]
-            # Without that line, as where memory or time ran out, it is all that was said.
+            # Without that line (out of memory or time), take the whole output.
             _, _, error = "".join(lines).rpartition("=== Uncaught Python exception: ===")
             result.findings.append(Finding(target, error[-2000:].partition("\n==")[0].strip(), inputs))
     result.seconds = cpu_seconds() - before
@@ -67,7 +67,7 @@ def explore(target: str, seed: int, seconds: float, known: list[bytes], progress
 
 
 def cpu_seconds() -> float:
-    """Of the processes that this one started and that have ended."""
+    """CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -81,7 +81,7 @@ def main():
 
     torch.set_num_threads(1)
     name, *options = sys.argv[1:]
-    TARGETS[name](b"")  # what is made once is no part of the first input's time
+    TARGETS[name](b"")  # build cached objects, so that the first input is not charged for them
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 

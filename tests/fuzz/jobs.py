@@ -1,4 +1,4 @@
-"""What a worker does: a batch of texts, some examples of Hypothesis, a long text."""
+"""The jobs of a worker: a batch of texts, some examples of Hypothesis, a long text."""
 
 import ctypes
 import time
@@ -16,29 +16,29 @@ from .texts import EMOJI, HTML, LETTERS, MARKS, SPACES, TOKENS, ZERO_WIDTH, batc
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MODEL_SHARE = 16  # every which batch goes through the model too
-EXAMPLES = 300  # of Hypothesis in one job
-# What memory the process may take beyond what it had, processor and tiny model: so much, and so much a character.
-# The most that was seen of a million is 2.2 kB, of a character of which NFKC makes 18; of others, 1.6 kB.
+MODEL_SHARE = 16  # one batch in so many goes through the model, too
+EXAMPLES = 300  # of Hypothesis, in a job
+# Limits of the added memory, processor and tiny model: a constant, and bytes per character. Measured with a million
+# characters: at most 2.2 kB per character if NFKC expands it to 18, else 1.6 kB.
 BASE, PER_CHARACTER = 256e6, 4e3
-# Four times the text may take so many times the time: 4 where it is linear, 16 where it is quadratic.
+# Limit of the time for four times the text: linear code takes 4 times as long, quadratic code 16 times.
 GROWTH = 9
-NOISE = 0.2  # seconds of CPU; less is not compared
+NOISE = 0.2  # CPU seconds; shorter times are not compared
 
 
 def run(job: Job) -> Result:
-    torch.set_num_threads(1)  # rates are those of one core
+    torch.set_num_threads(1)  # measure the rates of one core
     start = time.process_time()
     result = {"batches": run_batch, "hypothesis": run_hypothesis, "long": run_long}[job.part](job)
     result.seconds = time.process_time() - start
     result.peak = memory("VmHWM")
-    ctypes.CDLL(None).malloc_trim(0)  # what is left is in use
+    ctypes.CDLL(None).malloc_trim(0)  # so that the rest is memory in use
     result.kept = memory("VmRSS")
     return result
 
 
 def run_batch(job: Job) -> Result:
-    """The tokenizers by turns; as words too; some batches through the model."""
+    """Check a batch with one of the tokenizers in turn, also as lists of words; some batches with the model."""
     named = batch(job.seed, job.number)
     kind = list(KINDS)[job.number % len(KINDS)]
     texts = [text for _, text in named]
@@ -53,7 +53,7 @@ def run_batch(job: Job) -> Result:
         check_words(processor, [text.split(" ") for text in texts[::8]])
 
     if error_of(check, texts):
-        # One by one; what fails only in company is kept with its company.
+        # Find the text that fails; if none fails alone, keep the batch.
         alone = [(name, text, error) for name, text in named if (error := error_of(check, [text]))]
         for name, text, error in alone[:3]:
             small = smallest(text, lambda text: error_of(check, [text]) is not None)
@@ -70,7 +70,7 @@ ANY_TEXT = st.lists(
 
 
 def run_hypothesis(job: Job) -> Result:
-    """Examples of Hypothesis, which makes those that fail small itself."""
+    """Run examples of Hypothesis, which shrinks failures itself."""
     result, last = Result(), []
 
     @seed(f"{job.seed} {job.number}")
@@ -87,15 +87,15 @@ def run_hypothesis(job: Job) -> Result:
 
 
 def run_long(job: Job) -> Result:
-    """A text of n, 2n and 4n characters: time and memory linear, offsets sound."""
+    """Check a text of n, 2n and 4n characters: linear time and memory, valid offsets."""
     result, size = Result(Counter({"long": 3})), job.size
     text = long_text(job.name, size)
     extract = pipeline("checkpoint" if job.kind == "model" else job.kind)
     if job.kind == "model":
-        extract(text[: size // 10])  # the first run is not measured
+        extract(text[: size // 10])  # warm-up
     sizes = (size // 4, size // 2, size)
     seconds, grown = zip(*(measured(extract, text[:size], job.kind) for size in sizes), strict=True)
-    if seconds[2] > NOISE and seconds[2] > GROWTH * seconds[0]:  # once more: something else may have run
+    if seconds[2] > NOISE and seconds[2] > GROWTH * seconds[0]:  # measure again: the machine may have been busy
         again = [measured(extract, text[:size], job.kind)[0] for size in sizes]
         seconds = list(map(min, seconds, again))
     times = ", ".join(f"{taken:.2f} s" for taken in seconds)
@@ -112,16 +112,16 @@ def run_long(job: Job) -> Result:
 
 
 def measured(extract, text: str, kind: str) -> tuple[float, int]:
-    """CPU seconds, and bytes that the process takes more at the peak."""
+    """CPU seconds, and the growth of the process at its peak, in bytes."""
     ctypes.CDLL(None).malloc_trim(0)
-    CLEAR.write_text("5")  # the peak is what it is now
+    CLEAR.write_text("5")  # reset the peak
     before, start = memory("VmRSS"), time.process_time()
     extract(text) if kind == "model" else extract.processor(text)
     return time.process_time() - start, memory("VmHWM") - before
 
 
 def check_long(extract, text: str, kind: str):
-    """All of it is covered by words; the references, which are slow, are asked about a part."""
+    """Check that words cover the whole text; the slow references check a slice of it."""
     check_cover(text, extract.processor.split_words(text))
     text = text[: len(text) // 20]
     offsets = check_texts(extract.processor, [text])[0]
@@ -130,7 +130,7 @@ def check_long(extract, text: str, kind: str):
 
 
 def memory(name: str) -> int:
-    """Bytes, by Linux's name of them."""
+    """A value of Linux's process status, in bytes."""
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
@@ -140,13 +140,13 @@ def error_of(check: Callable, *arguments) -> str | None:
         check(*arguments)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a panic of the tokenizer's is no Exception
+    except BaseException as error:  # a panic of the tokenizer is not an Exception
         return f"{type(error).__name__}: {error}"[:500]
     return None
 
 
 def smallest(text: str, fails: Callable[[str], bool], tries: int = 500) -> str:
-    """The text without the halves, quarters, ... and single characters that it fails without, too."""
+    """Shrink a failing text: remove halves, quarters, ... and single characters while it still fails."""
     step = max(1, len(text) // 2)
     while step:
         place = 0

@@ -1,7 +1,7 @@
 """
-The parts of a run and what comes of them.
+The parts of a run, and their results.
 
-A job follows from its fields alone, so that one that hangs or kills its worker can be named and repeated.
+A job is determined by its fields, so that one that hangs or kills its worker can be named and repeated.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from .texts import LONG, batch, long_text
 
 
 BATCH_LIMIT, LONG_LIMIT = 120.0, 600.0  # seconds after which a job counts as hung
-# How much of the longest texts each tokenizer is given, and the model.
+# The share of the longest texts that each tokenizer gets, and the model.
 SHARE = {"checkpoint": 1.0, "bytelevel": 0.25, "unigram": 0.25, "model": 0.1}
 
 
@@ -28,11 +28,11 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Characters of a long text."""
+        """The number of characters of a long text."""
         return int(LONG[self.name][1] * SHARE[self.kind])
 
     def texts(self) -> list[tuple[str, str]]:
-        """Category and text of each, as far as they are known beforehand."""
+        """(category, text) of each text that is known in advance."""
         if self.part == "batches":
             return batch(self.seed, self.number)
         if self.part == "long":
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass
 class Finding:
-    """A text, or a batch of texts, for which something does not hold."""
+    """A text, or a batch of texts, that violates a property."""
 
     part: str
     error: str
@@ -53,8 +53,8 @@ class Finding:
 @dataclass
 class Result:
     """
-    What a job did: texts by category, entities, CPU seconds, the most memory that the process ever had, the memory
-    that it keeps between jobs, and what failed.
+    The result of a job: texts by category, entities, CPU seconds, the peak memory of the process, the memory that it
+    keeps between jobs, and findings.
     """
 
     texts: Counter = field(default_factory=Counter)
@@ -62,10 +62,10 @@ class Result:
     seconds: float = 0.0
     peak: int = 0
     kept: int = 0
-    growth: list[str] = field(default_factory=list)  # of each long text, a line for people
+    growth: list[str] = field(default_factory=list)  # a line of text on each long text
     findings: list[Finding] = field(default_factory=list)
 
 
 def long_jobs() -> list[Job]:
-    """The checkpoint's tokenizer first, whose texts are the longest."""
+    """The jobs of all long texts; the checkpoint's tokenizer, whose texts are the longest, comes first."""
     return [Job("long", kind=kind, name=name, limit=LONG_LIMIT) for kind in SHARE for name in LONG]

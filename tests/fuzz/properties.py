@@ -1,4 +1,4 @@
-"""What must hold for every text, against references that know nothing of the processor's own code."""
+"""Properties that hold for every text, checked against references that do not use the processor's code."""
 
 from functools import cache
 from itertools import pairwise
@@ -16,7 +16,7 @@ from .words import words
 
 
 ROOT = Path(__file__).parents[2]
-# The tokenizer of the checkpoint in this repository, and small ones of the two other kinds; a random encoder for each.
+# Tokenizer -> encoder: the bundled checkpoint's tokenizer, and small ones of the two other kinds.
 KINDS = {"checkpoint": "bert", "bytelevel": "roberta", "unigram": "deberta-v3"}
 
 
@@ -34,7 +34,7 @@ def pipeline(kind: str) -> SenerPipeline:
 
 @cache
 def own_tokenizer(processor: SenerProcessor) -> Tokenizer:
-    """The processor's tokenizer, out of its reach; names of special tokens are text."""
+    """A copy of the processor's tokenizer that treats the names of special tokens as text."""
     tokenizer = Tokenizer.from_str(processor.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -49,13 +49,13 @@ def require(holds: bool, message: str):
 
 def check_texts(processor: SenerProcessor, texts: list[str]) -> list[list[tuple[int, int]]]:
     """
-    The words are the reference's, the tokens are those of each word alone, and a batch changes nothing.
+    Check that words are those of the reference, tokens those of each word alone, and that batching changes nothing.
 
     Returns:
-        Per text the offsets of the words that have tokens.
+        For each text, the offsets of the words that have tokens.
 
     Raises:
-        AssertionError: something is not as it must be; says what.
+        AssertionError: a property is violated; names it.
     """
     inputs = processor(texts)
     places = [words(text) for text in texts]
@@ -69,13 +69,13 @@ def check_texts(processor: SenerProcessor, texts: list[str]) -> list[list[tuple[
 
 
 def check_words(processor: SenerProcessor, texts: list[list[str]]):
-    """As `check_texts`, for texts that come as lists of words: offsets are their numbers."""
+    """Do `check_texts` for lists of words, whose offsets are word numbers."""
     inputs = processor(texts, is_split_into_words=True)
     check_inputs(processor, inputs, texts, [[(k, k + 1) for k in range(len(text))] for text in texts])
 
 
 def check_cover(text: str, places: list[tuple[int, int]]):
-    """Words are not empty, in order, inside of the text, and between them is nothing but white space."""
+    """Check that words are not empty, in order, inside of the text, and separated only by white space."""
     position = 0
     for start, end in [*places, (len(text), len(text) + 1)]:
         require(position <= start < end, f"({start}, {end}) is no word after character {position}")
@@ -84,7 +84,7 @@ def check_cover(text: str, places: list[tuple[int, int]]):
 
 
 def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], places: list[list[tuple[int, int]]]):
-    """`contents` and `places` are the words of each text and where they are; the tokens are asked for word by word."""
+    """Check inputs against the words of each text (`contents`, `places`), which are tokenized one by one."""
     distinct = sorted({word for text in contents for word in text})
     sound = [["".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in word)] for word in distinct]
     alone = own_tokenizer(processor).encode_batch(sound, is_pretokenized=True, add_special_tokens=False)
@@ -95,10 +95,10 @@ def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], p
     for number, text in enumerate(contents):
         kept = [k for k, word in enumerate(text) if tokens[word]]
         expected = [first, *(token for k in kept for token in tokens[text[k]]), last]
-        rows = [0, *(row for row, k in enumerate(kept, start=1) for _ in tokens[text[k]]), 0]
+        numbers = [0, *(word for word, k in enumerate(kept, start=1) for _ in tokens[text[k]]), 0]
         end = len(expected)
         require(ids[number, :end].tolist() == expected, f"text {number}: other tokens than those of its words alone")
-        require(index[number, :end].tolist() == rows, f"text {number}: tokens belong to other words")
+        require(index[number, :end].tolist() == numbers, f"text {number}: tokens belong to other words")
         require(
             mask[number, :end].all() and not mask[number, end:].any(), f"text {number}: the mask is not its length"
         )
@@ -108,7 +108,7 @@ def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], p
 
 
 def check_entities(text: str, offsets: list[tuple[int, int]], entities: list[dict], config, allow_nested: bool):
-    """Entities are slices of the text from word to word, in order, without conflict, with sound scores and labels."""
+    """Check that entities are slices at word boundaries, in order, without conflicts, with valid scores and labels."""
     first_words = {start: row for row, (start, _) in enumerate(offsets)}
     last_words = {end: row for row, (_, end) in enumerate(offsets)}
     keys = []
@@ -121,7 +121,7 @@ def check_entities(text: str, offsets: list[tuple[int, int]], entities: list[dic
         require(0.5 <= entity["score"] <= 1, f"({start}, {end}) has the score {entity['score']}")
         keys.append((start, end, config.labels.index(label)))
     require(all(one < other for one, other in pairwise(keys)), "entities are not in text order, or one comes twice")
-    around: list[int] = []  # ends of the spans that the next one lies in
+    around: list[int] = []  # ends of the spans around the next one
     for start, end in sorted({key[:2] for key in keys}, key=lambda span: (span[0], -span[1])):
         while around and around[-1] <= start:
             around.pop()
@@ -130,7 +130,7 @@ def check_entities(text: str, offsets: list[tuple[int, int]], entities: list[dic
 
 
 def check_pipeline(kind: str, texts: list[str], allow_nested: bool) -> int:
-    """Through the model: returns how many entities there were, to show that there were some."""
+    """Check the pipeline with a model; returns the number of entities, which shows that the check is not vacuous."""
     extract = pipeline(kind)
     offsets = check_texts(extract.processor, texts)
     found = extract(texts, batch_size=8, allow_nested=allow_nested)

@@ -1,4 +1,4 @@
-"""Any bytes as a text or as a decoder's problem: what the coverage-guided run calls, each time with other bytes."""
+"""Targets of the coverage-guided run: each turns arbitrary bytes into a text, or into an input of the decoder."""
 
 import numpy as np
 import torch
@@ -9,28 +9,28 @@ from modeling_sener.decoding import Candidates, decode, select
 from .properties import KINDS, check_texts, pipeline, require
 
 
-# Few values, far enough apart that rounding cannot reorder scores: ties are common and exact.
+# Few and distant values: ties are common and exact, and rounding cannot reorder scores.
 LEVELS = np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])
 NOT_FINITE = (np.nan, np.inf, -np.inf)
 THRESHOLDS = (None, 0.0, 0.25, 0.4, 0.5, 0.55, 0.6, 0.85, 1.0)
 
 
 def text_of(data: bytes) -> str:
-    """UTF-8, each byte that is none a lone surrogate; the first byte of `data` is not part of it."""
+    """Decode all but the first byte as UTF-8; each invalid byte becomes a lone surrogate."""
     return data[1:].decode("utf-8", "surrogateescape")
 
 
 def processor(data: bytes):
-    """Words, tokens and offsets of a text, with the tokenizer that the first byte picks."""
+    """Check words, tokens and offsets of a text; the first byte chooses the tokenizer."""
     kind = list(KINDS)[data[0] % len(KINDS)] if data else "checkpoint"
     check_texts(pipeline(kind).processor, [text_of(data), "", text_of(data[:1] + data[:0:-1])])
 
 
 def choice(data: bytes):
-    """`select` on any candidates of one text: four bytes for each, of which the first byte of `data` is no part."""
+    """Check `select` on any candidates of a text: the first byte has the options, then four bytes per candidate."""
     flags = data[0] if data else 0
     rows = np.frombuffer(data[1:257], dtype=np.uint8)[: len(data[1:257]) // 4 * 4].reshape(-1, 4).astype(np.int64)
-    spans = {}  # a decoder has one score for a span and label
+    spans = {}  # (span, label) -> score, as each has one score
     for start, width, label, score in (rows % [24, 12, 4, 256]).tolist():
         spans[start, start + 1 + width, label] = score / 255
     fields = [np.array(column, dtype=np.int64) for column in zip(*spans, strict=True)] or [np.zeros(0, np.int64)] * 3
@@ -44,7 +44,7 @@ def choice(data: bytes):
 
 
 def decoder(data: bytes):
-    """`decode` on any logits: sizes and options from the first twelve bytes, levels or no number from the others."""
+    """Check `decode` on any logits: twelve bytes have sizes and options, the others levels or non-finite values."""
     head, body = data[:12].ljust(12, b"\0"), data[12:] or b"\0"
     window, labels, batch = 1 + head[0] % 4, 1 + head[1] % 3, 1 + head[2] % 2
     lengths = [size % 9 for size in head[3 : 3 + batch]]

@@ -1,4 +1,4 @@
-"""A short run of hostile texts with fixed seeds, and whether what the long one (`make fuzz`) looks at is noticed."""
+"""A short run of hostile texts with fixed seeds, and tests that the long run (`make fuzz`) detects faults."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ SEED = 7
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_texts(kind):
-    """Words, tokens, offsets, padding: all as by the references, whatever the text."""
+    """Words, tokens, offsets and padding are those of the references."""
     processor = pipeline(kind).processor
     for number in range(6):
         texts = [text for _, text in batch(SEED, number)]
@@ -89,15 +89,15 @@ def test_the_reference_splits_words_as_documented():
     assert [text[start:end] for start, end in words(text)] == expected.split(" ")
 
 
-# What is wrong is noticed
+# Faults are detected
 
 
 class Damaged(SenerProcessor):
-    """A processor whose result is changed by `damage` before it is given back."""
+    """A processor whose results `damage` changes."""
 
     def __call__(self, texts, **options):
         inputs = super().__call__(texts, **options)
-        if texts:  # the empty text is asked for special tokens
+        if texts:  # `check_inputs` takes the special tokens from the empty text
             self.damage(inputs)
         return inputs
 
@@ -204,7 +204,7 @@ def test_wrong_choices_are_noticed(monkeypatch):
             targets.decoder(data[:12] + b"\xff" * 9)
 
 
-# The run's own parts
+# The parts of the run
 
 
 def test_a_text_that_fails_is_named_and_made_small(monkeypatch):
@@ -231,7 +231,7 @@ def test_what_fails_in_company_is_kept_with_its_company(monkeypatch):
 
 
 class Greedy:
-    """In the place of a pipeline: a processor that is quadratic in time or in memory."""
+    """Stands in for a pipeline: its processor is quadratic in time or memory."""
 
     def __init__(self, what):
         self.what = what

@@ -6,7 +6,7 @@ import unicodedata
 from random import Random
 
 
-# What the pattern's \s is (Unicode's White_Space), and what merely looks or is called like it.
+# The characters of the pattern's \s (Unicode's White_Space), and some that only look, or are named, like spaces.
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 NO_SPACES = "\x1c\x1d\x1e\x1f\u180e\u200b\u2060\u2800\u3164\ufeff"
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -50,7 +50,7 @@ def drawn(random: Random, pool, most: int) -> str:
 
 
 def any_character(random: Random) -> str:
-    """Each plane equally likely, surrogates and what is not assigned among it."""
+    """A character of any plane, each equally likely; includes surrogates and unassigned code points."""
     return chr(random.randrange(17) << 16 | random.randrange(0x10000))
 
 
@@ -133,7 +133,7 @@ def emoji(random: Random) -> str:
 
 
 def mixture(random: Random) -> str:
-    """Pieces of texts of other categories."""
+    """Slices of texts of other categories."""
     parts = []
     for _ in range(random.randrange(2, 6)):
         text = random.choice(PLAIN)(random)
@@ -143,7 +143,7 @@ def mixture(random: Random) -> str:
 
 
 def mutation(random: Random) -> str:
-    """A sound sentence or a text of another category, changed in a few places."""
+    """A valid sentence, or a text of another category, changed in a few places."""
     sentence = "We train ResNet-50 on ImageNet and report 93.5 % top-1 accuracy (see Table 2, naïve café 漢字)."
     text = random.choice([sentence, random.choice(PLAIN)(random)[:500]])
     for _ in range(random.randrange(1, 9)):
@@ -165,7 +165,7 @@ PLAIN = [
 ]  # fmt: skip
 CATEGORIES = {function.__name__.replace("_", " "): function for function in [*PLAIN, mixture, mutation]}
 
-# Repeated to any length, with the most characters that are tried: what could cost more than linear time or memory.
+# Patterns that could cost more than linear time or memory, repeated up to this number of characters.
 LONG = {
     "one letter": ("a", 5_000_000),
     "one ideograph": ("漢", 1_000_000),

@@ -1,4 +1,4 @@
-"""The words of a text as one would write it down: a walk over its characters. What the pattern must give."""
+"""Reference for the word pattern: split a text in a loop over its characters."""
 
 from functools import cache
 
@@ -21,7 +21,7 @@ def kind(character: str) -> str:
     """
     "space", "unspaced" (a letter of a script without spaces), "mark", "digit", "letter" (or number or _) or "other".
 
-    Unicode's properties are the engine's own, asked for one character at a time: Python's are of another version.
+    Asks the regular expression engine for each character, as Python's tables have another version of Unicode.
     """
     if character in SPACES:
         return "space"
@@ -65,7 +65,7 @@ def end_of_letters(kinds: list[str], place: int) -> int:
 
 
 def end_of_joint(text: str, kinds: list[str], place: int) -> int | None:
-    """Where the letter stands that something at `place` joins to the one before; `None` where nothing does."""
+    """The position of the letter that a joint at `place` connects to the one before; `None` without a joint."""
     after = place
     while after < len(text) and text[after] in JOINERS:
         after += 1

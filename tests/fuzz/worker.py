@@ -1,4 +1,4 @@
-"""A process that does jobs, watched: one that hangs or dies is a finding, and the next job gets a new process."""
+"""Runs jobs in a watched process. A job that hangs or dies is a finding, and the next one gets a new process."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ from .plan import Finding, Job, Result
 class Worker:
     """
     Args:
-        run: what to do with a job; a function that a new process can import.
+        run: the function that runs a job; a new process must be able to import it.
     """
 
     def __init__(self, run: Callable[[Job], Result]):
@@ -18,15 +18,15 @@ class Worker:
         self.process = None
 
     def do(self, job: Job) -> Result:
-        """The job's result; with a finding of all of its texts if it does not end, or ends the process."""
+        """Run a job; returns its result, or a finding with all its texts if the job hangs or its process dies."""
         if self.process is None:
-            # Python's own start of a process would import the program again; a fork is no friend of threads.
+            # multiprocessing's spawn would import the program again, and a fork is unsafe with threads.
             context = multiprocessing.get_context("spawn")
             self.pipe, other = context.Pipe()
             self.process = context.Process(target=_serve, args=(self.run, other), daemon=True)
             self.process.start()
             other.close()
-            self.pipe.recv()  # it has imported what it needs: that is not the first job's time
+            self.pipe.recv()  # wait for its imports, which are not charged to the first job
         self.pipe.send(job)
         try:
             if self.pipe.poll(job.limit):
@@ -47,7 +47,7 @@ class Worker:
 
 
 def _serve(run: Callable[[Job], Result], pipe):
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # rates are those of one core
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # measure the rates of one core
     pipe.send("ready")
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Entities in spaCy, brat and CoNLL: what is read back is what was written, and what does not fit is an error."""
+"""Entities in spaCy, brat and CoNLL: they are read back unchanged, and those that do not fit raise an error."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_spacy_gives_back_the_same_entities_from_its_bytes(text, data):
     places = [(token.idx, token.idx + len(token)) for token in doc]
     entities = draw_entities(data, text, places)
     to_spacy(doc, entities)
-    read = Doc(NLP.vocab).from_bytes(doc.to_bytes())  # spans live no longer than their document
+    read = Doc(NLP.vocab).from_bytes(doc.to_bytes())  # spans need their document
     spans = read.spans["sc"]
     read = [(span.start_char, span.end_char, span.text, span.label_, score)
             for span, score in zip(spans, spans.attrs["scores"], strict=True)]  # fmt: skip
@@ -47,7 +47,7 @@ def test_spacy_tokens_that_are_covered_partly():
 
 
 def read_brat(text, content):
-    """By brat's description of its format, line ends as Python's `splitlines`, which its server reads with."""
+    """Read by brat's description of the format; its server splits lines with Python's `splitlines`."""
     entities, scores = {}, {}
     for line in content.splitlines():
         name, middle, quote = line.split("\t")
@@ -88,7 +88,7 @@ def test_brat_writes_a_fragment_for_each_line():
 
 
 def read_conll(content):
-    """(words, (first word, last word + 1, label)) of a text."""
+    """Read (words, [(first word, last word + 1, label), ...]) of a text."""
     *lines, last = content.split("\n")[:-1]
     assert last == ""
     words, tags = [list(column) for column in zip(*(line.split("\t") for line in lines), strict=True)] or ([], [])
@@ -176,7 +176,7 @@ def test_labels_that_a_line_cannot_hold_are_refused(label):
 
 
 def test_extract_writes_the_formats(tmp_path, capsys):
-    """Scores are those of an untrained model: everything is found, each span with both labels."""
+    """An untrained model finds every span, with both labels."""
     toy_backbone(tmp_path / "bert")
     torch.manual_seed(0)
     model = SenerModel.from_backbone(str(tmp_path / "bert"), ["Method", "Task"], span_window=2, span_layers=1)

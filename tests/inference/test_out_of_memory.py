@@ -1,4 +1,4 @@
-"""Memory that ends, for real: the address space of a process of its own is bounded."""
+"""Real out-of-memory errors, in a process with a bounded address space."""
 
 import json
 import sys
@@ -16,10 +16,10 @@ from training.inference import extraction
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded as Linux does it")
 
 # MB. 16 texts of 500 words take more than the first in one batch, and less in two. A text of 100,000 words takes more
-# than the second, but its tokens alone take less: the tokenizer ends the process where it finds no memory.
+# than the second, but its tokens alone take less: the tokenizer aborts the process if it is out of memory.
 ROOM, LARGE_ROOM = 50, 250
-# Before the bound: what a first text loads and keeps. MALLOC_MMAP_THRESHOLD_ gives large tensors back at once, so that
-# what is free does not depend on what was computed before.
+# A first text runs before the bound is set, to load and cache. MALLOC_MMAP_THRESHOLD_ returns large tensors at once:
+# free memory then does not depend on earlier computations.
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "TOKENIZERS_PARALLELISM": "0", "OMP_NUM_THREADS": "1"}
 BOUND = f"""
 import json, resource, sys
@@ -92,7 +92,7 @@ run(main)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A checkpoint whose states are wide enough that long texts take much."""
+    """A checkpoint with a large hidden size, so that long texts need much memory."""
     return toy_checkpoint(tmp_path_factory.mktemp("model"), hidden_size=256)
 
 
@@ -106,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_split_until_it_does(model):
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["same"] and result["entities"] > 1000
     batches = [texts for texts, _ in result["computed"]]
-    assert batches[:2] == [16, 8] and batches[-1] < 16  # the whole was tried, then halves
+    assert batches[:2] == [16, 8] and batches[-1] < 16  # the whole batch was tried, then halves
 
 
 def test_a_text_that_does_not_fit_alone_is_named_and_the_others_are_done(model):

@@ -1,4 +1,4 @@
-"""The web demo's page, as tests use it."""
+"""Helpers for tests of the web demo's page."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ expect.set_options(timeout=TIMEOUT)
 
 
 def paste(page, text):
-    """As a paste does it, without a key stroke for each character."""
+    """Fill in the text as a paste does, without a key stroke for each character."""
     page.locator("#text textarea").evaluate(
         "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', { bubbles: true })); }", text
     )
@@ -29,12 +29,12 @@ def run(page, text):
 
 
 def result(page):
-    """What the page shows: entities as in the API's answer."""
+    """The entities that the page shows, in the form of the API's answer."""
     return json.loads(page.evaluate("asJson(sener.shown)"))
 
 
 def visible_text(page):
-    """The text in the view, from its top to its end, as it is scrolled past."""
+    """The text in the view, collected by scrolling from the top to the end."""
     return json.loads(
         page.evaluate(
             """async () => {

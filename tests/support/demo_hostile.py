@@ -1,4 +1,4 @@
-"""Ways to do a web server harm: each is what one client does, and what it gets for it does not matter to it."""
+"""Attacks on a web server: each function is the behaviour of one client, which ignores the answers."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ def http(load) -> httpx.AsyncClient:
 
 
 async def connect(load, start: str = "", *headers: str) -> asyncio.StreamWriter:
-    """A connection on which the head of a request is sent."""
+    """Open a connection and send the head of a request."""
     address = urlsplit(load.url)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
     if start:
@@ -27,7 +27,7 @@ async def connect(load, start: str = "", *headers: str) -> asyncio.StreamWriter:
 
 
 async def join(client, load, name, data) -> str:
-    """Joins the queue. Returns the session."""
+    """Join the queue; returns the session."""
     session = secrets.token_hex(6)
     body = {"data": data, "fn_index": load.functions[name], "session_hash": session}
     await client.post(f"{API}/queue/join", json=body)

@@ -1,4 +1,4 @@
-"""The web demo as a process of its own, without a network, on a tiny model with random weights."""
+"""Runs the web demo in a process of its own, without a network, on a tiny model with random weights."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from modeling_sener import SenerModel, SenerProcessor
 from training.fitting.checkpoint import save_checkpoint
 
 
-# Every look-up and connection that leaves the machine is refused, and noted.
+# Refuses, and notes, every look-up and connection that leaves the machine.
 WITHOUT_NETWORK = """
 import runpy, sys
 
@@ -56,15 +56,14 @@ def tiny_checkpoint(folder: Path, **fields) -> Path:
 
 class DemoServer:
     """
-    `python space/app.py` on a free port; `url` is where, `log` what it has printed. `limits` are other values for
-    those of space/limits.py.
+    `python space/app.py` on a free port, at `url`; `log` is its output. `limits` override values of space/limits.py.
     """
 
     def __init__(self, model: Path | str, limits: dict | None = None, **environment):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        # What a user's machine has: no variable that keeps libraries off the network.
+        # As on a user's machine: without the variables that keep libraries off the network.
         offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
         inherited = {name: value for name, value in os.environ.items() if name not in offline}
         settings = {"SENER_MODEL": str(model), "GRADIO_SERVER_PORT": port, "OMP_NUM_THREADS": "1"}

@@ -1,10 +1,10 @@
 """
-A Python as on another system, in which the commands are run one after another:
+Run commands, one after another, in a Python that imitates another system:
 
     python tests/support/elsewhere.py SYSTEM '[["train", ["--config", ...]], ...]'
 
-`windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; a file that this process has open is not renamed,
-replaced or removed. `macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned. `linux`: as it is.
+`windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; open files cannot be renamed, replaced or removed.
+`macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned. `linux`: no changes.
 """
 
 import json
@@ -16,12 +16,12 @@ from importlib import import_module
 from pathlib import Path
 
 
-WITHOUT = ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty")  # of Python's own, those that Windows lacks
-HIDDEN = ("fcntl", "resource")  # of these, those that other packages do without on Linux, too
+WITHOUT = ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty")  # of the standard library, missing on Windows
+HIDDEN = ("fcntl", "resource")  # of these, modules that other packages do not need on Linux
 
 
 def as_on(system):
-    """Make this process one of another system; before anything else is imported."""
+    """Make this process imitate another system. Call it before any other import."""
     if system == "linux":
         return
     for name in ("sched_getaffinity", "sched_setaffinity"):
@@ -38,7 +38,7 @@ def as_on(system):
     import psutil  # noqa: F401  which asks for `resource`, as it sees that this is Linux
 
     for name in HIDDEN:
-        sys.modules[name] = None  # an import of it is an ImportError
+        sys.modules[name] = None  # makes its import an ImportError
     start = subprocess.Popen.__init__
 
     def without_preexec(self, *arguments, preexec_fn=None, **options):
@@ -51,7 +51,7 @@ def as_on(system):
 
 
 def refuse_open_files(event, values):
-    """What Windows does not do to a file that is open."""
+    """Refuse operations that Windows refuses on open files."""
     if event in ("os.rename", "os.remove"):
         places = [os.path.realpath(os.fspath(path)) for path in values[:2] if isinstance(path, str | os.PathLike)]
         for descriptor in os.listdir("/proc/self/fd"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 def make_environment(folder: Path, requirements: list[str]) -> Path:
     """
-    The interpreter of a virtual environment at `folder` with `requirements`; one that is complete is used again.
+    Create a virtual environment at `folder` with `requirements`, unless it is complete; returns its interpreter.
 
     Raises:
-        ValueError: pip failed; its last line.
+        ValueError: pip failed; has the last line of its output.
     """
     python, complete = folder / "bin" / "python", folder / "requirements.txt"
     lines = "\n".join(requirements) + "\n"

@@ -1,4 +1,4 @@
-"""A Python interpreter that knows nothing of this repository: no checkout on sys.path, empty caches, no network."""
+"""Runs code in an isolated Python interpreter: no checkout on sys.path, empty caches, no network."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[2]
-# An editable install puts the checkout on sys.path; what a user has is the folder alone.
+# An editable install puts the checkout on sys.path; a user has only the folder.
 HIDE = f"""
 import sys
 ROOT = {str(ROOT)!r}
@@ -23,7 +23,7 @@ for name in ("modeling_sener", "training"):
 
 
 def run_fresh(code: str, folder: Path) -> str:
-    """Run `code` in a fresh interpreter with `folder` as its home and working directory; returns what it printed."""
+    """Run `code` in a fresh interpreter with `folder` as home and working directory; returns its output."""
     home = folder / "home"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}

@@ -1,4 +1,4 @@
-"""Jobs that go wrong, for the tests of what watches them: a module that a new process imports in no time."""
+"""Jobs that go wrong, for the tests of the worker; a module of its own, so that a new process imports it fast."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from fuzz.plan import Job, Result
 
 
 def run(job: Job) -> Result:
-    """Hangs, dies or ends, by the job's number."""
+    """Hang, die or end, according to the job's number."""
     if job.number == 1:
         time.sleep(600)
     if job.number == 2:

@@ -1,4 +1,4 @@
-"""Two checkpoints whose token ids and entities are on record in tests/data/golden/: one of each kind of tokenizer."""
+"""Two checkpoints, one per kind of tokenizer, whose token ids and entities are recorded in tests/data/golden/."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def wordpiece(folder: Path) -> Path:
 
 
 def sentencepiece(folder: Path) -> Path:
-    """Made in `folder`: DeBERTa-v3's kind of encoder with random weights, and of tokenizer: SentencePiece, NFKC."""
+    """Make a checkpoint in `folder`: a random DeBERTa-v3 encoder, and its kind of tokenizer (SentencePiece, NFKC)."""
     backbone = {**BACKBONES["deberta-v3"], "vocab_size": 128}
     model = tiny_model(backbone, labels_per_span="best", vertical_readout="transposed")
     tokenizer = folder / "tokenizer"

@@ -30,7 +30,7 @@ NAMES = (
 
 
 def our_name(name):
-    """This project's name of a released parameter; KeyError where there is none."""
+    """This project's name of a released parameter; KeyError if there is none."""
     for pattern, replacement in NAMES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)

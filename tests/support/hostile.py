@@ -1,4 +1,4 @@
-"""Disks that are full, and commands in the background that are sent signals."""
+"""Simulates full disks; runs commands in the background and sends them signals."""
 
 import multiprocessing
 import os
@@ -15,12 +15,12 @@ from support.toy import one_core
 
 
 MINUTE = 60
-PATIENCE = 10 * MINUTE  # of what may take long where other work goes on
+PATIENCE = 10 * MINUTE  # generous, for busy machines
 
 
 @contextmanager
 def full_disk(size):
-    """No file of this process grows beyond `size` bytes: as on a full disk, a part is written and the rest is not."""
+    """Limit files of this process to `size` bytes; as on a full disk, only the beginning of the data is written."""
     limit_files(size)
     try:
         yield
@@ -34,8 +34,7 @@ def limit_files(size):
 
 class Command:
     """
-    training/COMMAND.py with its `run`, in a process of its own, in the background: forked from a server that has
-    imported once what takes seconds.
+    training/COMMAND.py with its `run`, in a background process: forked from a server that has done the slow imports.
 
     Args:
         limit: see `full_disk`.
@@ -61,7 +60,7 @@ class Command:
         os.kill(self.pid, number)
 
     def end(self, timeout=PATIENCE):
-        """(exit code, lines of both outputs, of bars what they showed last)."""
+        """Wait for the end; returns (exit code, lines of both outputs with the last state of each bar)."""
         self.process.join(timeout)
         assert not self.is_running(), self.printed
         self._reading.join()
@@ -88,7 +87,7 @@ def _work(writer, command, arguments, limit, environment):
 
 
 def pair(command, arguments, port):
-    """The two processes of a run that no launcher looks after."""
+    """Start the two processes of a run without a launcher."""
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [Command(command, arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
@@ -101,7 +100,7 @@ def wait_for(condition, is_running=lambda: True):
 
 
 def workers(launcher):
-    """The processes of a launcher, by rank; while they start, those that are there."""
+    """The processes of a launcher, by rank; while they start, those that exist already."""
     found = {}
     for process in psutil.Process(launcher.pid).children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""A stand-in of the Hub's HTTP API, as much of it as publishing uses; it keeps what it is sent."""
+"""A fake of the part of the Hub's HTTP API that publishing uses; it keeps the files that it is sent."""
 
 import base64
 import hashlib
@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 
-LARGE = 100_000  # bytes from which a file goes the way of large files
+LARGE = 100_000  # bytes; larger files are uploaded through LFS
 TOKEN = "hf_of_the_test"
 
 
 class Hub:
     """
-    `url` is where it listens. `repos` are by kind and name, "models/someone/sener": path -> content; `commits`: the
-    (repository, summary, paths added, paths deleted) of each; `variables` of Spaces; `cards` that were validated.
+    Listens at `url`. `repos`: kind and name ("models/someone/sener") -> path -> content. `commits`: (repository,
+    summary, paths added, paths deleted) of each. `variables` of Spaces. `cards` that were validated.
     """
 
     def __init__(self):
@@ -23,7 +23,7 @@ class Hub:
         self.commits: list[tuple] = []
         self.variables: dict[str, dict[str, str]] = {}
         self.cards: list[str] = []
-        self.large: dict[str, bytes] = {}  # by sha256, uploaded but perhaps in no commit
+        self.large: dict[str, bytes] = {}  # sha256 -> content, perhaps in no commit yet
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ class Hub:
         self.server.server_close()
 
     def receive(self, oid, content):
-        """A large file, which must be what it was announced as."""
+        """Store a large file; its hash must be the announced one."""
         if hashlib.sha256(content).hexdigest() != oid:
             return 400, {"error": "other content than announced"}
         self.large[oid] = content

@@ -1,4 +1,4 @@
-"""Imports as a user runs them, and the letter that the files in data/exports have in common."""
+"""Runs imports as a user does; the letter that all files in data/exports contain."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ FLAT = [entity for entity in NESTED if entity[1] != "Surname"]
 
 
 def import_files(folder, capsys, *arguments):
-    """The records that the command writes, and what it prints."""
+    """Run the command; returns the records that it writes, and its output."""
     output = folder / "train.jsonl"
     capsys.readouterr()
     import_data.main([*map(str, arguments), "--output", str(output)])

@@ -1,4 +1,4 @@
-"""Commands that are killed by SIGKILL: from inside, at a place of the run; or from outside, with all their workers."""
+"""Kills commands by SIGKILL: from inside, at a chosen event; or from outside, with all their workers."""
 
 import contextlib
 import multiprocessing
@@ -16,14 +16,14 @@ from support.toy import ROOT, TWO_PROCESSES, one_core
 
 def run_until_killed(command, point, ending, count, delay, arguments):
     """
-    `main(arguments)` of training/COMMAND.py in a process of its own, which kills itself `delay` seconds after the
-    `count`-th time that Python reports the event `point` (a file is opened, renamed, removed, ...) of a file whose
-    name ends with `ending`; or, with a `point` as "module:class.method", that this method is called.
+    Run `main(arguments)` of training/COMMAND.py in a process that kills itself `delay` seconds after the `count`-th
+    occurrence of `point`: an audit event of Python (a file is opened, renamed, removed, ...) for a file whose name
+    ends with `ending`, or a call of the method "module:class.method".
 
     Returns:
-        the exit code.
+        The exit code.
     """
-    context = multiprocessing.get_context("forkserver")  # which imports once what takes seconds
+    context = multiprocessing.get_context("forkserver")  # does the slow imports once
     context.set_forkserver_preload(["training.predict", "training.train"])
     process = context.Process(target=_run, args=(command, point, ending, count, delay, arguments))
     process.start()
@@ -33,7 +33,7 @@ def run_until_killed(command, point, ending, count, delay, arguments):
 
 def _run(command, point, ending, count, delay, arguments):
     one_core()
-    torch.set_num_threads(1)  # as in a process that starts on one core: what is compared is compared to the bit
+    torch.set_num_threads(1)  # results are compared bit by bit
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     main, kill = import_module(f"training.{command}").main, lambda: os.kill(os.getpid(), signal.SIGKILL)
 
@@ -55,7 +55,7 @@ def _run(command, point, ending, count, delay, arguments):
 
 
 def start_two_processes(script, arguments):
-    """`accelerate launch` of training/SCRIPT in the background."""
+    """Start `accelerate launch training/SCRIPT` in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES, f"training/{script}", *arguments],
         cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}, preexec_fn=one_core,
@@ -64,7 +64,7 @@ def start_two_processes(script, arguments):
 
 
 def kill_with_workers(launcher):
-    """SIGKILL to a launcher and all below it (its workers lead sessions of their own); returns when all have ended."""
+    """Kill a launcher and its descendants (workers have their own sessions), and wait for their end."""
     below = psutil.Process(launcher.pid).children(recursive=True)
     launcher.kill()
     for process in below:

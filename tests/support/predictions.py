@@ -1,4 +1,4 @@
-"""An untrained checkpoint, a corpus of short texts for it, and the lines of a prediction."""
+"""An untrained checkpoint, a corpus of short texts, and helpers for the lines of a prediction."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ LABELS = ["Material", "Method", "Person", "Task"]
 
 
 def toy_checkpoint(folder, **encoder):
-    """`folder`/model, which finds many entities of random scores; `encoder`: fields of BERT's configuration."""
+    """Make `folder`/model, which finds many entities with random scores; `encoder`: fields of BERT's configuration."""
     toy_backbone(folder / "bert", **encoder)
     torch.manual_seed(0)
     model = SenerModel.from_backbone(
@@ -35,7 +35,7 @@ def toy_checkpoint(folder, **encoder):
 
 
 def toy_corpus(path, count):
-    """`count` texts, every other one a list of words, of which no two next to each other are of one length."""
+    """Write `count` texts, every other one a list of words; neighbours differ in length."""
     records = []
     for n, record in enumerate(toy_records(count)):
         record["text"] = record["text"][: 3 + (7 * n) % 11]
@@ -45,20 +45,20 @@ def toy_corpus(path, count):
 
 
 def results_of(output, **signature):
-    """A `Results` that a run has begun."""
+    """A `Results` after `begin`."""
     results = Results(str(output))
     results.begin(signature)
     return results
 
 
 def write(results, lines):
-    """Lines of empty texts."""
+    """Write lines, as those of empty texts."""
     lines = list(lines)
     results.write(lines, [checksum_of_text("")] * len(lines))
 
 
 def write_partial(folder, inputs, output, lines):
-    """What a run of the checkpoint `folder`/model leaves that was killed when it had written `lines`, bytes."""
+    """Write the partial file of a run of `folder`/model that was killed after it wrote `lines` (bytes)."""
     signature = {"input": [*map(str, inputs)], **signature_of(*load_checkpoint(folder / "model"), None)}
     results, documents = results_of(output, **signature), stream_inputs(map(str, inputs))
     texts = [checksum_of_text(document.text) for document, _ in zip(documents, lines, strict=False)]
@@ -68,7 +68,7 @@ def write_partial(folder, inputs, output, lines):
 
 
 def read(path):
-    """The records of an output of any format, or of what is done of one."""
+    """Read the records of an output, of any format, or of a partial file."""
     path = Path(path)
     if path.suffix == ".partial":
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
@@ -82,7 +82,7 @@ def read(path):
 
 
 def assert_same(records, expected):
-    """The same texts in the same order with the same entities; their scores to 1e-5, as batches may differ."""
+    """Compare texts, order and entities; scores to 1e-5, as batches may differ."""
     assert [record["id"] for record in records] == [record["id"] for record in expected]
     for record, wanted in zip(records, expected, strict=True):
         for entity, other in zip(record["entities"], wanted["entities"], strict=True):

@@ -1,5 +1,5 @@
 """
-Small tokenizers of the kinds that encoders come with. `cd tests && python -m support.tiny` trains them anew. Tests do
+Small tokenizers of the kinds that encoders have. `cd tests && python -m support.tiny` trains them anew. Tests do
 not: training breaks ties at random, and tests need the same token ids each time.
 """
 
@@ -61,7 +61,7 @@ def train(kind: str) -> Tokenizer:
 
 
 def sentencepiece_folder(folder: Path) -> Path:
-    """Write to `folder` what the Hub holds of DeBERTa-v3's tokenizer: a SentencePiece model and two small files."""
+    """Write the tokenizer files that DeBERTa-v3 has on the Hub: a SentencePiece model and two small files."""
     import sentencepiece
 
     sentences = [

@@ -67,7 +67,7 @@ def tiny_config(backbone="bert", **fields):
 
 
 def randomize(module, seed=0):
-    """Weights large enough that a wrong term shows: matrices with gain 1.2, norms and biases away from 1 and 0."""
+    """Set weights so large that a wrong term shows: matrices with gain 1.2, norms and biases away from 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -110,7 +110,7 @@ def alone(inputs, b):
 
 
 def on(device, inputs):
-    """The inputs of a model, on a device."""
+    """Move the inputs of a model to a device."""
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 

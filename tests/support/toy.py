@@ -19,7 +19,7 @@ SCRIPTS = Path(sys.executable).parent
 # The files of the code, tests aside.
 CODE = [path for folder in ("modeling_sener", "training", "space") for path in sorted((ROOT / folder).rglob("*.py"))]
 LABELS = ["Material", "Method", "Person", "Task"]
-# What is an entity wherever it stands; nested and same-span ones are among them.
+# Entities wherever they occur, some nested, some with the same span.
 ENTITIES = (
     ("ResNet-50", "Method"),
     ("ImageNet", "Material"),
@@ -49,7 +49,7 @@ def toy_records(count=8):
 
 
 def as_raw(record):
-    """The same text in the format of raw text: a string, offsets in characters."""
+    """Convert a record to raw text: a string, offsets in characters."""
     words, starts, length = record["text"], [], 0
     for word in words:
         starts.append(length)
@@ -75,7 +75,7 @@ def toy_backbone(folder, hidden_size=32, **fields):
     return folder
 
 
-# A run of a second an epoch: eight steps of two windows.
+# A small run, about a second per epoch: eight steps of two windows.
 SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "16", "--span_channels", "8",
          "--span_layers", "1", "--max_tokens", "64", "--batch_size", "2", "--gradient_accumulation_steps", "1",
          "--learning_rate", "2e-3", "--head_learning_rate", "5e-3"]  # fmt: skip
@@ -88,8 +88,8 @@ def empty_records(count):
 
 def toy_folder(folder):
     """
-    `folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`. `sparse.jsonl` has
-    12 of its texts and 8 without an entity, each of one training window.
+    Fill `folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`. `sparse.jsonl`
+    has 12 of its texts and 8 without an entity, each of one training window.
     """
     toy_backbone(folder / "bert")
     words, raw = toy_records(), [as_raw(record) for record in toy_records()]
@@ -121,13 +121,13 @@ def toy_window(length, first=0, spans=()):
     return Window(np.concatenate([[1], tokens, [2]]), word_index, list(spans))
 
 
-# Options of `accelerate launch`; on the CPU, too, several processes go by the name of multi_gpu.
+# Options of `accelerate launch`, which calls several processes multi_gpu on the CPU, too.
 ONE_PROCESS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "1"]
 TWO_PROCESSES = [*ONE_PROCESS[:-1], "2", "--multi_gpu"]
 
 
 def launch(script, *arguments, options=(), **environment):
-    """`accelerate launch training/SCRIPT ARGUMENTS` from the root, as in the README; no network."""
+    """Run `accelerate launch training/SCRIPT ARGUMENTS` from the root, as in the README, without a network."""
     return _run([SCRIPTS / "accelerate", "launch", *options, f"training/{script}", *arguments], environment)
 
 
@@ -136,7 +136,7 @@ def python(*arguments, **environment):
 
 
 def fails(done, *parts):
-    """The command ended with one message that holds `parts`, and with no traceback."""
+    """Assert that the command failed with one message that contains `parts`, without a traceback."""
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     messages = [line for line in done.stderr.splitlines() if line.startswith("error: ") or ": error: " in line]
@@ -146,7 +146,7 @@ def fails(done, *parts):
 
 
 def one_core():
-    """For a child process: work this small gains nothing from a second core, and loses much when others want it."""
+    """Bind a child process to one core: small work gains nothing from a second one, and loses if others use it."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 

@@ -1,13 +1,13 @@
 """
-The demo under load, on loopback: a server in a process of its own, and many clients that speak Gradio's protocol.
+Load test of the demo, on loopback: a server process, and many clients that speak Gradio's protocol.
 
     cd tests && python -m tools.demo_load --clients 50 --seconds 600
     cd tests && python -m tools.demo_load --clients 5 --seconds 600 --hostile
 
-Each client asks again as soon as it has its answer, by the page's function or by the API, for texts of 5 to 8,000
-words. The same text must get the same answer each time. With `--hostile`, others beside them break off, send garbage
-and hold connections open. Prints answers, refusals of a full queue, errors by kind, percentiles of the time to the
-answer, and the server's memory. Exit code 1 where a client met an error, or the server is not there at the end.
+Each client sends texts of 5 to 8,000 words one after another, through the page's function or the API. The same text
+must get the same answer each time. With `--hostile`, other clients break off, send garbage and hold connections open.
+Prints answers, refusals by a full queue, errors by kind, percentiles of the response time, and the server's memory.
+Exit code 1 if a client met an error, or the server has ended.
 """
 
 import argparse
@@ -38,7 +38,7 @@ NUM_TEXTS = 60
 
 @dataclass
 class Load:
-    """What the clients share, and what they have seen."""
+    """The state that the clients share, and their observations."""
 
     url: str
     functions: dict[str, int]
@@ -57,7 +57,7 @@ class Load:
 
 
 def make_texts() -> list[str]:
-    """Stretches of the example papers; the number of words is lognormal, with a median of 200."""
+    """Excerpts of the example papers; the number of words is lognormal, with a median of 200."""
     words = [word for path in sorted((ROOT / "space/examples").glob("*.txt"))
              for word in path.read_text(encoding="utf-8").split()]  # fmt: skip
     draw = random.Random(0)
@@ -70,7 +70,7 @@ def make_texts() -> list[str]:
 
 
 async def ask(http: httpx.AsyncClient, session: str, function: int, data: list) -> list:
-    """The function's outputs. Raises `ValueError` that says what went wrong."""
+    """Call the function; returns its outputs, raises `ValueError` with the reason of a failure."""
     body = {"data": data, "fn_index": function, "session_hash": session}
     joined = await http.post("/gradio_api/queue/join", json=body)
     if joined.status_code != 200:
@@ -81,7 +81,7 @@ async def ask(http: httpx.AsyncClient, session: str, function: int, data: list) 
             message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {"msg": None}
             if message["msg"] == "unexpected_error" or message.get("success") is False:
                 raise ValueError(message.get("message") or message["output"].get("error") or "an error without a word")
-            if message["msg"] == "process_generating":  # the first in full, then what has changed
+            if message["msg"] == "process_generating":  # the first output is complete, later ones are changes
                 given = message["output"]["data"]
                 outputs = list(map(apply_diff, outputs, given)) if outputs else given
             if message["msg"] == "process_completed":
@@ -90,7 +90,7 @@ async def ask(http: httpx.AsyncClient, session: str, function: int, data: list) 
 
 
 def fault(load: Load, name: str, number: int, output) -> str | None:
-    """What is wrong with an answer, else None."""
+    """The fault of an answer, or None."""
     text = load.texts[number]
     if name == "run":
         shown = json.loads(output)
@@ -106,7 +106,7 @@ def fault(load: Load, name: str, number: int, output) -> str | None:
 
 
 async def client(load: Load, number: int) -> None:
-    """One user: a page that is left open for ten texts, then another."""
+    """One user, who opens a new page after every ten texts."""
     draw = random.Random(number)
     for count in itertools.count():
         async with httpx.AsyncClient(base_url=load.url, timeout=PATIENCE) as http:
@@ -131,20 +131,20 @@ async def client(load: Load, number: int) -> None:
 
 
 async def attack(load: Load, number: int) -> None:
-    """One that does harm, in all ways in turn."""
+    """One attacker, who uses all attacks in turn."""
     draw = random.Random(number)
     while not load.over():
         name, function = draw.choice(ATTACKS)
         try:
             await asyncio.wait_for(function(load, draw), 60)
         except (OSError, httpx.HTTPError, TimeoutError):
-            pass  # one of the two hung up
+            pass  # client or server closed the connection
         load.attacks[name] += 1
         await asyncio.sleep(draw.random())
 
 
 async def watch(load: Load, process: psutil.Process) -> None:
-    """Each second, the memory of the server and its children in MB, and how many wait."""
+    """Record, each second, the memory of the server and its children in MB, and the length of the queue."""
     seconds = round(load.ends - time.monotonic())
     async with httpx.AsyncClient(base_url=load.url, timeout=PATIENCE) as http:
         for second in tqdm(range(seconds), unit="s"):
@@ -168,7 +168,7 @@ async def run(load: Load, process: psutil.Process, clients: int, attackers: int)
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """MB a minute, of the second half of the points."""
+    """The growth in MB per minute, over the second half of the points."""
     half = points[len(points) // 2 :]
     return 60 * statistics.linear_regression(*zip(*half, strict=True)).slope if len(half) > 1 else 0.0
 
@@ -196,9 +196,9 @@ def main(arguments: list[str] | None = None) -> Load:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--hostile", action="store_true", help="20 others beside the clients")
-    parser.add_argument("--model", default="", help="a checkpoint's folder; else the bundled model")
-    parser.add_argument("--threads", default="2", help="of the server's model")
+    parser.add_argument("--hostile", action="store_true", help="add 20 attackers")
+    parser.add_argument("--model", default="", help="folder of a checkpoint (default: the bundled one)")
+    parser.add_argument("--threads", default="2", help="threads of the server's model")
     options = parser.parse_args(arguments)
     server = DemoServer(options.model, OMP_NUM_THREADS=options.threads)
     try:

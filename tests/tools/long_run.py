@@ -1,13 +1,13 @@
 """
-A long prediction that is killed and resumed at random: is its memory flat, its output complete, its bar right?
+Kill and resume a long prediction at random; check that memory is flat, the output complete and the bar right.
 
     cd tests && python -m tools.long_run                                    # 100,000 short documents, 500 long ones
-    cd tests && python -m tools.long_run --short 2000 --long 5 --kills 3    # to see that it works
+    cd tests && python -m tools.long_run --short 2000 --long 5 --kills 3    # a quick trial
 
 The documents are made up: short ones of about 50 words, long ones of a lognormal distribution whose median is 5,000,
 among each other at random. The model is tiny and random. training/predict.py runs over them with `--resume`; SIGKILL
-comes when a random number of documents is done, and a random part of a second later. Once a second the resident memory
-of all its processes is noted. Prints a table of the stretches between the kills, and what follows from it.
+follows when a random number of documents is done, after a random fraction of a second. The resident memory of all its
+processes is sampled once a second. Prints a table with a row for each attempt (from a start to a kill), and a summary.
 """
 
 import argparse
@@ -34,21 +34,21 @@ from tqdm import tqdm
 from training.inference.job import CHUNK_TEXTS
 
 
-SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # of the lognormal: 5 % have more than 15,000 words
-THRESHOLD = 0.97  # few spans of a random model have this score: lines of a usual length
-WARM_UP = 0.2  # of a stretch: until the heap has the size that it keeps
+SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # sigma of the lognormal; 5 % have more than 15,000 words
+THRESHOLD = 0.97  # few spans of a random model pass: lines have a usual length
+WARM_UP = 0.2  # share of an attempt, until the heap has its final size
 BAR = re.compile(r"(\d+)/(\d+) \[")
-LAG = 5 * CHUNK_TEXTS  # documents that the bar may be behind: it is drawn ten times a second at most
-WAIT = 600  # seconds without a document after which the run is taken for dead
+LAG = 5 * CHUNK_TEXTS  # the most documents that the bar may lag: it is drawn at most ten times a second
+WAIT = 600  # seconds without a document after which the run counts as hung
 
 
 class Fault(Exception):
-    """What must not be."""
+    """A check failed."""
 
 
 @dataclass
-class ChunkContext:
-    """What is seen of a run from its start until it is killed or ends: samples of (documents done, bytes)."""
+class Attempt:
+    """Observations of a run from its start to its kill or end; `samples` are (documents done, bytes)."""
 
     first: int
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class ChunkContext:
                 *(f"{value:.0f}" for value in (memory[0], memory[-1], max(memory)))]  # fmt: skip
 
     def slope(self) -> tuple[float, float]:
-        """Bytes a document, by least squares after the warm-up, and the standard error of that."""
+        """The growth in bytes per document, by least squares after the warm-up, and its standard error."""
         samples = np.array(self.samples[int(WARM_UP * len(self.samples)) :], dtype=float).reshape(-1, 2)
         if len(samples) < 3 or np.ptp(samples[:, 0]) == 0:
             return float("nan"), float("nan")
@@ -86,7 +86,7 @@ def make_corpus(path: Path, short: int, long: int, seed: int) -> None:
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Resident bytes of a process and all below it."""
+    """Resident bytes of a process and its descendants."""
     total = 0
     for each in [process, *process.children(recursive=True)]:
         try:
@@ -97,16 +97,16 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def whole_lines(path: Path) -> int:
-    """Of texts: the first line is the run's signature."""
+    """The number of complete lines of texts; the first line is the run's signature."""
     if not path.exists():
         return 0
     with path.open("rb") as file:
         return max(sum(line.endswith(b"\n") for line in file) - 1, 0)
 
 
-def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> ChunkContext:
+def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> Attempt:
     """Start the prediction; kill it `delay` seconds after its bar shows `kill_at`, or let it end."""
-    chunk, began = ChunkContext(first), time.monotonic()
+    attempt, began = Attempt(first), time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)  # fmt: skip
 
@@ -114,21 +114,21 @@ def run(command: list[str], partial: Path, first: int, kill_at: int | None, dela
         buffer = ""
         while text := os.read(process.stderr.fileno(), 4096).decode(errors="replace"):
             buffer += text
-            chunk.shown.extend(int(done) for done, total in BAR.findall(buffer) if int(total) == bar.total)
+            attempt.shown.extend(int(done) for done, total in BAR.findall(buffer) if int(total) == bar.total)
             buffer = buffer[buffer.rfind("\r") + 1 :]
-            chunk.printed = (chunk.printed + text)[-4000:]
+            attempt.printed = (attempt.printed + text)[-4000:]
 
     reader, watched, news = Thread(target=read_bar), psutil.Process(process.pid), began
     reader.start()
     sampled = 0.0
     while process.poll() is None:
-        done = chunk.shown[-1] if chunk.shown else first
+        done = attempt.shown[-1] if attempt.shown else first
         if done > bar.n:
             bar.update(done - bar.n)
             news = time.monotonic()
-        if chunk.shown and time.monotonic() - sampled >= 1:
+        if attempt.shown and time.monotonic() - sampled >= 1:
             sampled = time.monotonic()
-            chunk.samples.append((done, memory_of(watched)))
+            attempt.samples.append((done, memory_of(watched)))
         if kill_at is not None and done >= kill_at:
             time.sleep(delay)
             os.killpg(process.pid, signal.SIGKILL)
@@ -140,29 +140,29 @@ def run(command: list[str], partial: Path, first: int, kill_at: int | None, dela
     output = process.stdout.read()
     code = process.wait()
     reader.join()
-    chunk.seconds = time.monotonic() - began
+    attempt.seconds = time.monotonic() - began
     is_over = partial.with_suffix("").exists() and not partial.exists()
     if code not in (0, -signal.SIGKILL) or (code == 0 and not is_over):
-        raise Fault(f"exit code {code}: {chunk.printed[-1000:]}")
-    chunk.last = bar.total if is_over else whole_lines(partial)
+        raise Fault(f"exit code {code}: {attempt.printed[-1000:]}")
+    attempt.last = bar.total if is_over else whole_lines(partial)
     if first and f"resumed after {first:,} texts" not in output:
         raise Fault(f"{first:,} documents were done, but it said: {output.strip()!r}")
-    return chunk
+    return attempt
 
 
-def check_bar(chunk: ChunkContext, total: int) -> None:
-    """It begins where the run does, never goes back, and is never further than the file, nor far behind it."""
-    shown = chunk.shown or [chunk.first]  # none where the kill came as the model was loaded
-    if shown[0] != chunk.first or shown != sorted(shown) or shown[-1] > chunk.last:
-        raise Fault(f"the bar went from {shown[:1]} to {shown[-1:]}, the file from {chunk.first} to {chunk.last}")
-    if chunk.last == total and shown[-1] != total:
+def check_bar(attempt: Attempt, total: int) -> None:
+    """Check that the bar starts with the run, never goes back, is never ahead of the file, nor far behind it."""
+    shown = attempt.shown or [attempt.first]  # empty if the kill came before the bar
+    if shown[0] != attempt.first or shown != sorted(shown) or shown[-1] > attempt.last:
+        raise Fault(f"the bar went from {shown[:1]} to {shown[-1:]}, the file from {attempt.first} to {attempt.last}")
+    if attempt.last == total and shown[-1] != total:
         raise Fault(f"the bar ended at {shown[-1]:,} of {total:,}")
-    if chunk.last - shown[-1] > LAG:
-        raise Fault(f"the bar was at {shown[-1]:,} when {chunk.last:,} documents were done")
+    if attempt.last - shown[-1] > LAG:
+        raise Fault(f"the bar was at {shown[-1]:,} when {attempt.last:,} documents were done")
 
 
 def check_output(corpus: Path, output: Path) -> int:
-    """Every document once, in order, each entity where it says; the number of entities."""
+    """Check that each document occurs once, in order, with right offsets; returns the number of entities."""
     entities = 0
     with corpus.open(encoding="utf-8") as given, output.open(encoding="utf-8") as found:
         for number, line in enumerate(tqdm(given, desc="checking the output", leave=False)):
@@ -179,9 +179,9 @@ def check_output(corpus: Path, output: Path) -> int:
     return entities
 
 
-def table(chunks: list[ChunkContext]) -> list[str]:
+def table(attempts: list[Attempt]) -> list[str]:
     head = ["from", "to", "seconds", "docs/s", "MB first", "MB last", "MB most"]
-    rows = [head, *(chunk.row() for chunk in chunks)]
+    rows = [head, *(attempt.row() for attempt in attempts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
@@ -190,9 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", type=int, default=100_000, help="documents of about 50 words")
     parser.add_argument("--long", type=int, default=500, help="documents of about 5,000 words")
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=10, help="number of kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "long_run", help="is emptied first")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "long_run", help="emptied first")
     options = parser.parse_args()
     folder, total = options.folder.absolute(), options.short + options.long
     shutil.rmtree(folder, ignore_errors=True)
@@ -206,22 +206,22 @@ def main() -> None:
     kills = sorted(generator.randrange(total) for _ in range(options.kills))
     print(f"{total:,} documents, {corpus.stat().st_size / 2**20:,.0f} MB; killed after about "
           f"{', '.join(f'{kill:,}' for kill in kills)}", flush=True)  # fmt: skip
-    chunks: list[ChunkContext] = []
+    attempts: list[Attempt] = []
     with tqdm(total=total, unit="document") as bar:
         for kill_at in [*kills, None]:
-            done = chunks[-1].last if chunks else 0
-            chunk = run(command, partial, done, kill_at, generator.random(), bar)
-            check_bar(chunk, total)
-            chunks.append(chunk)
-            if chunk.last == total and output.exists():
+            done = attempts[-1].last if attempts else 0
+            attempt = run(command, partial, done, kill_at, generator.random(), bar)
+            check_bar(attempt, total)
+            attempts.append(attempt)
+            if attempt.last == total and output.exists():
                 break
     entities = check_output(corpus, output)
-    print("\n".join(table(chunks)))
-    longest = max(chunks, key=lambda chunk: chunk.last - chunk.first)
+    print("\n".join(table(attempts)))
+    longest = max(attempts, key=lambda attempt: attempt.last - attempt.first)
     slope, error = longest.slope()
-    seconds = sum(chunk.seconds for chunk in chunks)
+    seconds = sum(attempt.seconds for attempt in attempts)
     print(
-        f"{total:,} documents, each once and in order, {entities:,} entities; killed {len(chunks) - 1} times; "
+        f"{total:,} documents, each once and in order, {entities:,} entities; killed {len(attempts) - 1} times; "
         f"{total / seconds:.1f} documents a second\nmemory from document {longest.first:,} to {longest.last:,}: "
         f"{slope:+,.0f} bytes a document (standard error {error:,.0f}), {slope * total / 2**20:+,.1f} MB for all"
     )

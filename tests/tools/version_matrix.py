@@ -1,5 +1,5 @@
 """
-Check that checkpoints load and give the same in every supported pair of torch and transformers: `make versions`.
+Check that checkpoints give the same results in all supported pairs of torch and transformers: `make versions`.
 
     python tests/tools/version_matrix.py            # half an hour and 30 GB of environments in outputs/versions/
     python tests/tools/version_matrix.py --record   # new golden files, after a new bundled checkpoint
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm  # noqa: E402
 from training.publishing.check_published import check_published_folder, record  # noqa: E402
 
 
-# The ends of the ranges in pyproject.toml, and some between.
+# The ends of the version ranges in pyproject.toml, and some versions between.
 PAIRS = [
     ("2.13.0", "5.24.0"),
     ("2.13.0", "5.18.0"),
@@ -39,7 +39,7 @@ COLUMNS = "| torch | transformers | checkpoint | checks passed | largest differe
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="write tests/data/golden/ instead")
+    parser.add_argument("--record", action="store_true", help="write new golden files to tests/data/golden/ instead")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folders = {}
@@ -51,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
             for kind in CHECKPOINTS:
                 write_golden(kind, recorded[kind])
             return 0
-        # What is compared with is on record, not what this environment's versions happen to give.
+        # Compare with the golden files, not with the results of this environment's versions.
         recorded = {kind: {**recorded[kind], **golden(kind)} for kind in CHECKPOINTS}
         return print_matrix(folders, recorded)
 
 
 def print_matrix(folders: dict[str, Path], recorded: dict[str, dict]) -> int:
-    """A row for each pair and checkpoint; 1 where something failed, else 0."""
+    """Print a row for each pair and checkpoint; returns 1 if a check failed, else 0."""
     failed = 0
     print(COLUMNS + "\n" + "|---" * COLUMNS.count(" | ") + "|---|")
     for torch, transformers in tqdm(PAIRS, unit="pair"):

@@ -1,1 +1,1 @@
-"""What every command shares: errors and exit codes, processors and memory, files."""
+"""Shared by all commands: errors and exit codes, processors and memory, files."""

@@ -1,4 +1,4 @@
-"""What the commands share: all cores, memory that is kept, one message instead of a traceback where input is wrong."""
+"""Shared by the commands: error messages and exit codes in place of tracebacks, CPU threads, memory settings."""
 
 import ctypes
 import os
@@ -21,13 +21,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
 def run(main: Callable[[], None]) -> None:
     """
-    Call `main`. A `ValueError` (data, fields, config, checkpoint: all of them name what is wrong), an `OSError` (a
-    file that cannot be read or written), a `FloatingPointError` (scores that are not finite), memory that is not
-    there, or the end of another process of the run becomes one line on standard error and exit code 1; SIGINT and
-    SIGTERM do with 130 and 143. A launcher that ends takes this process with it.
+    Call `main` and turn expected failures into one line on standard error.
+
+    Exit code 1: a `ValueError` (bad data, field, config or checkpoint; the message names it), an `OSError` (a file
+    that cannot be read or written), a `FloatingPointError` (scores that are not finite), out of memory, or the end of
+    another process of the run. Exit code 130: SIGINT. Exit code 143: SIGTERM. When a launcher ends, this process ends,
+    too.
     """
     take_any_text()
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, raise_terminated)
     threading.excepthook = tell_of_thread
     if is_launched():
         end_with_parent()
@@ -47,8 +49,8 @@ def run(main: Callable[[], None]) -> None:
 
 def take_any_text() -> None:
     """
-    Let standard output and error take any string: what their encoding lacks (labels in a terminal of code page 1252,
-    half of a surrogate pair in a file name) is written in escapes. Where there is no such stream, nothing is written.
+    Let standard output and error take any string. Characters that their encoding lacks (labels in a terminal of code
+    page 1252, half of a surrogate pair in a file name) are written as escapes. A missing stream discards its output.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -59,13 +61,13 @@ def take_any_text() -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process get SIGTERM when its parent ends, however that ends; Linux alone has this."""
+    """Get SIGTERM when the parent process ends, for whatever reason. Only Linux supports this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def leave(message: str, code: int) -> None:
-    """End with a message as the last line, below all bars."""
+    """Exit with a message as the last line, below all progress bars."""
     for bar in list(tqdm._instances):
         bar.close()
     print(message, file=sys.stderr)
@@ -73,26 +75,26 @@ def leave(message: str, code: int) -> None:
 
 
 def tell_of_thread(failure) -> None:
-    """What a thread ends with; not what it could not write: TensorBoard's raises that in ours, where it is told."""
+    """Print a thread's traceback, unless it is an `OSError`: TensorBoard raises that in the main thread, too."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
 
 
 class Terminated(BaseException):
-    """SIGTERM; like `KeyboardInterrupt`, nothing but `run` catches it."""
+    """Raised on SIGTERM. Only `run` catches it, as it does `KeyboardInterrupt`."""
 
 
-def end(number: int, frame) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends the process wherever it is
+def raise_terminated(number: int, frame) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     raise Terminated
 
 
 def reason(error: Exception) -> str | None:
-    """What a user is told; `None` for a fault of the program."""
+    """The message for the user; `None` for a bug, which keeps its traceback."""
     try:
         sys.stdout.flush()
     except OSError as fault:
-        # What cannot be written is not tried again, with a message of its own, when the interpreter ends.
+        # Or else the interpreter flushes again at exit, and prints a message of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"standard output: cannot be written ({fault.strerror})"
     if is_out_of_memory(error):
@@ -110,8 +112,8 @@ def first_line(error: Exception) -> str:
 
 def on_main_process(accelerator, function: Callable[[], object]):
     """
-    What `function` returns on the main process, on every process. Where it fails, every process ends, and the main
-    one alone says why.
+    Call `function` on the main process and return its result on every process. If it fails, every process exits, and
+    only the main one prints the reason.
     """
     error, outcome = None, [True, None]
     if accelerator.is_main_process:
@@ -135,11 +137,10 @@ def is_launched() -> bool:
 
 def use_all_cores(device: torch.device) -> None:
     """
-    On the CPU, share out the cores over this machine's processes.
+    On the CPU, divide the cores among this machine's processes.
 
-    `accelerate launch` and `torchrun` give a process one thread (`OMP_NUM_THREADS=1`) unless that variable is set to
-    something else; training then takes as many times longer as there are cores. A process that was started otherwise
-    is left alone.
+    `accelerate launch` and `torchrun` set `OMP_NUM_THREADS=1` unless the variable is set; training would then use a
+    single core. A process that was started without them is left alone.
     """
     if device.type == "cpu" and is_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -148,11 +149,10 @@ def use_all_cores(device: torch.device) -> None:
 
 def keep_few_kernels() -> None:
     """
-    On the CPU, let oneDNN and torch keep the convolutions of the last 64 shapes, where the environment does not say
-    otherwise; to be called before the first one.
+    On the CPU, limit the kernel caches of oneDNN and torch to 64 shapes, unless the environment sets another number.
 
-    They keep those of 1,024 shapes each, some 20 kB a shape, which lie between the tensors in memory: over texts of
-    ever other lengths a process would grow for tens of thousands of texts.
+    Call it before the first convolution. The default is 1,024 shapes each, at about 20 kB a shape, scattered between
+    the tensors in memory: over texts of many lengths a process would grow for tens of thousands of texts.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "64")
@@ -160,10 +160,10 @@ def keep_few_kernels() -> None:
 
 def keep_freed_memory(device: torch.device) -> None:
     """
-    On the CPU, keep the memory of freed tensors for the next ones instead of giving it back to the system.
+    On the CPU, keep the memory of freed tensors for later ones instead of returning it to the system.
 
-    Training frees and takes large tensors all the time, and each page that is new costs a fault and is filled with
-    zeros. Only glibc has these settings.
+    Training allocates and frees large tensors all the time. Each new page costs a page fault and is filled with zeros.
+    Only glibc has these settings.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

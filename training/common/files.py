@@ -1,4 +1,4 @@
-"""Files that are complete or not there, that have one writer at a time, and that are named where writing fails."""
+"""Atomic writes, locks, checksums, and errors that name the file that could not be written."""
 
 import errno
 import json
@@ -14,25 +14,25 @@ from safetensors import SafetensorError
 
 
 BUNDLED = Path(__file__).parents[2] / "modeling_sener"  # the checkpoint that comes with the code
-# Of torch.save, which says nothing about the reason.
+# Parts of the messages of torch.save, which do not give the reason.
 TORCH_FAULTS = ("inline_container", "iostream error")
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
 
 
 class WriteError(OSError):
-    """Something that cannot be written; the message names it and gives the reason."""
+    """A file or folder that cannot be written; the message names it and gives the reason."""
 
 
 @contextmanager
 def writing(path: str | Path, advice: str = "") -> Iterator[None]:
     """
-    Turn the failures of what writes `path`, a file or folder, into one kind.
+    Turn any failure to write `path`, a file or folder, into a `WriteError`.
 
     Args:
-        advice: what the message ends with.
+        advice: appended to the message.
 
     Raises:
-        WriteError: from an `OSError`, or from what safetensors and torch raise instead of one.
+        WriteError: for an `OSError`, or the errors that safetensors and torch raise instead of one.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def writing(path: str | Path, advice: str = "") -> Iterator[None]:
 
 
 def free_space(path: str | Path) -> int:
-    """Bytes that are free where `path` lies, or is to lie."""
+    """Free bytes on the disk of `path`, which need not exist."""
     return shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.is_dir())).free
 
 
@@ -63,12 +63,12 @@ def checksum_of_file(path: str | Path) -> int:
 
 def write_text(path: str | Path, text: str, encoding: str = "utf-8", errors: str = "strict") -> None:
     """
-    Write a file aside and rename it: where this fails, or is killed, what was there stays.
+    Write to a temporary file and rename it. If this fails or is killed, the old file stays.
 
     Raises:
         WriteError: see `writing`.
     """
-    aside = Path(f"{path}.{os.getpid()}.partial")  # two processes that write one file do not share it
+    aside = Path(f"{path}.{os.getpid()}.partial")  # one name for each process
     with writing(path):
         try:
             aside.write_text(text, encoding=encoding, errors=errors)
@@ -79,14 +79,16 @@ def write_text(path: str | Path, text: str, encoding: str = "utf-8", errors: str
 
 
 def checksum_of_json(content: dict) -> int:
-    """CRC-32 of what `content` is after it has been written and read."""
+    """CRC-32 of `content` as JSON, with sorted keys: the same before it is written and after it is read back."""
     return zlib.crc32(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode())
 
 
 def try_lock(path: str | Path) -> BaseFileLock | None:
     """
-    The lock of a file, which is made where it is missing; held until `unlock`, or until the process ends, however it
-    ends. `None` where another process, or another lock of this one, has it.
+    Lock a file, which is created if it is missing. The lock is held until `unlock`, or until the process ends.
+
+    Returns:
+        `None` if another process, or another lock of this process, holds it.
     """
     lock = FileLock(path)
     try:
@@ -101,6 +103,6 @@ def try_lock(path: str | Path) -> BaseFileLock | None:
 
 def unlock(lock: BaseFileLock) -> None:
     """Remove a lock's file and let others in."""
-    with suppress(OSError):  # on Windows, where it is open, `release` removes it
+    with suppress(OSError):  # Windows cannot remove an open file: `release` does
         os.remove(lock.lock_file)
     lock.release()

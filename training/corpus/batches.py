@@ -1,8 +1,8 @@
 """
-From training windows to the batches of a step: which windows, in which order and on which process, masked and padded.
+Build the batches of a step from training windows: draw, order and share out the windows, mask and pad them.
 
-What a batch holds depends on the seed, the epoch and its place alone: not on the order of calls or on where a run was
-resumed. B windows, T tokens, N rows, w span window, W = 2w + 1, R labels.
+A batch depends only on the seed, the epoch and its position, not on the order of calls or on where a run was resumed.
+B windows, T tokens, N words, w span window, W = 2w + 1, R labels.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """
     The order of the windows in an epoch: groups of similar length, the groups in random order.
 
-    It depends on no batch size, so that a step has the same windows however they are shared out over processes and
-    batches. *Shape:* (number of windows,), each window once.
+    It does not depend on the batch size: a step has the same windows for any number of processes and batches.
+    *Shape:* (number of windows,), each window once.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
-    # What is left over comes last: a short group among the others would pull all that follow apart.
+    # The remainder comes last: a short group among the others would misalign all groups after it.
     order, rest = np.split(order, [len(order) - len(order) % GROUP])
     groups = []
     for i in range(0, len(order), POOL):
@@ -40,7 +40,7 @@ def epoch_order(lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def drawn_count(empty_windows: int, empty_window_share: float) -> int:
-    """How many of the windows without an entity an epoch draws: the same number in each."""
+    """The number of windows without an entity that each epoch draws."""
     return round(empty_window_share * empty_windows)
 
 
@@ -49,13 +49,13 @@ def draw_windows(is_empty: np.ndarray, empty_window_share: float, seed: int, epo
     The windows of an epoch: all with an entity, and a share of those without one, drawn anew in each epoch.
 
     Args:
-        is_empty: *Shape:* (number of windows,), whether a window holds no entity.
+        is_empty: *Shape:* (number of windows,), whether a window has no entity.
 
     Returns:
-        Numbers of windows, increasing.
+        Indices of windows, increasing.
     """
     empty = np.flatnonzero(is_empty)
-    # Apart from the numbers that shuffle, so that all windows come in the order in which they came without drawing.
+    # A stream of its own: with a share of 1 the order of windows must not depend on the draw.
     generator = np.random.default_rng(np.random.SeedSequence([seed, epoch]).spawn(1)[0])
     drawn = generator.choice(empty, drawn_count(len(empty), empty_window_share), replace=False)
     return np.sort(np.concatenate([np.flatnonzero(~is_empty), drawn]))
@@ -66,7 +66,7 @@ class Masking:
     Whole-word masking of a window's tokens; the words depend on the generator's seed alone.
 
     Args:
-        guessed: whether the window keeps the tokens that were masked, as something has to guess them.
+        guessed: keep the original tokens in `masked_ids`, as targets of masked language modelling.
     """
 
     def __init__(self, tokenizer, share: float, guessed: bool = False):
@@ -87,7 +87,7 @@ class Masking:
 class Collator:
     """
     Windows -> a right-padded batch: `input_ids`, `attention_mask`, `word_index` (B, T), `labels` (B, N, W, R) uint8;
-    where the span window is `None`, it is N - 1. With `masked_ids` (B, T) where the windows have them.
+    if the span window is `None`, it is N - 1. `masked_ids` (B, T) is added if the windows have them.
     """
 
     def __init__(self, pad_id: int, span_window: int | None, triangles: str, num_labels: int):
@@ -95,15 +95,15 @@ class Collator:
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
         shape = len(windows), max(len(window.input_ids) for window in windows)
-        rows = max(window.num_words for window in windows)
+        num_words = max(window.num_words for window in windows)
         # Without a span window every window of the batch has the band of the longest.
-        span_window = max(rows - 1, 0) if self.span_window is None else self.span_window
+        span_window = max(num_words - 1, 0) if self.span_window is None else self.span_window
         columns = columns_before(span_window, self.triangles) + span_window + 1
         batch = {
             "input_ids": torch.full(shape, self.pad_id),
             "attention_mask": torch.zeros(shape, dtype=torch.long),
             "word_index": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.zeros(len(windows), rows, columns, self.num_labels, dtype=torch.uint8),
+            "labels": torch.zeros(len(windows), num_words, columns, self.num_labels, dtype=torch.uint8),
         }
         if windows[0].masked_ids is not None:
             batch["masked_ids"] = torch.full(shape, NOT_MASKED)
@@ -121,13 +121,13 @@ class Collator:
 
 class StepBatches:
     """
-    The batches of one process. An epoch has the windows with an entity, and of those without one `empty_window_share`,
-    drawn anew in each epoch. A step has `step_size` windows (`batch_size` on each process, `accumulation` times; the
-    last step of an epoch may have fewer), and every process has `accumulation` batches in it.
+    The batches of one process. An epoch has all windows with an entity, and the share `empty_window_share` of those
+    without one, drawn anew in each epoch. A step has `step_size` windows (`batch_size` on each process, `accumulation`
+    times; the last step of an epoch may have fewer), and every process has `accumulation` batches in it.
 
     Each batch comes with the weight of its loss: the sum over all processes and batches of weight x mean loss of the
     batch, over processes x accumulation, is the mean loss of the step's windows. It is 1 in a full step, and 0 for a
-    batch that only fills up the last one, as all processes must do the same number of passes.
+    filler batch in the last step: all processes must run the same number of passes.
     """
 
     def __init__(self, windows: StoredWindows, masking: Masking, collator: Collator, *, seed: int, batch_size: int,
@@ -141,17 +141,17 @@ class StepBatches:
 
     @property
     def epoch_size(self) -> int:
-        """Windows of an epoch."""
+        """The number of windows in an epoch."""
         empty = int(self.windows.is_empty.sum())
         return len(self.windows) - empty + drawn_count(empty, self.empty_window_share)
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps in an epoch."""
         return -(-self.epoch_size // self.step_size)
 
     def windows_of_step(self, step: int) -> int:
-        """How many windows a step has, over all processes."""
+        """The number of windows in a step, over all processes."""
         return min(self.step_size, self.epoch_size - step * self.step_size)
 
     def plan(self, epoch: int) -> list[tuple[list[int], float]]:
@@ -172,9 +172,9 @@ class StepBatches:
         return batches
 
     def loader(self, epoch: int, first_step: int = 0, workers: int = 0) -> DataLoader:
-        """(batch, weight) for each batch of this process in the epoch, from a step on."""
+        """Yield (batch, weight) for each batch of this process in the epoch, from `first_step` on."""
         batches = _Batches(self, epoch, self.plan(epoch)[first_step * self.accumulation :])
-        # With a generator of its own the loader leaves torch's random numbers alone, wherever it starts.
+        # A generator of its own: the loader must not advance torch's global one.
         return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
 
 

@@ -1,8 +1,8 @@
 """
-Reading and checking data: JSON Lines of words (`doc_id`, `text`, `entity`) or of raw text (`id`, `text`, `entities`),
+Read and check data: JSON Lines of words (`doc_id`, `text`, `entity`) or of raw text (`id`, `text`, `entities`),
 plain or gzipped, or a data set of the Hub with the same columns.
 
-Everything is checked before anything is computed: the first fault raises `DataError` with file, line and field.
+Data is checked before anything is computed: the first fault raises `DataError` with file, line and field.
 """
 
 import gzip
@@ -28,14 +28,14 @@ class DataError(ValueError):
 @dataclass(frozen=True)
 class Document:
     """
-    One text with its gold entities, in the text's own units: word numbers for a list of words, characters for a
-    string. `end` is exclusive.
+    One text with its gold entities. Offsets count words if the text is a list of words, characters if it is a string;
+    `end` is exclusive.
 
     Attributes:
-        id: `id` or `doc_id` of the line, `FILE:LINE` where it has none.
+        id: `id` or `doc_id` of the line, `FILE:LINE` if it has none.
         entities: (start, end, label), each once, in the file's order.
-        duplicates: how many entities were left out because they were there already.
-        misquoted: entities whose quoted words are not the text's words at their offsets; the offsets are used.
+        duplicates: the number of repeated entities that were removed.
+        misquoted: the number of entities whose quoted words differ from the text at their offsets; the offsets count.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Document:
 def read_documents(
     source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
 ) -> list[Document]:
-    """All documents of a file or data set; arguments and errors as for `stream_documents`."""
+    """Read all documents of a file or data set; arguments and errors as for `stream_documents`."""
     return list(stream_documents(source, labels, with_gold, split))
 
 
@@ -60,16 +60,16 @@ def stream_documents(
     source: str | Path, labels: list[str] | None = None, with_gold: bool = True, split: str = "train"
 ) -> Iterator[Document]:
     """
-    The documents one by one: no more than one of them is in memory.
+    Yield the documents one by one; one is in memory at a time.
 
     Args:
         source: a file, plain or gzipped; or `NAME` or `NAME:SPLIT` of a data set, on the Hub or in a folder.
-        labels: the labels that are allowed; `None` allows any.
-        with_gold: whether each line must have its gold entities; otherwise they are not read.
-        split: the split of a data set that names none.
+        labels: the allowed labels; `None` allows any.
+        with_gold: whether each line must have gold entities; if not, they are not read.
+        split: the split of a data set whose name has none.
 
     Raises:
-        DataError: for the first fault found, a source without a document included. Of another tool's file it names
+        DataError: for the first fault found, or a source without a document. For another tool's file the message names
             the tool, and the command that imports it.
     """
     source, found, record = str(source), False, None
@@ -93,7 +93,7 @@ def stream_documents(
 
 
 def stream_files(files: list[str], labels: list[str] | None, split: str, doing: str) -> Iterator[Document]:
-    """The documents of several files or data sets, one by one, with a bar; errors as for `stream_documents`."""
+    """Yield the documents of several files or data sets, with a progress bar; errors as for `stream_documents`."""
     with tqdm(desc=doing, unit="text", leave=False) as bar:
         for file in files:
             for document in stream_documents(file, labels, split=split):
@@ -102,12 +102,12 @@ def stream_files(files: list[str], labels: list[str] | None, split: str, doing: 
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a file, even one that is missing, and no data set."""
+    """Whether a source is a file (which may be missing), not a data set."""
     return Path(source).is_file() or source.endswith(FILE_ENDINGS)
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of every line of a UTF-8 file, gzipped where its name ends so, that is not blank."""
+    """Yield (line number from 1, line) for the lines of a UTF-8 file that are not blank; a `.gz` file is unpacked."""
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
@@ -122,8 +122,8 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
-    """(`NAME:SPLIT row N`, row) of a data set, which `datasets` keeps on disk and maps into memory."""
-    # Imported where it is needed: extraction and prediction from files do without this library.
+    """Yield (`NAME:SPLIT row N`, row) for a data set, which `datasets` maps into memory from disk."""
+    # A late import: extraction and prediction from files work without this library.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -135,19 +135,19 @@ def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
         reason = first_line(error)
         raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
     for number, row in enumerate(rows, start=1):
-        # A column that a row lacks is None there.
+        # `datasets` sets the missing columns of a row to None.
         yield f"{name}:{split} row {number}", {key: value for key, value in row.items() if value is not None}
 
 
 def parse_json(line: str, where: str):
     try:
         return json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits raises a plain ValueError
         raise DataError(f"{where}: not valid JSON: {error}") from error
 
 
 def parse_record(record, where: str, labels: list[str] | None = None, with_gold: bool = True) -> Document:
-    """One line or row as a document; `where` ("FILE:LINE") is what an error message starts with."""
+    """Turn one line or row into a document; error messages start with `where` ("FILE:LINE")."""
     _expect(isinstance(record, dict), where, "the line", "a JSON object", record)
     _expect("text" in record, where, "text", "a string or a list of words", None)
     text = record["text"]

@@ -1,21 +1,21 @@
-"""Whole-word masking of the input tokens: what keeps the model from learning names by heart."""
+"""Whole-word masking of the input tokens, which keeps the model from memorising names."""
 
 import numpy as np
 
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen words; the rest is kept as it is
-NOT_MASKED = -100  # in place of a token that nothing has to guess: the index that `cross_entropy` leaves out
+NOT_MASKED = -100  # the target of tokens that are not masked: the `ignore_index` of `cross_entropy`
 
 
 def choose_words(word_index: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
     """
-    Words drawn at random, without repetition, until the next one would pass `share` of the text's tokens.
+    Draw words at random, without repetition, until the next one would exceed `share` of the text's tokens.
 
     Args:
         word_index: *Shape:* (T,), the 1-based word of each token, 0 for special tokens and padding.
 
     Returns:
-        The chosen words' numbers (from 1). A text with any word gets at least a quota of one token.
+        The numbers of the chosen words (from 1). The quota of a text with words is at least one token.
     """
     tokens_of = np.bincount(word_index)
     words = np.flatnonzero(tokens_of)
@@ -35,12 +35,12 @@ def mask_words(
     ordinary_ids: np.ndarray,
 ) -> np.ndarray:
     """
-    Mask `share` of the tokens, word by word (whole-word masking): of the chosen words 80 % become [MASK] in all their
-    tokens, 10 % random tokens, 10 % stay. Special tokens and padding are never touched.
+    Mask `share` of the tokens, word by word (whole-word masking): 80 % of the chosen words become [MASK] in all their
+    tokens, 10 % random tokens, 10 % stay. Special tokens and padding are never changed.
 
     Args:
         input_ids: *Shape:* (T,). Not changed.
-        ordinary_ids: what a random token is drawn from: the vocabulary without special tokens.
+        ordinary_ids: the vocabulary without special tokens, from which random tokens are drawn.
 
     Returns:
         *Shape:* (T,), new input ids.

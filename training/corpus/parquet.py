@@ -1,4 +1,4 @@
-"""Texts from Parquet files and entities into them, a few rows in memory at a time."""
+"""Read texts from Parquet files and write entities to them, with a few rows in memory at a time."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from training.common.cli import first_line
 from training.corpus.data import DataError, Document, parse_record
 
 
-ROWS = 64  # that are read at a time
-ROWS_WRITTEN = 1000  # of a row group
-BUFFER = 1 << 20  # bytes; without one, a row group is read as a whole
+ROWS = 64  # read at a time
+ROWS_WRITTEN = 1000  # in a row group
+BUFFER = 1 << 20  # bytes; without a buffer, a whole row group is read at once
 COLUMNS = ("id", "doc_id", "text")
 ENTITY = {"start": pa.int64(), "end": pa.int64(), "text": pa.string(), "label": pa.string(), "score": pa.float64()}
 ENTITIES = pa.list_(pa.struct(list(ENTITY.items())))
@@ -23,6 +23,8 @@ SCHEMA = pa.schema({"id": pa.string(), "entities": ENTITIES, "error": pa.string(
 
 def count_rows(path: str) -> int:
     """
+    The number of rows, from the file's metadata; checks the columns.
+
     Raises:
         DataError: for a file that is not Parquet or cannot be read, and columns that are missing or of a wrong type.
     """
@@ -41,7 +43,7 @@ def count_rows(path: str) -> int:
 
 
 def read_parquet(path: str) -> Iterator[Document]:
-    """The texts (columns `text`, and `id` or `doc_id`), without gold entities; `DataError` names file and row."""
+    """Yield the texts (columns `text`, and `id` or `doc_id`) without gold entities; `DataError` names file and row."""
     number = 0
     with _open(path) as file:
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
@@ -62,7 +64,7 @@ def read_parquet(path: str) -> Iterator[Document]:
 
 
 def write_parquet(lines: Iterable[bytes], path: str) -> None:
-    """The lines of `as_line` as rows. Half of a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD."""
+    """Write the lines of `prediction_line` as rows. A lone surrogate, which UTF-8 cannot encode, becomes U+FFFD."""
     lines = iter(lines)
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         while rows := [_encodable(json.loads(line)) for line in islice(lines, ROWS_WRITTEN)]:

@@ -1,4 +1,4 @@
-"""Which tool wrote a record, or a file: by its content, never by its name."""
+"""Recognise the annotation tool that wrote a record or file, by its content."""
 
 import gzip
 import re
@@ -6,8 +6,8 @@ import zlib
 from pathlib import Path
 
 
-HEAD = 65536  # bytes of a file that are looked at
-# What a message calls them, by the name that --format takes.
+HEAD = 65536  # bytes of a file that are inspected
+# The value of --format -> the name in messages.
 FORMATS = {
     "doccano": "a doccano export",
     "label-studio": "a Label Studio export",
@@ -27,7 +27,7 @@ _BRAT_LINE = re.compile(r"T\d+\t\S+ \d+ \d+(;\d+ \d+)*\t|[REAMN]\d+\t\S+ |#\d*\t
 
 
 def recognise(record) -> str | None:
-    """The format of which a parsed JSON value is a record; `None` where it is of none, or of any."""
+    """The format of a parsed JSON record; `None` if it fits no format, or could be of several."""
     if isinstance(record, list):
         is_pair = len(record) == 2 and isinstance(record[0], str) and isinstance(record[1], dict)
         return "spacy" if is_pair and "entities" in record[1] else None
@@ -50,7 +50,7 @@ def recognise(record) -> str | None:
 
 
 def tag_field(record: dict) -> str | None:
-    """The field of a record that holds a tag for each token."""
+    """The name of the field that holds a tag for each token."""
     return next((name for name in TAG_FIELDS if isinstance(record.get(name), list)), None)
 
 
@@ -60,7 +60,7 @@ def is_triple(item) -> bool:
 
 
 def recognise_head(head: bytes) -> str | None:
-    """The format of a file that is not JSON, by its first bytes; "json" or "parquet" where its records tell."""
+    """The format of a file, by its first bytes; "json" or "parquet" if only its records can tell."""
     if head.startswith(b"PAR1"):
         return "parquet"
     if head[:2] in (b"x\x01", b"x\x9c", b"x\xda"):  # zlib's header: a DocBin
@@ -72,28 +72,28 @@ def recognise_head(head: bytes) -> str | None:
         return "webanno"
     lines = [line.rstrip("\r") for line in text.split("\n")[:50]]
     if len(head) == HEAD and len(lines) < 50:
-        lines.pop()  # it may be cut
+        lines.pop()  # the last line may be cut off
     lines = [line for line in lines if line.strip()]
     if lines and all(_BRAT_LINE.match(line) for line in lines):
         return "brat"
     rows = [columns_of(line) for line in lines if not is_comment(line)]
     tagged = sum(len(row) > 1 and TAG.fullmatch(row[-1]) is not None for row in rows)
-    return "conll" if tagged > len(rows) / 2 else None  # its reader names the lines that are faulty
+    return "conll" if tagged > len(rows) / 2 else None  # `read_conll` names the faulty lines
 
 
 def is_comment(line: str) -> bool:
-    """Whether a line of CoNLL columns is a comment; a # with a tag is a word."""
+    """Whether a line of CoNLL columns is a comment. A # that has a tag is a word."""
     columns = columns_of(line)
     return line.startswith("#") and not (len(columns) > 1 and TAG.fullmatch(columns[-1]))
 
 
 def columns_of(line: str) -> list[str]:
-    """The columns of a line: between tabs where there are some, else between blanks."""
+    """Split a line at tabs if it has any, else at blanks."""
     return line.split("\t") if "\t" in line else [column for column in line.split(" ") if column]
 
 
 def recognise_file(path: str) -> str | None:
-    """The format of a file or folder, as for `recognise_head`; `OSError` where it cannot be read."""
+    """The format of a file or folder, as for `recognise_head`; raises `OSError` if it cannot be read."""
     if Path(path).is_dir():
         return "brat" if next(Path(path).rglob("*.ann"), None) else None
     if path.endswith((".ann", ".txt")) and Path(path).with_suffix(".ann").is_file():
@@ -108,13 +108,13 @@ def read_head(path: str) -> bytes:
 
 def advice(source: str, record=None) -> str | None:
     """
-    What a user is told who gives another tool's file to a command that reads this project's own.
+    Suggest the import command for another tool's file, given to a command that reads this project's own format.
 
     Args:
-        record: the JSON value that could not be used, where there is one.
+        record: the JSON value that could not be used, if there is one.
 
     Returns:
-        `None` where the tool is not recognised.
+        `None` if the tool is not recognised.
     """
     kind = recognise(record) or (recognise(record[0]) if isinstance(record, list) and record else None)
     what = FORMATS.get(kind)
@@ -127,7 +127,7 @@ def advice(source: str, record=None) -> str | None:
 
 
 def _file_kind(path: str) -> str | None:
-    """What a file without a line of JSON is called."""
+    """The name, for a message, of the format of a file that is not JSON Lines."""
     try:
         kind = recognise_file(path)
         if kind == "json":
@@ -151,7 +151,7 @@ def _is_label_studio(record: dict) -> bool:
 
 
 def labels_of(region: dict) -> list:
-    """The labels of a Label Studio region: what its `labels`, `hypertextlabels`, ... hold."""
+    """The labels of a Label Studio region, from its fields `labels`, `hypertextlabels`, ..."""
     lists = [value for name, value in region.items() if name.endswith("labels") and isinstance(value, list)]
     return [label for labels in lists for label in labels]
 
@@ -172,7 +172,7 @@ def _is_doccano(record: dict) -> bool:
 def _is_own(record: dict) -> bool:
     if isinstance(record.get("text"), list):
         return isinstance(record.get("entity"), list)
-    entities = _items(record, "entities")  # an empty list tells nothing
+    entities = _items(record, "entities")  # an empty list fits several formats
     return isinstance(record.get("text"), str) and any(
         isinstance(item, dict) and {"start", "end", "label"} <= set(item) for item in entities
     )

@@ -1,4 +1,4 @@
-"""What is in the data, and what of it the model cannot learn or find: printed before the first step."""
+"""The data report, printed before the first step: counts, and gold that the model cannot learn or find."""
 
 import math
 from bisect import bisect_left, bisect_right, insort
@@ -15,18 +15,18 @@ from training.corpus.windows import EncodedDocument, encode_document
 @dataclass
 class DataReport:
     """
-    Counts over a data file; nothing is left out of training without being counted here.
+    Counts over a data file. Everything that training leaves out is counted here.
 
     Attributes:
         span_window: w: an entity of more than w + 1 words cannot be learnt or found; `None` for no limit.
-        entities: label -> how many.
-        widths: number of words -> how many entities have as many.
-        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
-            another one's very span.
-        wide: entities (label -> how many) with more words than the span window holds.
-        empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
+        entities: label -> number of entities.
+        widths: number of words -> number of entities of that width.
+        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that share
+            their span with another one.
+        wide: label -> number of entities that are wider than the span window.
+        empty_windows, drawn_windows: training windows without an entity; the number of these that an epoch draws.
         without_window: entities that fit the span window, but no training window of `max_tokens` tokens.
-        cut_words: words that are cut because they alone have more than `max_tokens` tokens.
+        cut_words: words that have more than `max_tokens` tokens, and are cut.
     """
 
     name: str
@@ -53,12 +53,12 @@ class DataReport:
     without_window: int = 0
     cut_words: int = 0
     unknown_labels: Counter = field(default_factory=Counter)
-    # Hashes of what was there already: the texts themselves may be more than memory holds.
+    # Hashes, as the texts themselves may not fit into memory.
     _ids: set[int] = field(default_factory=set, repr=False)
     _texts: set[int] = field(default_factory=set, repr=False)
 
     def add(self, document: Document, encoded: EncodedDocument, labels: list[str] | None) -> None:
-        """Count one document; `labels` are those that the model knows, `None` for all."""
+        """Count one document; `labels` are the labels of the model, `None` for all."""
         self.texts += 1
         self.empty_texts += encoded.num_words == 0
         self.repeated_ids += _noted(self._ids, document.id)
@@ -76,14 +76,14 @@ class DataReport:
             self.widths[last - first] += 1
             if not fits(first, last, self.span_window):
                 self.wide[label] += 1
-        nested, crossing, same_span = overlaps([(start, end) for start, end, _ in document.entities])
+        nested, crossing, same_span = count_overlaps([(start, end) for start, end, _ in document.entities])
         self.nested += nested
         self.crossing += crossing
         self.same_span += same_span
 
     @property
     def widest(self) -> int:
-        """Words of the longest entity."""
+        """The number of words of the longest entity."""
         return max(self.widths, default=0)
 
     def window_for(self, share: float) -> int:
@@ -96,7 +96,7 @@ class DataReport:
         return 1
 
     def lines(self) -> list[str]:
-        """The report as text; a count that is 0 has no line."""
+        """The report as lines of text; notes with a count of 0 are left out."""
         total = self.entities.total()
         per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
         lines = [
@@ -109,7 +109,7 @@ class DataReport:
             lines += [
                 f"  overlaps: {100 * self.nested / total:.1f} % lie inside another one, "
                 f"{100 * self.crossing / total:.1f} % cross another one, "
-                f"{100 * self.same_span / total:.1f} % have another one's very span",
+                f"{100 * self.same_span / total:.1f} % have the same span as another one",
                 f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
             ]
         return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
@@ -140,10 +140,10 @@ class DataReport:
         ]  # fmt: skip
 
 
-def overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
+def count_overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
     """
-    How many of these spans (`end` exclusive; one entity each) lie inside another one that is longer; cross another one
-    (share words with it, none of the two inside the other); have the very span of another one.
+    Count the spans (`end` exclusive; one per entity) that lie inside a longer one; that cross another one (share words
+    with it, neither inside the other); that are equal to another one.
     """
     count = Counter(spans)
     nested, longest = set(), 0
@@ -151,7 +151,7 @@ def overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
         if end <= longest:
             nested.add((start, end))
         longest = max(longest, end)
-    # Those that begin inside another one, and in the mirror those that end inside another one.
+    # Spans that begin inside another one; mirrored, those that end inside another one.
     mirrored = _cross_an_earlier_one([(-end, -start) for start, end in count])
     crossing = _cross_an_earlier_one(list(count)) | {(-end, -start) for start, end in mirrored}
     return (
@@ -162,7 +162,7 @@ def overlaps(spans: list[tuple[int, int]]) -> tuple[int, int, int]:
 
 
 def _cross_an_earlier_one(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The spans that begin inside one that begins earlier, and end after it."""
+    """The spans that begin inside an earlier span and end after it."""
     found, waiting, ends = set(), [], []
     for start, end in sorted(spans):
         if waiting and waiting[0][0] < start:
@@ -178,7 +178,7 @@ def _cross_an_earlier_one(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
 def report_on(
     name: str, documents: list[Document], encoded: list[EncodedDocument], labels: list[str], span_window: int | None
 ) -> DataReport:
-    """The report of documents and their encodings, in the same order."""
+    """Report on documents and their encodings, which are in the same order."""
     report = DataReport(name, span_window)
     for document, tokens in zip(documents, encoded, strict=True):
         report.add(document, tokens, labels)
@@ -188,7 +188,7 @@ def report_on(
 def read_and_report(
     name: str, documents: Iterable[Document], processor: SenerProcessor, labels: list[str] | None, window: int | None
 ) -> DataReport:
-    """The report of documents that are read one by one."""
+    """Report on documents that are read one by one."""
     report = DataReport(name, window)
     for document in documents:
         report.add(document, encode_document(processor, document), labels)
@@ -196,7 +196,7 @@ def read_and_report(
 
 
 def _noted(seen: set[int], content: str) -> bool:
-    """Whether `content` was there before; notes it."""
+    """Whether the hash of `content` is in `seen`; adds it."""
     key = hash(content)
     known = key in seen
     seen.add(key)

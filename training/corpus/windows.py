@@ -1,10 +1,10 @@
 """
-From documents to training windows: tokens and rows of each document, where to cut, windows on disk.
+Turn documents into training windows: tokenize, choose the cuts, store the windows on disk.
 
-A row is a word that has tokens; the model scores pairs of rows. T tokens, N rows.
+Only words that have tokens are counted; the model scores pairs of these. T tokens, N words.
 
-Windows overlap. An entity that lies in the overlap is learnt in each window that holds it whole, once or twice an
-epoch; where a window cuts it, the part inside is no entity.
+Windows overlap. An entity in the overlap is learnt in each window that holds it whole, once or twice an epoch. A
+window that cuts an entity does not have it as gold.
 """
 
 from bisect import bisect_left, bisect_right
@@ -21,15 +21,16 @@ from training.corpus.data import Document
 @dataclass
 class EncodedDocument:
     """
-    A document in tokens and rows.
+    A document as tokens and words.
 
     Attributes:
         tokens: *Shape:* (tokens,), without special tokens.
-        bounds: *Shape:* (N + 1,), row r has the tokens [bounds[r], bounds[r + 1]).
+        bounds: *Shape:* (N + 1,), word i has the tokens [bounds[i], bounds[i + 1]).
         prefix, suffix: the special tokens before and after.
-        entities: (first row, last row + 1, label): the rows that the gold spans cover.
-        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
-        unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
+        entities: (first word, last word + 1, label) of each gold span.
+        off_boundary: the number of gold spans that do not begin and end at word boundaries; they are trained on the
+            words that they touch.
+        unreachable: the number of gold spans that touch no word with tokens; they cannot be trained on.
     """
 
     tokens: np.ndarray
@@ -46,29 +47,29 @@ class EncodedDocument:
 
 
 def encode_document(processor, document: Document) -> EncodedDocument:
-    """Tokens, words and covering spans of a document; nothing is cut."""
+    """Tokenize a document and map its gold spans to words; nothing is cut."""
     inputs = processor([document.text], return_tensors="pt", is_split_into_words=document.is_split)
     input_ids, word_index = inputs["input_ids"][0].numpy(), inputs["word_index"][0].numpy()
     inside = np.flatnonzero(word_index)
-    # A text without words is special tokens alone; where they stand does not matter then.
+    # A text without words has only special tokens: all of them go into the prefix.
     first, last = (inside[0], inside[-1] + 1) if len(inside) else (len(input_ids), len(input_ids))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(word_index[inside])[1:])]).astype(np.int64)
-    entities, off_boundary, unreachable = cover(inputs.word_offsets[0], document.entities)
+    entities, off_boundary, unreachable = covering_words(inputs.word_offsets[0], document.entities)
     return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], entities,
                            off_boundary, unreachable)  # fmt: skip
 
 
-def cover(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
+def covering_words(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
     """
-    Gold spans as spans of rows.
+    Map gold spans to the words that they touch.
 
     Args:
-        offsets: (start, end) of each row in the text's units, increasing.
+        offsets: (start, end) of each word in the text's units, increasing.
         entities: (start, end, label) in the same units.
 
     Returns:
-        (first row, last row + 1, label) of the rows that each span touches, each once; how many spans do not begin and
-        end on a row's edge; how many touch no row.
+        (first word, last word + 1, label) of each span, without duplicates; the number of spans that do not begin and
+        end at word boundaries; the number of spans that touch no word.
     """
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     covered, off_boundary, unreachable = {}, 0, 0
@@ -85,14 +86,14 @@ def cover(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
 @dataclass
 class Window:
     """
-    A stretch of a document, ready for the model.
+    A training window: consecutive words of a document, as inputs of the model.
 
     Attributes:
         input_ids, word_index: *Shape:* (T,), special tokens included.
-        spans: (first row, last row + 1, label number), rows of this window.
-        document: the id of the document that it is of.
-        masked_ids: *Shape:* (T,), the text's own token where masking has put another, `NOT_MASKED` elsewhere; `None`
-            where nothing has to guess them.
+        spans: (first word, last word + 1, label number), words counted within this window.
+        document: the id of its document.
+        masked_ids: *Shape:* (T,), the original token at masked positions, `NOT_MASKED` elsewhere; `None` without
+            masked language modelling.
     """
 
     input_ids: np.ndarray
@@ -110,36 +111,36 @@ def window_bounds(
     bounds: np.ndarray, spans: list[tuple[int, int]], budget: int, overlap: int
 ) -> list[tuple[int, int]]:
     """
-    Where to cut a document's rows: overlapping windows of at most `budget` tokens (one row that has more is a window).
+    Cut a document into overlapping windows of at most `budget` tokens (a word with more tokens is a window itself).
 
-    Neighbours share `overlap` rows, up to a quarter of a window, and a span across a seam is whole in the next window
-    wherever a window can hold it.
+    Neighbours share `overlap` words, but at most a quarter of a window. A span that a window cuts is whole in the next
+    window if it fits into a window at all.
 
     Args:
-        bounds: *Shape:* (N + 1,), tokens before each row.
-        spans: (first row, last row + 1), those that the model's window can hold.
+        bounds: *Shape:* (N + 1,), the number of tokens before each word.
+        spans: (first word, last word + 1) of the spans that fit the span window.
 
     Returns:
-        (first row, last row + 1) of each window, together all rows.
+        (first word, last word + 1) of each window; together they hold all words.
     """
 
     def end_of(start: int) -> int:
         return max(start + 1, int(np.searchsorted(bounds, bounds[start] + budget, side="right")) - 1)
 
-    rows, spans = len(bounds) - 1, sorted(spans)
+    num_words, spans = len(bounds) - 1, sorted(spans)
     cuts, start = [], 0
-    while start < rows:
+    while start < num_words:
         end = end_of(start)
         cuts.append((start, end))
-        if end == rows:
+        if end == num_words:
             break
         following = max(start + 1, end - min(overlap, (end - start) // 4))
-        crossing = [span for span in spans[bisect_right(spans, (start, rows)) : bisect_left(spans, (end, 0))]
+        crossing = [span for span in spans[bisect_right(spans, (start, num_words)) : bisect_left(spans, (end, 0))]
                     if span[1] > end]  # fmt: skip
         if crossing:
             first, furthest = crossing[0][0], max(last for _, last in crossing)
             following = min(following, first)
-            # Context before an entity is good to have, but not at the price of its end.
+            # Drop the context before the entity if its end would not fit otherwise.
             if end_of(following) < furthest:
                 following = first
         start = following
@@ -150,11 +151,11 @@ def cut_windows(
     encoded: EncodedDocument, max_tokens: int, span_window: int | None, label2id: dict[str, int]
 ) -> tuple[list[Window], int, int]:
     """
-    Training windows of one document, of at most `max_tokens` tokens with the special tokens.
+    Cut one document into training windows of at most `max_tokens` tokens, special tokens included.
 
     Returns:
-        The windows; how many entities fit the span window but no training window; how many rows are cut because they
-        alone have too many tokens.
+        The windows; the number of entities that fit the span window but no training window; the number of words that
+        are cut because they alone have too many tokens.
     """
     budget = max_tokens - len(encoded.prefix) - len(encoded.suffix)
     spans = [span for span in encoded.entities if fits(span[0], span[1], span_window)]
@@ -176,16 +177,16 @@ def cut_windows(
 
 class StoredWindows:
     """
-    Windows in a file that is mapped into memory: there may be more of them than memory holds.
+    Windows in a memory-mapped file, which may be larger than memory.
 
     Attributes:
-        lengths: *Shape:* (number of windows,), tokens of each, special tokens included.
-        num_words: *Shape:* (number of windows,), words of each.
-        is_empty: *Shape:* (number of windows,), bool, whether it holds no entity.
+        lengths: *Shape:* (number of windows,), the number of tokens, special tokens included.
+        num_words: *Shape:* (number of windows,), the number of words.
+        is_empty: *Shape:* (number of windows,), bool, whether the window has no entity.
     """
 
     def __init__(self, path: Path):
-        # Imported where it is needed: extraction and prediction do without this library.
+        # A late import: extraction and prediction work without this library.
         from datasets import Dataset
 
         self.rows = Dataset.from_file(str(path))
@@ -195,7 +196,7 @@ class StoredWindows:
 
     @staticmethod
     def write(path: Path, windows: Iterable[Window]) -> None:
-        """Write the windows as they come."""
+        """Write windows to a file, one by one."""
         from datasets import Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
@@ -220,7 +221,7 @@ class StoredWindows:
         return Window(np.array(row["input_ids"]), np.array(row["word_index"]), spans, row["document"])
 
     def spans(self) -> np.ndarray:
-        """The spans of all windows: first row, last row + 1, label number. *Shape:* (S, 3)."""
+        """The spans of all windows: first word, last word + 1, label number. *Shape:* (S, 3)."""
         return self._span_lists().flatten().flatten().to_numpy().reshape(-1, 3)
 
     def _span_lists(self):

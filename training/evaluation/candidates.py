@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.decoding import Candidates, select
 from training.evaluation.scoring import Entity, touched
-from training.inference.extraction import encoded_batches, find_candidates
+from training.inference.extraction import batch_candidates, encoded_batches
 
 
 FLOOR = 0.05  # fitted thresholds and calibration disregard spans below it, unless a lower threshold is in use
@@ -120,7 +120,7 @@ def score_spans(
         own = [texts[i] for i in share]
         scored: list = [None] * len(share)
         for indices, inputs in encoded_batches(processor, own, batch_size, progress and state.is_main_process):
-            found, inputs = find_candidates(model, [share[i] for i in indices], inputs, floor)
+            found, inputs = batch_candidates(model, [share[i] for i in indices], inputs, floor)
             for i, index in enumerate(indices):
                 offsets = np.array(inputs.word_offsets[i], dtype=np.int64).reshape(-1, 2)
                 scored[index] = found.take(found.text == i), offsets

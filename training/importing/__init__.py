@@ -1,8 +1,7 @@
 """
-What `training/import_data.py` uses: a reader for each family of annotation tools, and the way from what they read to
-documents of this project.
+Import the exports of annotation tools, for `training/import_data.py`.
 
-recognise: which tool wrote a record or a file (the standard library alone). draft: what a reader gives, and what it
-notes. records, brat, columns, docbin, webanno, ...: the readers. offsets: units of offsets, and quotes that tell them.
-documents: from exports to documents. output: files, the split, the table of labels.
+draft: the output of the readers. records, brat, columns, docbin, webanno, ...: a reader for each family of tools.
+offsets: units of offsets, and their check against quotes. documents: from exports to documents. output: files, the
+split into train and dev, the table of labels. `training/corpus/recognise.py` recognises the tool.
 """

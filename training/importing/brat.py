@@ -1,8 +1,8 @@
 """
-brat's standoff files: a .txt and a .ann of the same name.
+Read brat's standoff files: a .txt and a .ann of the same name.
 
-An entity of several fragments with nothing but white space between them (over a line end) is one span. What has
-letters between its fragments is discontinuous: no span holds it, so it is left out. Offsets count characters.
+An entity of several fragments with only white space between them (over a line end) is one span. An entity with text
+between its fragments is discontinuous; no span can hold it, so it is left out. Offsets count characters.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.corpus.data import DataError
 from training.importing.draft import Draft, Reading, Span
-from training.importing.records import read_text
+from training.importing.records import read_whole_text
 
 
 _ENTITY = re.compile(r"(T\S*)\t(\S+) (\d{1,18} \d{1,18}(?:;\d{1,18} \d{1,18})*)\t?(.*)")
@@ -20,7 +20,7 @@ _OTHERS = {"R": "relations", "*": "equivalences", "E": "events", "A": "attribute
 
 
 def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
-    """The documents of a folder, at any depth, or of one pair, given by either file."""
+    """Read all pairs in a folder, at any depth, or one pair, given by either file."""
     given = Path(path)
     if given.is_dir():
         files = sorted({file.with_suffix("") for ending in ("*.ann", "*.txt") for file in given.rglob(ending)
@@ -36,8 +36,8 @@ def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
             known, missing = (text, ".ann") if text.is_file() else (annotations, ".txt")
             reading.leave_out(str(known), "document", f"no {missing} file beside it")
             continue
-        content = read_text(str(text))
-        spans = list(_spans(read_text(str(annotations)), content, str(annotations), reading))
+        content = read_whole_text(str(text))
+        spans = list(_spans(read_whole_text(str(annotations)), content, str(annotations), reading))
         yield Draft(name, content, str(annotations), spans, has_unit=True)
 
 

@@ -1,9 +1,9 @@
 """
-CoNLL columns: a word and its tag on a line, an empty line after a sentence or text. IOB1, IOB2, BILOU and BIOES tags.
+Read CoNLL columns: a word and its tag on a line, an empty line after a sentence or text. Tags are IOB1, IOB2, BILOU or
+BIOES.
 
-Documents begin with a line `-DOCSTART-`, `# newdoc` or `# doc_id`; where a file has none of them, what stands between
-empty lines is a document. The words are in the first column (the second, if the first counts them), the tags in the
-last one.
+Documents begin with a line `-DOCSTART-`, `# newdoc` or `# doc_id`; in a file without such lines, empty lines separate
+documents. The words are in the first column (in the second, if the first numbers them), the tags in the last one.
 """
 
 import re
@@ -16,14 +16,14 @@ from training.importing.draft import Draft, Reading, Span
 
 BLOCKS = "files mark no documents: what stands between two empty lines is a text"
 INSIDE = "entities begin with I-, as in IOB1, or where a B- is missing"
-LOOK = 100  # words that are looked at to tell whether they are counted
+LOOK = 100  # words that are inspected to tell whether the first column numbers them
 _DOCUMENT = re.compile(r"#\s*(newdoc|doc_?id|begin document)\b\s*(?:id)?\s*=?\s*(.*)", re.IGNORECASE)
 
 
 def spans_of_tags(tags: list, reading: Reading, where: str) -> list[Span]:
-    """The entities of IOB1, IOB2, BILOU or BIOES tags; a tag that is none of them is left out."""
+    """Decode IOB1, IOB2, BILOU or BIOES tags into entities; any other tag is left out, and noted."""
     spans: list[Span] = []
-    label = None  # of the entity that goes on
+    label = None  # of the open entity
     for number, tag in enumerate(tags):
         if not (isinstance(tag, str) and TAG.fullmatch(tag)):
             reading.leave_out(
@@ -45,7 +45,7 @@ def spans_of_tags(tags: list, reading: Reading, where: str) -> list[Span]:
 
 
 def read_conll(path: str, reading: Reading) -> Iterator[Draft]:
-    """The documents of a file; `DataError` for a line with another number of columns than the first."""
+    """Read the documents of a file; `DataError` if a line has another number of columns than the first."""
     id_, words, tags, where, marked = None, [], [], None, False
     for where_, name, block in _blocks(path, reading):
         starts = name is not None
@@ -68,8 +68,8 @@ def _draft(id_: str | None, words: list, tags: list, where: str, reading: Readin
 
 def _blocks(path: str, reading: Reading) -> Iterator[tuple[str, str | None, list[tuple[str, str]]]]:
     """
-    ("FILE:LINE", name, [(word, tag), ...]) of each block between empty lines; `name` is the id of the document that
-    begins with it, "" where it has none, and `None` where none begins.
+    Yield ("FILE:LINE", name, [(word, tag), ...]) for each block between empty lines; `name` is the id of the document
+    that begins with the block, "" if it has no id, and `None` if no document begins there.
     """
     name, rows, start, last, width = None, [], 1, 0, None
     has_head, word_column = _layout(path)
@@ -77,7 +77,7 @@ def _blocks(path: str, reading: Reading) -> Iterator[tuple[str, str | None, list
         columns = columns_of(line)
         document = _DOCUMENT.match(line) if is_comment(line) else None
         begins = document is not None or (_is_mark(columns) and not has_head)
-        if rows and (begins or number > last + 1):  # blank lines are not read
+        if rows and (begins or number > last + 1):  # `_lines` skips blank lines
             yield f"{path}:{start}", *_block(name, rows)
             name, rows = None, []
         last = number
@@ -100,17 +100,17 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_mark(columns: list[str]) -> bool:
-    """Whether a line marks a document; of two columns it may as well be a word, unless it stands alone."""
+    """Whether a line marks a document. With two columns `-DOCSTART-` may be a word; see `_block`."""
     return columns[0] == "-DOCSTART-" and len(columns) != 2
 
 
 def _layout(path: str) -> tuple[bool, int]:
     """
-    What only a look ahead tells.
+    Look ahead into a file.
 
     Returns:
-        Whether a file has a single `-DOCSTART-` with a text right below it, as Label Studio writes it for all texts;
-        the column of the words: 1 where the first one counts them, from 1 in each block, else 0.
+        Whether it has a single `-DOCSTART-` with a text right below it, as Label Studio writes it for all texts; the
+        column of the words: 1 if the first column numbers them, from 1 in each block, else 0.
     """
     marks, has_head, numbers, last = [], False, [], 0
     for number, line in _lines(path):

@@ -1,4 +1,4 @@
-"""spaCy's training data: a `DocBin` (`.spacy`), or (text, {"entities": [(start, end, label), ...]}) pairs as JSON."""
+"""Read spaCy's training data: a `DocBin` (`.spacy`), or pairs (text, {"entities": [(start, end, label), ...]})."""
 
 import zlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def read_spacy(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _read_docbin(path: str, reading: Reading) -> Iterator[Draft]:
-    """The texts of a `DocBin` with `doc.ents` and all groups of `doc.spans`; spaCy itself reads them."""
+    """Read a `DocBin` with spaCy: texts with `doc.ents` and all groups of `doc.spans`."""
     try:
         import spacy
         from spacy.tokens import DocBin

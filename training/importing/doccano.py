@@ -1,9 +1,9 @@
 """
-doccano's JSON Lines, and records that are written like them.
+Read doccano's JSON Lines, and records in the same form.
 
 `label` (or `labels`, `entities`): [[start, end, label], ...]. The relation form, and old exports (`annotations`):
-`entities`: [{"id", "label", "start_offset", "end_offset"}, ...]. Offsets count UTF-16 code units, as the browser does,
-or what the user sees as one character, if the project says so (doccano issue 2290); there are no quotes.
+`entities`: [{"id", "label", "start_offset", "end_offset"}, ...]. Offsets count UTF-16 code units, as browsers do, or
+grapheme clusters if the project is set so (doccano issue 2290). There are no quotes.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from training.importing.records import read_records
 
 
 def read_doccano(path: str, reading: Reading) -> Iterator[Draft]:
-    """The documents of an export. Relations, comments and labels of whole texts are counted, no more."""
+    """Read the documents of an export. Relations, comments and labels of whole texts are only counted."""
     for where, record in read_records(path):
         text = record.get("text", record.get("data")) if isinstance(record, dict) else None
         if not isinstance(text, str):
@@ -40,7 +40,7 @@ def read_doccano(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def span_of(item, name: str) -> Span:
-    """[start, end, label], or an object with offsets; what is neither has `None` in place of them."""
+    """Parse [start, end, label] or an object with offsets; missing fields become `None`."""
     if is_triple(item):
         return Span(*item, name)
     if not isinstance(item, dict):

@@ -1,4 +1,4 @@
-"""From the exports of annotation tools to documents of this project (DESIGN: data files)."""
+"""Convert the exports of annotation tools to this project's data files."""
 
 import hashlib
 import zlib
@@ -53,14 +53,14 @@ def import_documents(
     paths: list[str], kind: str | None, reading: Reading, max_misquoted: float, sources: list[Source]
 ) -> Iterator[dict]:
     """
-    The records of this project, one by one. After the last one `sources` and `reading` are complete.
+    Yield records in this project's format. After the last one `sources` and `reading` are complete.
 
     Args:
         kind: the format of all exports, `None` to recognise it.
-        max_misquoted: the share of the entities with a quote that may hold another text (they are left out).
+        max_misquoted: the largest share of quoted entities whose text may differ from the quote (they are left out).
 
     Raises:
-        DataError: for an export that cannot be read or holds nothing, and for offsets in another unit.
+        DataError: for an export that cannot be read or has no usable document, and for offsets in another unit.
     """
     checks: dict[str, OffsetCheck] = {}
     seen: set[bytes] = set()
@@ -101,17 +101,17 @@ def import_documents(
 
 
 def _distinct(paths: list[str]) -> list[str]:
-    """Each export once: a pair of brat's may be given by both of its files."""
+    """Remove repeated paths; of a brat pair given by both files, the .txt."""
     return [path for path in dict.fromkeys(paths)
             if not (path.endswith(".txt") and f"{path.removesuffix('.txt')}.ann" in paths)]  # fmt: skip
 
 
 def kind_of(path: str) -> str:
-    """The format of an export; `DataError` where it is not recognised."""
+    """The format of an export; raises `DataError` if it is not recognised."""
     try:
         kind = recognise_file(path)
     except (OSError, EOFError, zlib.error):
-        head_of(path)  # says why, and that is all that can be said
+        head_of(path)  # raises a `DataError` with the reason
         raise
     if kind in ("json", "parquet"):
         kind = kind_of_records(path)
@@ -130,7 +130,7 @@ def as_record(draft: Draft, entities: list[tuple[int, int, str]]) -> dict:
 
 
 def _cure(path: str) -> str:
-    """What to do about files that are met, but not read."""
+    """Advice, in brackets, for common files that cannot be imported."""
     try:
         head = head_of(path)
     except DataError:
@@ -147,7 +147,7 @@ def _cure(path: str) -> str:
 
 
 def _reasons(reading: Reading, path: str = "") -> str:
-    """The first lines on what was left out, for a message."""
+    """The first documents and annotations that were left out, for a message."""
     lines = [f"{line} ({reason})" for reason, line in reading.left_out if line.startswith(path)]
     if not lines:
         return ""

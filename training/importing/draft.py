@@ -1,4 +1,4 @@
-"""What a reader gives: texts with their annotations, as the tool has them. What it is told, and what it notes."""
+"""The output of a reader: texts and annotations as the tool wrote them. Its settings, and its notes."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 class Span(NamedTuple):
     """
-    An annotation as its tool has it.
+    An annotation as the tool wrote it, unchecked.
 
     Attributes:
-        start, end: in the draft's unit, `end` exclusive; as they stand in the file, so perhaps no numbers at all.
-        label: as it stands in the file.
-        name: which annotation of the document it is, for a message.
-        quote: the annotated text, where the file has it.
-        where: "FILE:LINE", where it has a line of its own.
+        start, end: in the draft's unit, `end` exclusive; of any type that the file has.
+        label: of any type that the file has.
+        name: identifies the annotation within its document, for messages.
+        quote: the annotated text, if the file has it.
+        where: "FILE:LINE", if it has a line of its own.
     """
 
     start: object
@@ -28,12 +28,12 @@ class Span(NamedTuple):
 @dataclass
 class Draft:
     """
-    A document as its tool has it.
+    A document as the tool wrote it.
 
     Attributes:
         text: a string, or a list of words (then spans count words).
-        where: "FILE:LINE", which a message begins with.
-        has_unit: whether the spans count in the unit of `--offsets`, not in characters or words for certain.
+        where: "FILE:LINE", with which messages begin.
+        has_unit: whether `--offsets` sets the unit of the spans; otherwise they count characters or words.
     """
 
     id: str
@@ -46,15 +46,15 @@ class Draft:
 @dataclass
 class Reading:
     """
-    What the readers are told, and what they note.
+    Settings of the readers, and their notes.
 
     Attributes:
-        offsets: the unit of offsets that was given, `None` for each format's own.
+        offsets: the unit that the user gave, `None` for each format's own.
         tag_names: the names of numbered tags.
         left_out: (reason, line) of each document and annotation that is not in the output.
-        ignored: what is no annotation of a span -> how many.
-        remarks: what is to be known of it, a sentence that begins with a number -> the number.
-        warnings: what may be wrong with all of it.
+        ignored: kind of annotation that is not of a span -> count.
+        remarks: rest of a sentence that begins with a count -> the count.
+        warnings: possible faults of the whole import.
     """
 
     offsets: str | None = None
@@ -69,5 +69,5 @@ class Reading:
 
 
 def name_of(record: dict, where: str, *fields: str) -> str:
-    """The id of a record: the first of these fields that it has, else `where` it stands."""
+    """The id of a record: the first of these fields that it has, else `where`."""
     return next((str(record[field]) for field in fields if record.get(field) is not None), where)

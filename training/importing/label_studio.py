@@ -1,12 +1,12 @@
 """
-Label Studio's JSON and JSON-MIN: labelled spans of characters, of whatever control they are.
+Read Label Studio's JSON and JSON-MIN: labelled spans of characters, from any control.
 
-Of several annotations of a task one is taken: a ground truth, else the one that was changed last; none that was
-cancelled or skipped, and no prediction. JSON-MIN has a record for each annotation: of those of one task and text the
-first counts, which is the newest in Label Studio's own order.
+One annotation of a task is used: a ground truth, else the one that was changed last. Cancelled and skipped annotations
+and predictions are not used. JSON-MIN has a record for each annotation: the first record of a task and text is used,
+which is the newest in Label Studio's own order.
 
 Spans in HTML (`HyperText`) have XPaths for offsets. Their `globalOffsets` count the characters of the text without its
-tags, so they are used where the text has none. Spans of dialogues (`Paragraphs`) count within one paragraph.
+tags, so they are used only if the text has no tags. Offsets of dialogues (`Paragraphs`) count within one paragraph.
 """
 
 import re
@@ -25,7 +25,7 @@ _OWN_FIELDS = {"created_at", "updated_at", "annotator", "annotation_id", "lead_t
 
 
 def read_label_studio(path: str, reading: Reading) -> Iterator[Draft]:
-    """The annotated tasks of an export; `DataError` where it does not tell which text was annotated."""
+    """Read the annotated tasks of an export; `DataError` if the annotated text field is ambiguous."""
     field = _text_field(path)
     for where, task in read_records(path):
         regions = _regions(task, where, reading)
@@ -42,14 +42,14 @@ def read_label_studio(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _fields(task: dict) -> dict:
-    """The data of a task; JSON-MIN has its annotations among them."""
+    """The data fields of a task; in JSON-MIN these include the annotations."""
     if isinstance(task.get("data"), dict):
         return task["data"]
     return {name: value for name, value in task.items() if name not in _OWN_FIELDS}
 
 
 def _text_field(path: str) -> str:
-    """The field of all tasks that holds the quotes of their regions; of several, the one that regions are named by."""
+    """The text field of all tasks: it contains the quotes of the regions; ties go to a field that regions name."""
     held, named, texts = Counter(), set(), set()
     for where, task in read_records(path):
         fields = _fields(task) if isinstance(task, dict) else {}
@@ -67,7 +67,7 @@ def _text_field(path: str) -> str:
 
 
 def _regions(task, where: str, reading: Reading) -> list[tuple[str, dict]] | None:
-    """The labelled spans of a task, each with the name of the text it is of; `None` for a task that does not count."""
+    """The labelled spans of a task, each with the name of its text field; `None` if the task is left out."""
     if not isinstance(task, dict):
         reading.leave_out(where, "document", "no task")
         return None
@@ -75,7 +75,7 @@ def _regions(task, where: str, reading: Reading) -> list[tuple[str, dict]] | Non
 
 
 def _chosen(task: dict, where: str, reading: Reading) -> list[tuple[str, dict]] | None:
-    """The regions of the annotation that counts, each with the name of the text it is of; `None` where none does."""
+    """The regions of the annotation to use, each with the name of its text field; `None` if there is none."""
     given = task.get("annotations", task.get("completions"))
     annotations = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
     open_ones = [item for item in annotations if not (item.get("was_cancelled") or item.get("skipped"))]
@@ -100,7 +100,7 @@ def _chosen(task: dict, where: str, reading: Reading) -> list[tuple[str, dict]] 
 
 
 def _minimal(task: dict, reading: Reading) -> list[tuple[str, dict]]:
-    """The regions of a JSON-MIN record, in whichever fields they are."""
+    """The regions of a JSON-MIN record, from all its fields."""
     regions = []
     for name, value in task.items():
         for item in value if isinstance(value, list) else []:
@@ -114,7 +114,7 @@ def _minimal(task: dict, reading: Reading) -> list[tuple[str, dict]]:
 def _spans(
     regions: list[tuple[str, dict]], text: str, others: set[str], where: str, reading: Reading
 ) -> Iterator[Span]:
-    """Of the regions those that are spans of `text`, and not of one of the `others` of its task."""
+    """Yield the regions that are spans of `text`; leave out those of the `others`, the task's other text fields."""
     is_html = _TAG.search(text) is not None
     for number, (of, region) in enumerate(regions):
         name, quote = f"region {number + 1}", region.get("text")

@@ -1,9 +1,8 @@
 """
-Offsets in characters from other units, and what the quotes in an export say about its unit.
+Convert offsets to characters, and check the unit of an export against its quotes.
 
-Python counts characters (Unicode code points). JavaScript and Java count UTF-16 code units, of which a character
-outside of the BMP (an emoji) has two: doccano and some versions of Label Studio do as their browsers do. Others count
-UTF-8 bytes.
+Python counts characters (Unicode code points). JavaScript and Java count UTF-16 code units; a character outside of the
+BMP (an emoji) has two. doccano and some versions of Label Studio count as the browser does. Others count UTF-8 bytes.
 """
 
 import math
@@ -18,12 +17,12 @@ from training.importing.draft import Draft, Reading, Span
 
 
 UNITS = {"characters": "characters", "utf-16": "UTF-16 code units", "utf-8": "UTF-8 bytes"}
-NEAR = 200  # characters on either side of an offset in which its quote is looked for
-EDGES = 2  # of spans inside words: fewer say nothing
+NEAR = 200  # characters on either side of an offset that are searched for its quote
+EDGES = 2  # ends of spans inside words; fewer are no evidence
 
 
 def unit_starts(text: str, unit: str) -> np.ndarray:
-    """*Shape:* (len(text) + 1,): where each character begins in `unit`; last, the length of the text in it."""
+    """The offset of each character in `unit`; last, the length of the text. *Shape:* (len(text) + 1,)."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     sizes = np.ones(len(codes), dtype=np.int64)
     if unit == "utf-16":
@@ -34,7 +33,7 @@ def unit_starts(text: str, unit: str) -> np.ndarray:
 
 
 class Ruler:
-    """Offsets of one text in any unit, as characters."""
+    """Converts the offsets of one text from any unit to characters."""
 
     def __init__(self, text: str):
         self.text = text
@@ -42,7 +41,7 @@ class Ruler:
         self.has_units = not text.isascii()  # whether units differ in this text
 
     def place(self, start: int, end: int, unit: str) -> tuple[int, int] | None:
-        """(start, end) in characters; `None` for a span that is outside of the text, or begins within a character."""
+        """(start, end) in characters; `None` for a span outside of the text, or with an end within a character."""
         if unit not in self._starts:
             self._starts[unit] = unit_starts(self.text, unit)
         starts = self._starts[unit]
@@ -59,7 +58,7 @@ class Ruler:
         return self.text[slice(*place)] if place else ""
 
     def edges_in_words(self, place: tuple[int, int] | None) -> int:
-        """How many of a span's two ends have a letter or digit on either side."""
+        """The number of a span's ends (0 to 2) that have a letter or digit on both sides."""
         if place is None:
             return 2
         return sum(0 < edge < len(self.text) and self.text[edge - 1].isalnum() and self.text[edge].isalnum()
@@ -67,7 +66,7 @@ class Ruler:
 
 
 def is_quote(found: str, quote: str) -> bool:
-    """Whether these are the same but for white space, which tools trim, double and escape."""
+    """Whether both are equal up to white space, which tools trim, double and escape."""
     found = "".join(found.split())
     return found == "".join(quote.split()) or found == "".join(quote.replace("\\r", "").replace("\\n", "").split())
 
@@ -75,15 +74,16 @@ def is_quote(found: str, quote: str) -> bool:
 @dataclass
 class OffsetCheck:
     """
-    Spans of one format in characters, and whether its quotes and word edges speak for another unit.
+    Convert the spans of one format to characters, and collect evidence for another unit.
 
     Attributes:
         unit: of the offsets.
-        quoted, wrong: spans with a quote; those of them that hold another text.
-        mends, breaks: unit -> how many of the wrong ones it puts right, of the right ones it makes wrong.
-        shifts: (start, end) too high by -> how many of the wrong ones.
-        telling: unquoted spans that lie elsewhere in UTF-16 code units, and `edges` of theirs inside words, by unit.
-        examples: by what explains them, the first span of the kind.
+        quoted, wrong: the number of spans with a quote; of those whose text differs from it.
+        mends, breaks: unit -> the number of wrong spans that it would correct, of right ones that it would make wrong.
+        shifts: (start, end) too high by so much -> the number of wrong spans.
+        telling: the number of unquoted spans whose position depends on the unit (characters or UTF-16 code units).
+        edges: unit -> the number of ends of these spans that would lie inside a word.
+        examples: cause -> the first span that it explains.
     """
 
     unit: str = "characters"
@@ -98,11 +98,11 @@ class OffsetCheck:
 
     @property
     def other(self) -> str:
-        """The unit that it would be, if it is a browser's or Python's after all."""
+        """The alternative unit: UTF-16 code units, or characters if that is the unit already."""
         return "characters" if self.unit == "utf-16" else "utf-16"
 
     def convert(self, draft: Draft, reading: Reading) -> list[tuple[int, int, str]]:
-        """The spans of a draft in characters or words; what cannot be kept is noted in `reading`."""
+        """Convert a draft's spans to characters or words; those that cannot be kept are noted in `reading`."""
         kept = []
         ruler = Ruler(draft.text) if isinstance(draft.text, str) else None
         unit = self.unit if draft.has_unit else "characters"
@@ -123,7 +123,7 @@ class OffsetCheck:
         return kept
 
     def _compare(self, ruler: Ruler, span: Span, place: tuple[int, int] | None, where: str) -> tuple[str, str] | None:
-        """(reason, what) where a span holds another text than its quote; notes what would explain it."""
+        """(reason, detail) if a span's text differs from its quote, else `None`; notes possible causes."""
         if span.quote is None:
             self._note_edges(ruler, span, place, where)
             return None
@@ -156,13 +156,13 @@ class OffsetCheck:
 
     def verdict(self, max_misquoted: float) -> str | None:
         """
-        What speaks for another unit.
+        Judge the evidence for another unit.
 
         Returns:
-            A warning, where word edges do.
+            A warning if word edges indicate another unit, else `None`.
 
         Raises:
-            DataError: where quotes do, or where more than a share of `max_misquoted` is wrong.
+            DataError: quotes indicate another unit, or more than the share `max_misquoted` of them is wrong.
         """
         better = {unit: count - self.breaks[unit] for unit, count in self.mends.items()}
         best = max(better, key=better.get, default=None)
@@ -187,7 +187,7 @@ class OffsetCheck:
 
 
 def _fault(span: Span) -> tuple[str, str] | None:
-    """(reason, what) of an annotation that is none, whatever its text."""
+    """(reason, detail) of an annotation that is invalid for any text; `None` for a valid one."""
     for name, value in (("start", span.start), ("end", span.end)):
         if not isinstance(value, int) or isinstance(value, bool):
             return "no offsets", f"{name}: expected an integer, found {_short(value)}"
@@ -199,11 +199,11 @@ def _fault(span: Span) -> tuple[str, str] | None:
 
 
 def _shift(text: str, place: tuple[int, int], quote: str) -> tuple[int, int] | None:
-    """By how much start and end are too high, if the quote stands near; of several places the nearest."""
+    """How much start and end are too high, by the nearest occurrence of the quote; `None` if there is none near."""
     start, end = place
     low = max(0, start - NEAR)
-    token, found, at = text[low : end + NEAR], [], -1
-    while (at := token.find(quote, at + 1)) >= 0:
+    context, found, at = text[low : end + NEAR], [], -1
+    while (at := context.find(quote, at + 1)) >= 0:
         found.append(low + at)
     if not quote or not found:
         return None

@@ -1,4 +1,4 @@
-"""What an import writes and prints: the files, the split into train and dev, what was left out, a table of labels."""
+"""Write the files of an import, split into train and dev; print what was left out, and a table of labels."""
 
 import hashlib
 import json
@@ -15,22 +15,22 @@ from training.importing.documents import Source
 from training.importing.draft import Reading
 
 
-SHOWN = 5  # of what was left out for one reason; the file has all
+SHOWN = 5  # examples of a reason; the file has all
 EXAMPLE = 40  # characters
 
 
 def write_documents(records: Iterable[dict], output: Path, dev: Path, dev_share: float | None) -> str:
     """
-    Write JSON Lines, whole or not at all.
+    Write JSON Lines: complete files, or none.
 
-    With a `dev_share` there are two files. Which documents are for development depends on their text alone: not on
-    their order, nor on which others there are; equal texts are on one side. Both files get at least one.
+    With a `dev_share` there are two files. The split depends only on the text of each document, not on the order or on
+    other documents; equal texts go into the same file. Both files get at least one document.
 
     Returns:
-        A sentence on what was written.
+        A sentence for the user.
 
     Raises:
-        DataError: where one text alone is to be split.
+        DataError: there is only one text to split.
         WriteError: see `writing`.
     """
     aside, hashes = _aside(output), []
@@ -38,10 +38,10 @@ def write_documents(records: Iterable[dict], output: Path, dev: Path, dev_share:
         with writing(output):
             file = open(aside, "wb")
         with file:
-            for record in records:  # what fails in here is not the writing
+            for record in records:  # errors of the reader must not become a `WriteError`
                 hashes.append(text_hash(record["text"]))
                 with writing(output):
-                    file.write(as_line(record))
+                    file.write(record_line(record))
             with writing(output):
                 file.flush()
         if dev_share is None:
@@ -71,12 +71,12 @@ def _split(path: Path, for_dev: list[bool], output: Path, dev: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return Path(f"{path}.{os.getpid()}.partial")  # two processes that write one file do not share it
+    return Path(f"{path}.{os.getpid()}.partial")  # one name for each process
 
 
 @contextmanager
 def _removed(*paths: Path) -> Iterator[None]:
-    """Remove these files in the end, if they are still there."""
+    """Remove these files on exit, if they still exist."""
     try:
         yield
     finally:
@@ -86,13 +86,13 @@ def _removed(*paths: Path) -> Iterator[None]:
 
 
 def text_hash(text: str | list[str]) -> int:
-    """64 bits that a text always has."""
+    """The first 64 bits of the SHA-256 of a text."""
     content = text if isinstance(text, str) else "\n".join(text)
     return int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def as_line(record: dict) -> bytes:
-    """A line of JSON; in JSON's escapes where it has half of a surrogate pair, which UTF-8 cannot hold."""
+def record_line(record: dict) -> bytes:
+    """A line of JSON; escaped if the record has a lone surrogate, which UTF-8 cannot encode."""
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -100,7 +100,7 @@ def as_line(record: dict) -> bytes:
 
 
 def write_left_out(reading: Reading, path: Path) -> None:
-    """All that was left out, a line each; no file where nothing was."""
+    """Write a line for everything that was left out; no file if nothing was."""
     if reading.left_out:
         lines = [f"{line}: {reason}\n" for reason, line in reading.left_out]
         write_text(path, "".join(lines), errors="backslashreplace")
@@ -108,8 +108,8 @@ def write_left_out(reading: Reading, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def summary(sources: list[Source], reading: Reading, left_out: Path) -> list[str]:
-    """What was read, what was not, and why."""
+def import_summary(sources: list[Source], reading: Reading, left_out: Path) -> list[str]:
+    """Summarise what was read, what was left out and why, as lines of text."""
     lines = [f"{source.path}: {FORMATS[source.kind]}: {source.documents:,} documents, {source.entities:,} entities"
              for source in sources]  # fmt: skip
     reasons = defaultdict(list)
@@ -128,21 +128,21 @@ def summary(sources: list[Source], reading: Reading, left_out: Path) -> list[str
 
 
 class LabelTable:
-    """How often each label is in each file, with the first entity that has it."""
+    """Counts each label in each file; keeps the first entity of a label as an example."""
 
     def __init__(self):
         self.counts: dict[str, Counter] = {}
         self.examples: dict[str, str] = {}
 
     def counting(self, name: str, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents as they are, counted as they pass."""
+        """Count the labels of documents and pass the documents on."""
         counts = self.counts.setdefault(name, Counter())
         for document in documents:
             for start, end, label in document.entities:
                 counts[label] += 1
                 if label not in self.examples:
                     found = document.text[start:end]
-                    self.examples[label] = clip(found if isinstance(found, str) else " ".join(found))
+                    self.examples[label] = clip_example(found if isinstance(found, str) else " ".join(found))
             yield document
 
     def lines(self) -> list[str]:
@@ -150,21 +150,21 @@ class LabelTable:
         rows = [("LABEL", *self.counts, "FOR INSTANCE")]
         for label in sorted(total, key=lambda label: (-total[label], label)):
             counts = [f"{counts[label]:,}" for counts in self.counts.values()]
-            rows.append((clip(label), *counts, self.examples[label]))
+            rows.append((clip_example(label), *counts, self.examples[label]))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []
         for first, *counts, last in rows:
             cells = [cell.rjust(width) for cell, width in zip(counts, widths[1:-1], strict=True)]
             lines.append("  ".join((first.ljust(widths[0]), *cells, last)))
         for name, counts in self.counts.items():
-            lacking = [clip(label) for label in sorted(total) if not counts[label]]
+            lacking = [clip_example(label) for label in sorted(total) if not counts[label]]
             if lacking:
                 lines.append(f"note: {len(lacking)} labels are not in {name}: {', '.join(lacking)}; with a larger or "
                              "smaller --dev_share both sides may have them")  # fmt: skip
         return lines
 
 
-def clip(text: str) -> str:
-    """`text` on a line of at most `EXAMPLE` characters: what a terminal cannot show becomes ?."""
+def clip_example(text: str) -> str:
+    """`text` on one line of at most `EXAMPLE` characters; characters that are not printable become ?."""
     text = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     return text if len(text) <= EXAMPLE else text[: EXAMPLE - 3] + "..."

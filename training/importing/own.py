@@ -1,4 +1,4 @@
-"""This project's own raw text or words (DESIGN: data files), for instance to bring its offsets into characters."""
+"""Read this project's own raw text or words, for instance to convert offsets to characters."""
 
 from collections.abc import Iterator
 

@@ -1,9 +1,9 @@
 """
-Prodigy's JSON Lines (`prodigy db-out`): `text`, `spans` of {"start", "end", "label"}, `answer`.
+Read Prodigy's JSON Lines (`prodigy db-out`): `text`, `spans` of {"start", "end", "label"}, `answer`.
 
-What was not accepted is left out. A text (`_input_hash`) that was accepted several times, by several annotators or
-after a change of mind, is taken as it was the last time. Yes-or-no questions (`_view_id` "ner", of `ner.teach`) show
-one span at a time: those of one text that were accepted are put together.
+Records that were not accepted are left out. If a text (`_input_hash`) was accepted several times, by several people or
+after a change of mind, the last record is used. Yes-or-no questions (`_view_id` "ner", of `ner.teach`) show one span
+at a time: the accepted spans of a text are put together.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
         elif answer != "accept":
             reading.leave_out(where, "document", f"the answer is {answer}")
         elif last[key] != where and is_question:
-            continue  # its spans are part of the last one's
+            continue  # its spans are added to the last record of this text
         elif last[key] != where:
             reading.leave_out(where, f"document, see {last[key]}", "the same text was accepted again further down")
         else:
@@ -40,7 +40,7 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _last_accepted(path: str) -> tuple[dict, dict]:
-    """Where each text was accepted last; the spans of each text of which a question was."""
+    """Text key -> where it was accepted last; text key -> all spans from its accepted questions."""
     last, accepted = {}, {}
     for where, record in read_records(path):
         if isinstance(record, dict) and record.get("answer", "accept") == "accept":
@@ -68,7 +68,7 @@ def _spans(record: dict) -> Iterator[Span]:
 
 
 def _token_text(tokens, item: dict) -> str | None:
-    """The tokens from `token_start` to `token_end`, which is their last one; `None` where there are none."""
+    """The text of the tokens from `token_start` to `token_end` (inclusive); `None` without tokens."""
     try:
         first, last = item["token_start"], item["token_end"]
         if not 0 <= first <= last < len(tokens):

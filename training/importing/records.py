@@ -1,4 +1,4 @@
-"""The records of a file: JSON Lines and Parquet a few at a time, other JSON read as a whole."""
+"""Read the records of a file: JSON Lines and Parquet a few at a time, other JSON as a whole."""
 
 import gzip
 import json
@@ -10,15 +10,15 @@ from training.corpus.data import DataError, read_lines
 from training.corpus.recognise import read_head, recognise
 
 
-MAX_WHOLE = 500_000_000  # bytes of a file that is read as a whole
-ROWS = 64  # of a Parquet file that are read at a time
+MAX_WHOLE = 500_000_000  # the largest file in bytes that is read as a whole
+ROWS = 64  # of a Parquet file, read at a time
 _DECODER = json.JSONDecoder()
 
 
 def read_records(path: str) -> Iterator[tuple[str, object]]:
     """
-    (where, record) of each record of a file: "FILE:LINE" of JSON Lines, "FILE:LINE item N" of a JSON array, "FILE row
-    N" of a Parquet file. Any JSON value can be a record.
+    Yield (where, record) for each record: `where` is "FILE:LINE" of JSON Lines, "FILE:LINE item N" of a JSON array,
+    "FILE row N" of a Parquet file. Any JSON value can be a record.
 
     Raises:
         DataError: for a file that cannot be read, is no JSON, or is too large to be read as a whole.
@@ -40,7 +40,7 @@ def head_of(path: str) -> bytes:
 
 
 def read_whole(path: str) -> bytes:
-    """A file, unpacked where its name ends in .gz; `DataError` where it is larger than `MAX_WHOLE`."""
+    """Read a file, unpacked if its name ends in .gz; `DataError` if it is larger than `MAX_WHOLE`."""
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             content = file.read(MAX_WHOLE + 1)
@@ -52,8 +52,8 @@ def read_whole(path: str) -> bytes:
     return content
 
 
-def read_text(path: str) -> str:
-    """A UTF-8 file as it is, line ends included; errors as for `read_whole`."""
+def read_whole_text(path: str) -> str:
+    """Read a UTF-8 file and keep its line ends; errors as for `read_whole`."""
     try:
         return read_whole(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ def read_text(path: str) -> str:
 
 
 def _is_lines(path: str) -> bool:
-    """Whether each line of a file is a record; otherwise it is an array of them, or an object over several lines."""
+    """Whether a file is JSON Lines, by its first line; otherwise it is an array, or values over several lines."""
     for _, line in read_lines(path):
         try:
             value = json.loads(line)
@@ -79,8 +79,8 @@ def _parsed(line: str, where: str):
 
 
 def _read_values(path: str) -> Iterator[tuple[str, object]]:
-    """The items of a JSON array, or JSON values one after the other, decoded one by one."""
-    text = read_text(path).removeprefix("\ufeff")
+    """Decode the items of a JSON array, or consecutive JSON values, one by one."""
+    text = read_whole_text(path).removeprefix("\ufeff")
     place = _after_blanks(text, 0)
     in_array = text[place : place + 1] == "["
     place = _after_blanks(text, place + in_array)
@@ -123,8 +123,8 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
 
 def parquet_tag_names(path: str, field: str) -> list[str] | None:
     """
-    The names of the numbers in a column, as `datasets` keeps them in a Parquet file's schema (`info`, `features`, a
-    `ClassLabel` within a list); `None` where the file is none, or has none.
+    The names of a column's tag numbers, which `datasets` stores in a Parquet file's schema (`info`, `features`, a
+    `ClassLabel` within a list); `None` if the file is not Parquet or has no names.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -140,7 +140,7 @@ def parquet_tag_names(path: str, field: str) -> list[str] | None:
 
 
 def kind_of_records(path: str) -> str | None:
-    """The format of the first record of a file whose format can be told; `None` where none of a thousand is."""
+    """The format of the first record that is recognised; `None` if none of the first thousand is."""
     for number, (_, record) in enumerate(read_records(path)):
         kind = recognise(record)
         if kind is not None or number == 1000:

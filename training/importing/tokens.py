@@ -1,4 +1,4 @@
-"""Records of tokens: GLiNER's training data (`tokenized_text`, `ner`), Hugging Face's `tokens` and `ner_tags`."""
+"""Read records of tokens: GLiNER's training data (`tokenized_text`, `ner`), Hugging Face's `tokens` and `ner_tags`."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from training.importing.records import parquet_tag_names, read_records
 
 
 def read_gliner(path: str, reading: Reading) -> Iterator[Draft]:
-    """The end of an entity is its last token there, and the one after that here."""
+    """Read GLiNER's data, whose inclusive ends become exclusive."""
     for where, record in read_records(path):
         tokens = record.get("tokenized_text") if isinstance(record, dict) else None
         if not _are_words(tokens):
@@ -26,7 +26,7 @@ def read_gliner(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def read_huggingface(path: str, reading: Reading) -> Iterator[Draft]:
-    """Tags are names, or numbers whose names are in the file's features or given; else `DataError`."""
+    """Read tokens with tags: names, or numbers with names from the command line or the file; else `DataError`."""
     names = reading.tag_names
     for where, record in read_records(path):
         tokens = record.get("tokens") if isinstance(record, dict) else None

@@ -1,13 +1,13 @@
 """
-INCEpTION's and WebAnno's TSV 3: one document in a file, a token on a line, a column for each feature of a layer.
+Read TSV 3 of INCEpTION and WebAnno: one document in a file, a token on a line, a column for each feature of a layer.
 
-From the format's description in INCEpTION's user guide ("WebAnno TSV 3.3 File format"): offsets count UTF-16 code
-units; an annotation over several tokens has one number `[N]` on all of them, and stacked ones have numbers, too;
-sub-tokens have rows of their own; `_` is no annotation and `*` one without a value; a backslash escapes what the
-format needs itself.
+The format is described in INCEpTION's user guide ("WebAnno TSV 3.3 File format"). Offsets count UTF-16 code units. An
+annotation over several tokens has the same number `[N]` on all of them; stacked annotations have numbers, too.
+Sub-tokens have rows of their own. `_` is no annotation, `*` one without a value. A backslash escapes reserved
+characters.
 
-Entities are the layer NamedEntity and the project's own layers, their labels the values of one feature: `value`,
-`label`, or the first. A layer without features gives its name.
+Entities are the annotations of the layer NamedEntity and of the project's own layers. Their label is the value of one
+feature: `value`, `label`, or the first. A layer without features has its name as the label.
 """
 
 import re
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from training.corpus.data import DataError
 from training.importing.draft import Draft, Reading, Span
 from training.importing.offsets import UNITS, unit_starts
-from training.importing.records import read_text
+from training.importing.records import read_whole_text
 
 
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core."
@@ -49,7 +49,7 @@ class Sentence:
 
 @dataclass
 class Layer:
-    """A layer of spans: its short name, the column of its label (`None` where it has no features)."""
+    """A layer of spans: its short name, its first column, the column of its label (`None` without features)."""
 
     name: str
     first: int
@@ -58,10 +58,12 @@ class Layer:
 
 def read_webanno(path: str, reading: Reading) -> Iterator[Draft]:
     """
+    Read the document of a file.
+
     Raises:
-        DataError: for a file that is not of this format, and tokens that are not where their offsets say.
+        DataError: the file is not of this format, or a token is not at its offsets.
     """
-    lines = read_text(path).removeprefix("\ufeff").split("\n")
+    lines = read_whole_text(path).removeprefix("\ufeff").split("\n")
     layers = _layers(lines, reading)
     sentences = _sentences(path, lines)
     text, places = _assembled(path, sentences, reading.offsets or "utf-16")
@@ -73,7 +75,7 @@ def read_webanno(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _layers(lines: list[str], reading: Reading) -> list[Layer]:
-    """The layers whose spans are entities; the others are noted."""
+    """The layers whose spans are entities; other layers are noted."""
     layers, column = [], 0
     for line in lines:
         line = line.rstrip("\r")
@@ -124,10 +126,10 @@ def _sentences(path: str, lines: list[str]) -> list[Sentence]:
 
 def _assembled(path: str, sentences: list[Sentence], unit: str) -> tuple[str, list[tuple[int, int]]]:
     """
-    The text of all sentences, and each row's (start, end) in its characters.
+    Join the sentences to a text, and convert each row's (start, end) to its characters.
 
     Raises:
-        DataError: for the first token that is not the text at its offsets, with the unit in which all of them are.
+        DataError: for the first token that is not at its offsets; names a unit in which all tokens would be.
     """
     text, places, fault = _placed(sentences, unit)
     if fault is None:
@@ -141,12 +143,12 @@ def _assembled(path: str, sentences: list[Sentence], unit: str) -> tuple[str, li
 
 
 def _placed(sentences: list[Sentence], unit: str) -> tuple[str, list[tuple[int, int]], tuple[Row, str] | None]:
-    """The text, a place for each row, and the first (row, text found) that does not fit, if there is one."""
+    """The text, (start, end) of each row, and the first (row, text found) that does not match, or `None`."""
     parts, places = [], []
-    length, size = 0, 0  # of the parts, in characters and in the unit
+    length, size = 0, 0  # of the text so far, in characters and in the unit
     for sentence in sentences:
         start = sentence.rows[0].start if sentence.rows else size
-        gap = max(0, start - size)  # the format has no place for what stands between sentences
+        gap = max(0, start - size)  # the format does not store the text between sentences
         if gap > MAX_GAP:
             return "", [], (sentence.rows[0], "")
         parts += [" " * gap, sentence.text]
@@ -163,8 +165,8 @@ def _placed(sentences: list[Sentence], unit: str) -> tuple[str, list[tuple[int, 
 
 
 def _spans_of(layer: Layer, rows: list[Row], places: list[tuple[int, int]]) -> list[Span]:
-    """The layer's annotations; rows with one number are one annotation."""
-    found: dict[object, list] = {}  # number, or row and place in the stack -> start, end, label, row
+    """The layer's annotations; rows with the same number belong to one annotation."""
+    found: dict[object, list] = {}  # number, or (row, position in the stack) -> start, end, label, row
     for count, (row, (start, end)) in enumerate(zip(rows, places, strict=True)):
         column = layer.first if layer.label is None else layer.label
         cell = row.cells[column] if column < len(row.cells) else "_"

@@ -1,1 +1,1 @@
-"""Entities of many texts: batches, results that resume, formats of other tools."""
+"""Extract the entities of many texts: batches, resumable results, formats of other tools."""

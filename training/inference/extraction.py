@@ -1,4 +1,4 @@
-"""Texts in, entities out, many at a time: the path that evaluation, scoring and prediction share with users."""
+"""Extract the entities of many texts in batches. Training, scoring and prediction share this path."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from modeling_sener.memory import TextTooLargeError
 from training.corpus.data import DataError, Document
 
 
-BATCH_WORDS = 8192  # words of a batch, padding included; a longer text is a batch of its own
+BATCH_WORDS = 8192  # words in a batch, padding included; a longer text is a batch by itself
 CHARACTERS_A_WORD = 5
 
 
@@ -26,21 +26,21 @@ def extract(
     keep_going: bool = False,
 ) -> list[list[dict] | None]:
     """
-    Entities of every text, in the order of `texts`, by the path of the pipeline.
+    Extract the entities of every text, in the order of `texts`, as the pipeline does.
 
-    Texts of similar length share a batch.
+    Texts of similar length share a batch. A batch that does not fit into memory is split.
 
     Args:
         texts: strings, lists of words, or a mixture.
         threshold: a number, or one per label; the model's own by default.
         allow_nested: whether an entity may lie inside another one; the model's own by default.
-        keep_going: whether a text that does not fit into memory gets `None` (batches are split in any case).
+        keep_going: whether to return `None` for a text that does not fit into memory, instead of raising.
 
     Returns:
-        For each text its entities as `{"start", "end", "text", "label", "score"}`, in the text's own units.
+        The entities of each text as `{"start", "end", "text", "label", "score"}`, in the text's own units.
 
     Raises:
-        TextTooLargeError: without `keep_going`; has the text's number.
+        TextTooLargeError: a text does not fit into memory alone, without `keep_going`; has the text's number.
     """
     was_training = model.training
     model.eval()
@@ -49,7 +49,7 @@ def extract(
     for indices, inputs in encoded_batches(processor, texts, batch_size, progress):
         while indices:
             try:
-                candidates, inputs = find_candidates(model, indices, inputs, thresholds)
+                candidates, inputs = batch_candidates(model, indices, inputs, thresholds)
                 for i, entities in zip(indices, processor.entities(candidates, inputs, allow_nested), strict=True):
                     found[i] = entities
                 break
@@ -57,17 +57,23 @@ def extract(
                 if not keep_going:
                     raise
                 indices = [i for i in indices if i != error.text]
-                inputs = encode(processor, texts, indices) if indices else None
+                inputs = encode_texts(processor, texts, indices) if indices else None
     model.train(was_training)
     return found
 
 
-def find_candidates(model, indices: list[int], inputs, thresholds) -> tuple:
+def batch_candidates(model, indices: list[int], inputs, thresholds) -> tuple:
     """
-    The candidates of a batch, and its inputs on the model's device.
+    Find the candidates of a batch.
+
+    Args:
+        indices: the number of each of its texts among all texts.
+
+    Returns:
+        The candidates, and the inputs on the model's device.
 
     Raises:
-        TextTooLargeError: with the number that the text has in `indices`.
+        TextTooLargeError: with the text's number among all texts.
     """
     inputs = inputs.to(model.device)
     try:
@@ -78,9 +84,9 @@ def find_candidates(model, indices: list[int], inputs, thresholds) -> tuple:
 
 def extract_shared(model, processor, texts: Sequence[str | list[str]], progress: bool = False, **options) -> list:
     """
-    `extract` with the texts shared out over the processes of `accelerate launch`; each gets the whole answer.
+    Run `extract` with the texts shared out over the processes of `accelerate launch`; each returns all entities.
 
-    All processes must be given the same texts. Each gets long and short ones, so that none waits long for another.
+    All processes must be given the same texts. Long and short texts are spread evenly, so that no process waits long.
     """
     state = PartialState()
     longest_first = sorted(range(len(texts)), key=lambda i: -words_in(texts[i]))
@@ -96,7 +102,7 @@ def extract_shared(model, processor, texts: Sequence[str | list[str]], progress:
 
 @contextmanager
 def naming(documents: Sequence[Document]) -> Iterator[None]:
-    """Name the document where a text of theirs, by its number in their order, does not fit into memory."""
+    """Turn a `TextTooLargeError` into a `DataError` that names the document with the text's number."""
     try:
         yield
     except TextTooLargeError as error:
@@ -105,21 +111,21 @@ def naming(documents: Sequence[Document]) -> Iterator[None]:
 
 
 def encoded_batches(processor, texts: Sequence[str | list[str]], batch_size: int, progress: bool) -> Iterator[tuple]:
-    """(indices of texts, their inputs) of every batch of `length_batches`, with a bar where there is to be one."""
+    """Yield (indices of texts, their inputs) for every batch of `length_batches`; `progress` shows a bar."""
     with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
         for indices in length_batches(texts, batch_size):
-            yield indices, encode(processor, texts, indices)
+            yield indices, encode_texts(processor, texts, indices)
             bar.update(len(indices))
 
 
-def encode(processor, texts: Sequence[str | list[str]], indices: list[int]):
-    """The inputs of some of the texts, all of one kind."""
+def encode_texts(processor, texts: Sequence[str | list[str]], indices: list[int]):
+    """The inputs of the texts with these indices: all strings, or all lists of words."""
     batch = [texts[i] for i in indices]
     return processor(batch, return_tensors="pt", is_split_into_words=isinstance(batch[0], list))
 
 
 def length_batches(texts: Sequence[str | list[str]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of texts of one kind and of similar length, the longest first: memory runs out at once or not at all."""
+    """Batches of indices: texts of one kind and similar length. Longest first, so that memory runs out early."""
     words = [words_in(text) for text in texts]
     batch: list[int] = []
     for i in sorted(range(len(texts)), key=lambda i: (isinstance(texts[i], list), -words[i])):
@@ -135,5 +141,5 @@ def length_batches(texts: Sequence[str | list[str]], batch_size: int) -> Iterato
 
 
 def words_in(text: str | list[str]) -> int:
-    """The number of words, of a string an estimate."""
+    """The number of words; for a string, an estimate."""
     return len(text) if isinstance(text, list) else len(text) // CHARACTERS_A_WORD

@@ -1,4 +1,4 @@
-"""The texts of files, read one by one and counted."""
+"""Count the texts of files, and read them one by one."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ def count_texts(path: str) -> int:
     The number of texts in a file.
 
     Raises:
-        DataError: for a file that cannot be read, is of no known kind, or has a line that is not UTF-8.
+        DataError: the file cannot be read, is of no known kind, or has a line that is not UTF-8.
     """
     if path.endswith(FILE_ENDINGS):
         return sum(1 for _ in tqdm(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
@@ -31,10 +31,10 @@ def count_texts(path: str) -> int:
 
 
 def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
-    """The texts of all files one by one, in order; `DataError` for the first fault, with file and line."""
+    """Yield the texts of all files, in order; `DataError` for the first fault, with file and line."""
     for path in paths:
         if path.endswith(".parquet"):
-            # Imported where it is needed: the other formats do without pyarrow.
+            # A late import: the other formats work without pyarrow.
             from training.corpus.parquet import read_parquet
 
             yield from read_parquet(path)
@@ -45,7 +45,7 @@ def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 file as it is, line ends included, so that offsets are offsets into the file's own text."""
+    """Read a UTF-8 file and keep its line ends, so that offsets count in the file's own text."""
     try:
         return Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

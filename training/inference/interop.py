@@ -1,10 +1,10 @@
 """
-Entities in other people's formats: spaCy's `Doc.spans`, brat's standoff files, CoNLL columns with IOB tags.
+Convert entities to other formats: spaCy's `Doc.spans`, brat's standoff files, CoNLL columns with IOB tags.
 
     from training.inference.interop import flat, to_brat, to_conll, to_spacy
 
-An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. What a format
-cannot hold raises a `ValueError` that names the entity: nothing is left out, moved or merged silently.
+An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. An entity that a
+format cannot hold raises a `ValueError` that names it: nothing is left out, moved or merged silently.
 """
 
 import re
@@ -12,18 +12,18 @@ import reprlib
 from bisect import bisect_left, bisect_right
 
 
-# What ends a line for some reader of brat's files or a field of a line, which is why no annotated text may hold it.
+# No annotated text may hold characters that end a line, or a field of a line, for some reader of brat's files.
 _LINE = re.compile("[^\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
 def to_spacy(doc, entities: list[dict], key: str = "sc", expand: bool = False) -> None:
     """
-    Entities as the span group `doc.spans[key]`, which may nest and overlap; their scores, in the same order, are its
-    `attrs["scores"]`. `sc` is the group that spaCy's own span categoriser and displaCy use.
+    Store entities, nested and overlapping ones included, as the span group `doc.spans[key]`. Their scores, in the same
+    order, are its `attrs["scores"]`. spaCy's own span categoriser and displaCy use the group `sc`.
 
     Args:
-        doc: a `spacy.tokens.Doc` of the text that the entities are of.
-        expand: an entity that covers a token partly takes the whole token; otherwise it is an error.
+        doc: a `spacy.tokens.Doc` of the entities' text.
+        expand: extend an entity that covers a token partly to the whole token; otherwise it is an error.
 
     Raises:
         ValueError: an entity that is not of this text, or that covers a token partly.
@@ -43,9 +43,9 @@ def to_spacy(doc, entities: list[dict], key: str = "sc", expand: bool = False) -
 
 def to_brat(text: str, entities: list[dict]) -> str:
     """
-    Entities as the content of brat's `.ann` file, which belongs beside a `.txt` file (UTF-8) with `text` as it is.
+    Format entities as brat's `.ann` file, for a `.txt` file (UTF-8) beside it that holds `text` unchanged.
 
-    An entity over several lines becomes a discontinuous annotation, a fragment for each line; a note holds its score.
+    An entity over several lines becomes an annotation with a fragment for each line. A note holds its score.
 
     Raises:
         ValueError: an entity that is not of this text, that begins or ends with white space, or whose label holds
@@ -70,7 +70,7 @@ def to_brat(text: str, entities: list[dict]) -> str:
 
 
 def flat(entities: list[dict]) -> list[dict]:
-    """Of entities that overlap, or are one span, the one with the highest score (then the first): in text order."""
+    """Keep the entity with the highest score (then the first) of those that overlap; in text order."""
     kept: list[dict] = []  # sorted
     for entity in sorted(entities, key=lambda entity: (-entity["score"], entity["start"], entity["end"])):
         place = bisect_left(kept, entity["start"], key=lambda other: other["start"])
@@ -84,12 +84,12 @@ def flat(entities: list[dict]) -> list[dict]:
 
 def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int, int]] | None = None) -> str:
     """
-    A text with flat entities as CoNLL columns: a line for each word with its IOB2 tag after a tab, then an empty line.
-    Texts are joined as they are.
+    Format a text with flat entities as CoNLL columns: a line for each word with its IOB2 tag after a tab, and an empty
+    line. The results of several texts can be concatenated.
 
     Args:
         text: a string, or a list of words (then entities count words).
-        words: of a string, (start, end) of each word: `SenerProcessor.split_words(text)`.
+        words: for a string, (start, end) of each word: `SenerProcessor.split_words(text)`.
 
     Raises:
         ValueError: an entity that is not of this text, that covers a word partly, that shares a word with another one,
@@ -98,7 +98,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
     if isinstance(text, str):
         if words is None:
             raise ValueError("a string needs its words: processor.split_words(text)")
-        # Control characters that Python counts as white space are no words here.
+        # Leave out control characters that Python counts as white space.
         words = [(start, end) for start, end in words if not text[start:end].isspace()]
         tokens = [text[start:end] for start, end in words]
     else:

@@ -1,4 +1,4 @@
-"""A prediction over files: from input to output, resumed as the run it was, whatever computes the entities."""
+"""Prediction over files, without the model: read the input, write the output, resume a run that was killed."""
 
 import argparse
 import sys
@@ -13,18 +13,18 @@ from training.common.files import WriteError
 from training.corpus.data import DataError, Document
 from training.inference.extraction import words_in
 from training.inference.inputs import count_texts, stream_inputs
-from training.inference.results import FAULT, Results, as_line, checksum_of_text, is_faulty
+from training.inference.results import FAULT, Results, checksum_of_text, is_faulty, prediction_line
 
 
-# Of a stretch, for each process: more would be lost to a kill, less would leave processes waiting for each other.
+# Of a chunk, per process. Larger chunks lose more to a kill; with smaller ones processes wait for each other.
 CHUNK_TEXTS, CHUNK_WORDS = 64, 100_000
-# Fields of a config that are no others with other entities: names, versions, dropout, what `labels` says.
+# Fields of a config that do not change the entities (names, versions, dropout), or that repeat `labels`.
 WITHOUT_EFFECT = ("_name_or_path", "architectures", "auto_map", "biaffine_dropout", "dtype", "id2label", "label2id",
                   "chunk_size", "span_dropout", "threshold", "transformers_version")  # fmt: skip
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """What every command has that predicts."""
+    """The options that all prediction commands have."""
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,13 +35,13 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         "--output", required=True, metavar="FILE", help="the file to write: .jsonl, .jsonl.gz, .parquet"
     )
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
-    parser.add_argument("--resume", action="store_true", help="go on with a run of the same model, input and "
-                        "threshold that did not end, or start anew where there is none")  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="continue an unfinished run of the same model, input "
+                        "and threshold, or start anew if there is none")  # fmt: skip
     return parser
 
 
-def chunks(documents: Iterable[Document], processes: int) -> Iterator[list[Document]]:
-    """Lists of documents that follow each other, each of about as many as keep all processes at work for a while."""
+def corpus_chunks(documents: Iterable[Document], processes: int) -> Iterator[list[Document]]:
+    """Split documents into lists of `CHUNK_TEXTS` texts, or about `CHUNK_WORDS` words, per process."""
     chunk, words = [], 0
     for document in documents:
         chunk.append(document)
@@ -55,21 +55,21 @@ def chunks(documents: Iterable[Document], processes: int) -> Iterator[list[Docum
 
 class Prediction:
     """
-    From input to output, without the model: what the first process does, and no other.
+    Reads the input and writes the output. Only the first process uses it; the model runs elsewhere.
 
     Attributes:
-        counts: the number of texts of each input.
+        counts: the number of texts in each input file.
     """
 
     def __init__(self, inputs: list[str], output: str, resume: bool, processes: int = 1):
         self.inputs, self.resume, self.results = inputs, resume, Results(output)
         self.documents = stream_inputs(inputs)
-        self.chunks = chunks(self.documents, processes)
+        self.chunks = corpus_chunks(self.documents, processes)
         self.chunk: list[Document] = []
         self.counts: list[int] = []
 
     def start(self) -> bool:
-        """Check everything that can be checked at once, skip what is done; whether there is anything to do."""
+        """Check input and output, and skip the texts that are done. Returns whether there is anything to do."""
         if not self.results.check(self.inputs, self.resume):
             print(f"{self.results.path} is complete")
             return False
@@ -80,13 +80,13 @@ class Prediction:
         return True
 
     def show(self, signature: dict) -> None:
-        """The output and the bar, once the model is loaded: a message before that is a line of its own."""
-        # Two runs that start together: one of them ends here, before any work.
+        """Open the output and show the bar. Call it after the model is loaded, whose messages would break the bar."""
+        # Of two runs that start together, the second ends here, before any work.
         self.results.begin({"input": self.inputs, **signature})
         self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
 
     def next_texts(self) -> list[str | list[str]]:
-        """The texts that come next, none at the end."""
+        """The next chunk of texts; an empty list at the end."""
         try:
             self.chunk = next(self.chunks, [])
         except DataError as error:
@@ -94,12 +94,12 @@ class Prediction:
         return [document.text for document in self.chunk]
 
     def add(self, found: list[list[dict] | None]) -> None:
-        """The entities of each of `next_texts`, `None` of one that does not fit into memory."""
-        lines = [as_line(document.id, entities) for document, entities in zip(self.chunk, found, strict=True)]
+        """Write the entities of each of `next_texts`; `None` for a text that does not fit into memory."""
+        lines = [prediction_line(document.id, entities) for document, entities in zip(self.chunk, found, strict=True)]
         self.write(lines, [checksum_of_text(document.text) for document in self.chunk])
 
     def write(self, lines: list[str], texts: list[int]) -> None:
-        """Lines of the output, and the `checksum_of_text` of their texts."""
+        """Write lines of the output; `texts` are the `checksum_of_text` of their texts."""
         for number, line in enumerate(lines, start=self.results.done):
             if is_faulty(line):
                 self.bar.write(f"{self.place(number)}: {FAULT['error']}: {line}", file=sys.stderr)
@@ -111,7 +111,7 @@ class Prediction:
         self.bar.update(len(lines))
 
     def place(self, number: int) -> str:
-        """File and number in it, from 1, of a text of the whole input."""
+        """The file, and the number in it (from 1), of a text with this number (from 0) in the whole input."""
         for path, count in zip(self.inputs, self.counts, strict=True):
             if number < count:
                 return f"{path}: text {number + 1:,}"
@@ -120,10 +120,10 @@ class Prediction:
 
     def finish(self) -> None:
         """
-        Give the output its name.
+        Give the output its final name and format.
 
         Raises:
-            DataError: where texts had to be left out.
+            DataError: some texts did not fit into memory.
         """
         self.bar.close()
         self.results.finish()
@@ -134,7 +134,7 @@ class Prediction:
             )
 
     def stopped_by(self, error: DataError) -> DataError:
-        """`error`, and what becomes of the texts before it."""
+        """Close the output; returns `error` with advice on how to resume."""
         self.bar.close()
         self.results.close()
         done = self.results.done
@@ -144,8 +144,8 @@ class Prediction:
 
 def signature_of(model: SenerModel, processor: SenerProcessor, threshold: float | None) -> dict:
     """
-    All that entities depend on, by name, beside their text. Left out is what changes no more than the rounding of
-    scores: devices, batches, the number of processes.
+    Everything that entities depend on, apart from their text: name -> value. Devices, batches and the number of
+    processes are left out: they change only the rounding of scores.
     """
     fields = model.config.to_dict()
     fields |= {f"backbone_config.{name}": value for name, value in fields.pop("backbone_config").items()}

@@ -1,9 +1,9 @@
 """
-The file of a prediction: a line per text, in the order of the input.
+The output file of a prediction: a line per text, in the order of the input.
 
-Until the last line is there the file is `NAME.partial`, JSON Lines whatever its final format; a run that was killed
-goes on at its end. Its first line is the signature of the run, all that its output depends on; every other line begins
-with checksums, of the text that it was computed from and of the line itself.
+Until it is complete the file is `NAME.partial`, JSON Lines for any final format; a run that was killed resumes at its
+end. Its first line is the signature of the run: everything that the output depends on. Every other line begins with
+the checksums of its text and of the line itself.
 """
 
 import gzip
@@ -24,16 +24,18 @@ from training.corpus.data import DataError, Document
 
 OUTPUT_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 FAULT = {"entities": None, "error": "does not fit into memory"}
-FAULTY_END = json.dumps(FAULT)[1:]  # of such a line; a quotation mark inside of a text is escaped
+FAULTY_END = json.dumps(FAULT)[1:]  # of a line with an error; texts cannot end so: their quotation marks are escaped
 SEALED = re.compile(rb'\{"check": "([0-9a-f]{8})[0-9a-f]{8}", (.*\n)')  # a line of the partial file
 TO_START_ANEW = "or delete this file to start anew"
 
 
 class Results:
     """
+    The partial file of a run, and its final form.
+
     Attributes:
         done: the number of texts whose lines are in the file.
-        failed: the number of those that have an `error` instead of entities.
+        failed: the number of those with an `error` instead of entities.
     """
 
     def __init__(self, path: str):
@@ -45,10 +47,10 @@ class Results:
 
     def check(self, inputs: list[str], resume: bool) -> bool:
         """
-        Whether there is anything to do: not where a run to be resumed is complete.
+        Check the output path. Returns whether there is anything to do: `False` if the run to resume is complete.
 
         Raises:
-            DataError: where the file cannot be written, or what an earlier run has done would be lost.
+            DataError: the file cannot be written, or the work of an earlier run would be lost.
         """
         if not self.path.endswith(OUTPUT_ENDINGS):
             raise DataError(f"{self.path}: expected a .jsonl, .jsonl.gz or .parquet file to write")
@@ -59,7 +61,7 @@ class Results:
         if resume and not os.path.exists(self.partial):
             return not os.path.exists(self.path)
         if not resume and os.path.exists(self.partial):
-            is_empty = not os.fstat(self.open().fileno()).st_size  # where another run is writing it, this says so
+            is_empty = not os.fstat(self.open().fileno()).st_size  # raises if another run is writing it
             self.close()
             if not is_empty:
                 raise DataError(f"{self.partial}: is of a run that did not end; go on with --resume, or delete it")
@@ -67,10 +69,10 @@ class Results:
 
     def resume(self, documents: Iterator[Document]) -> None:
         """
-        Take from `documents` those that are done, and cut off what follows the last whole line.
+        Skip the `documents` that are done, and cut off an incomplete last line.
 
         Raises:
-            DataError: where a line is not the one that was written, or not that of the next document.
+            DataError: a line was changed after it was written, or does not belong to the next document.
         """
         if not os.path.exists(self.partial):
             return
@@ -92,10 +94,10 @@ class Results:
         Open the file, before any work.
 
         Args:
-            signature: all that the output depends on, by name.
+            signature: name -> value of everything that the output depends on.
 
         Raises:
-            DataError: the run to be resumed has another signature; names the field. Or another run has the file.
+            DataError: the run to be resumed has another signature (names the field), or another run has the file.
         """
         now = json.loads(json.dumps(signature))
         then = now if self._signature is None else self._signature
@@ -109,13 +111,13 @@ class Results:
 
     def write(self, lines: Iterable[str], texts: Iterable[int]) -> None:
         """
-        Append lines, which are in the file when this returns: no kill of this process takes them away.
+        Append lines. Once this returns, no kill of the process loses them.
 
         Args:
             texts: `checksum_of_text` of the text of each line.
 
         Raises:
-            WriteError: where they are not; of these lines, none counts as done.
+            WriteError: the lines could not be written; none of them counts as done.
         """
         lines, file = list(lines), self.open()
         sealed = b"".join(self._seal(line.encode() + b"\n", text) for line, text in zip(lines, texts, strict=True))
@@ -129,14 +131,14 @@ class Results:
         self.failed += sum(map(is_faulty, lines))
 
     def finish(self) -> None:
-        """Give the complete file its name and format; raises `WriteError`, or `DataError` where it was damaged."""
+        """Give the complete file its name and format; raises `WriteError`, or `DataError` if a line was damaged."""
         aside = self.path + ".writing"
         with self._writing():
             self.open()
             lines = (line for _, _, line in self._read(f"writing {Path(self.path).name}", self.done))
             try:
                 if self.path.endswith(".parquet"):
-                    # Imported where it is needed: JSON Lines do without pyarrow.
+                    # A late import: JSON Lines work without pyarrow.
                     from training.corpus.parquet import write_parquet
 
                     write_parquet(lines, aside)
@@ -147,15 +149,15 @@ class Results:
                 os.replace(aside, self.path)
             finally:
                 with suppress(OSError):
-                    os.remove(aside)  # where it has not become the output
+                    os.remove(aside)  # if it has not become the output
             self._file.close()
             os.remove(self.partial)
             self.close()
 
     def close(self) -> None:
-        """Let another run go on with what is done, if anything."""
+        """Close and unlock the file, so that another run can resume it; an empty file is removed."""
         if self._file is not None:
-            with suppress(OSError):  # what a full disk has not taken is tried again
+            with suppress(OSError):  # it flushes again what did not fit on a full disk
                 self._file.close()
             with suppress(OSError):
                 if not os.path.getsize(self.partial):
@@ -165,10 +167,11 @@ class Results:
 
     def open(self) -> BinaryIO:
         """
-        The partial file, to read and to append, locked: a killed launcher can leave its processes at work.
+        Open and lock the partial file, to read and to append. The lock matters as a killed launcher can leave its
+        processes running.
 
         Raises:
-            DataError: another run has it.
+            DataError: another run has locked it.
             WriteError: it cannot be opened.
         """
         if self._file is None:
@@ -195,11 +198,11 @@ class Results:
 
     def _read(self, doing: str, total: int | None = None) -> Iterator[tuple[bytes, int, bytes]]:
         """
-        Every whole line of the partial file but the first, which is checked: as it is, the checksum of its text, and
-        the line of the output that it holds.
+        Yield (raw line, checksum of its text, line of the output) for every complete line of the partial file but the
+        first, which is checked.
 
         Raises:
-            DataError: one is not the line that was written.
+            DataError: a line was changed after it was written.
         """
         self._file.seek(0)
         for number, raw in enumerate(tqdm(self._file, desc=doing, total=total, unit="text", leave=False), start=1):
@@ -228,7 +231,7 @@ class Results:
         self._signature, self._seed, self._header_size = signature, seed, len(raw)
 
     def _seal(self, line: bytes, text: int) -> bytes:
-        """A line of the output, its end included, as the partial file has it."""
+        """Put the checksums before a line of the output, which ends with a line feed."""
         content = b"%08x" % text, line[1:]
         check = zlib.crc32(content[1], zlib.crc32(content[0], self._seed))
         return b'{"check": "%b%08x", %b' % (content[0], check, content[1])
@@ -252,9 +255,10 @@ def checksum_of_text(text: str | list[str]) -> int:
     return zlib.crc32(json.dumps(text).encode())
 
 
-def as_line(document_id: str, entities: list[dict] | None) -> str:
+def prediction_line(document_id: str, entities: list[dict] | None) -> str:
     """
-    A line of the output; in JSON's escapes where it has what UTF-8 (a lone surrogate) or a screen cannot hold.
+    A line of the output; escaped if it has characters that UTF-8 cannot encode (a lone surrogate) or that are not
+    printable.
 
     Args:
         entities: `None` for a text that did not fit into memory: its line has an `error`.
