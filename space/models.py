@@ -65,7 +65,8 @@ CLAUSES = (
 def on_offer(given: str | None) -> list[Offer]:
     """The models of the repository that are there; the given one alone, a folder or `user/name@revision`, if any."""
     if given:
-        return [Offer("model", given, given, (PAPER, CONTRACT, ARTICLE))]
+        title = Path(given).name if Path(given).is_dir() else given  # where it lies is no visitor's business
+        return [Offer("model", title, given, (PAPER, CONTRACT, ARTICLE))]
     checkpoints = ROOT / "checkpoints"
     offers = [
         Offer("papers", "Machine-learning papers", str(ROOT / "modeling_sener"), (PAPER,)),
@@ -90,7 +91,9 @@ class Models:
 
     def __init__(self, offers: list[Offer], max_seconds: float = MAX_SECONDS):
         if not offers:
-            raise DemoError(f"{ROOT}: there is no model. Name one: SENER_MODEL=FOLDER, or user/name@COMMIT on the Hub.")
+            raise DemoError(
+                f"{ROOT}: there is no model. Name one: SENER_MODEL=FOLDER, or user/name@COMMIT on the Hub."
+            )
         self.offers = {offer.name: offer for offer in offers}
         self.max_seconds = max_seconds
         self.default = offers[0].name

@@ -20,7 +20,9 @@ def find_model(name: str) -> str:
     there = ", ".join(short for short, folder in MODELS.items() if is_checkpoint(folder))
     if name in MODELS:
         if not is_checkpoint(MODELS[name]):
-            raise ValueError(f"--model {name}: not in this checkout ({MODELS[name]} has no config.json). Choose of: {there}")
+            raise ValueError(
+                f"--model {name}: not in this checkout ({MODELS[name]} has no config.json). Choose of: {there}"
+            )
         return str(MODELS[name])
     if "/" not in name and not Path(name).exists():
         raise ValueError(f"--model {name}: no such model. Give a folder, user/name on the Hub, or one of: {there}")
