@@ -67,8 +67,10 @@ client.predict("We train ResNet-50 on ImageNet for image classification.", 0.5, 
 ```
 
 `text[start:end] == entity["text"]` in your own string; scores are in 0..1. `threshold` is the lowest score to accept;
-without it, the model's own thresholds are used. `model` is one of {models}; without it, the first. A text over the limit is an error, never a cut text. The downloads
-hold what is shown, in the same form; in the CSV file, what a spreadsheet would compute starts with an apostrophe.
+without it, the model's own thresholds are used. `model` is one of {models}; without it, the first.
+
+A text over the limit is an error, never a cut text. The downloads hold what is shown, in the same form; in the CSV
+file, what a spreadsheet would compute starts with an apostrophe.
 """
 log = logging.get_logger("sener.demo")
 _numbers = itertools.count()

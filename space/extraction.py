@@ -215,7 +215,7 @@ WHAT_TO_DO = "Check the name, the revision and the network, or name a folder tha
 
 
 def classes(repository: str) -> tuple[type, type]:
-    """Of model and processor: the repository's own, or where a folder has no copy of the code, those beside the page."""
+    """Of model and processor: the repository's own; of a folder without a copy of the code, those beside the page."""
     folder = Path(repository)
     if folder.is_dir() and not (folder / "modeling_sener.py").is_file():
         from modeling_sener import SenerModel, SenerProcessor  # not there where the page is a Space

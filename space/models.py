@@ -18,9 +18,9 @@ class Offer:
 
     Args:
         source: a folder, or `user/name@revision` on the Hub.
-        groups: the labels as a reader would look for them: a name of the group and labels each. Labels of no group, and
-            labels that the model does not have, are allowed.
         examples: texts for it, a title and a file of `examples/` each.
+        groups: the labels as a reader would look for them, a name and labels each. Labels of no group, and labels that
+            the model does not have, are allowed.
     """
 
     name: str

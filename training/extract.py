@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         default="papers",
-        help=f"a bundled model ({', '.join(MODELS)}), a checkpoint's folder, or user/name on the Hub (default: papers)",
+        help=f"a bundled model ({', '.join(MODELS)}), a folder, or user/name on the Hub (default: papers)",
     )
     parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table")
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")

@@ -85,8 +85,8 @@ COLOURS = """() => {
     add("bracket", getComputedStyle(node).borderLeftColor, behind(node.parentElement), 3);
   }
   const texts = ".sener .chip, .summary, .plain:not(:disabled), th button, td, td button, .count, .label-name, .span,"
-    + ".score, .absent li, .labels h4, #model label span, .intro p, .hint p, #start, .examples button, #text label span,"
-    + "footer button, .panel p, .sener h3";
+    + ".score, .absent li, .labels h4, #model label span, .intro p, .hint p, #start, .examples button,"
+    + "#text label span, footer button, .panel p, .sener h3";
   for (const node of document.querySelectorAll(texts)) {
     if (node.checkVisibility()) add(node.className || node.tagName, getComputedStyle(node).color, behind(node), 4.5);
   }

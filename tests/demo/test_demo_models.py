@@ -1,4 +1,4 @@
-"""The demo's choice of model: what is offered, that each is loaded once and when asked for; texts that come with it."""
+"""The demo's choice of model: what is offered, and that each is loaded once, when it is asked for."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TEXT = "Ada Lovelace worked with Charles Babbage in London on the Analytical Eng
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Three models that find different spans; the second has no copy of the code."""
-    folders = [tiny_checkpoint(tmp_path_factory.mktemp(name)) for name in "abc"]
+    folders = [tiny_checkpoint(tmp_path_factory.mktemp("model"), biaffine_size=size) for size in (8, 9, 10)]
     for path in folders[1].glob("*.py"):
         path.unlink()
     config = json.loads((folders[1] / "config.json").read_text())
@@ -61,8 +61,8 @@ def test_what_is_there_is_offered(root, tmp_path, monkeypatch):
 
 
 def test_names_are_those_of_the_commands():
-    monkey = {offer.name: Path(offer.source) for offer in on_offer(None)}
-    assert monkey.items() <= MODELS.items()
+    offered = {offer.name: Path(offer.source) for offer in on_offer(None)}
+    assert offered.items() <= MODELS.items()
     assert models.ROOT.resolve() == ROOT and (ROOT / "modeling_sener") == MODELS["papers"]
 
 
