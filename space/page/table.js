@@ -80,6 +80,7 @@ class SpanTable {
       ...cells.map((content) => {
         const cell = make("td", "");
         cell.append(content);
+        if (content === entity.labelName) cell.title = content; // it may be wider than its column
         return cell;
       }),
     );

@@ -49,7 +49,9 @@ class Viewer {
   }
 
   busy(progress = 0) {
+    const begins = this.root.dataset.state !== "busy";
     this.root.dataset.state = "busy";
+    if (begins) this.comeIntoSight();
     const percent = Math.floor(100 * progress);
     const title = progress ? "Reading the text" : "Waiting for the model";
     this.find(".panel-busy .panel-title").textContent = title;
@@ -66,6 +68,12 @@ class Viewer {
   fail(message) {
     this.find(".panel-error .message").textContent = message;
     this.root.dataset.state = "error";
+    this.comeIntoSight();
+  }
+
+  // On a phone what happens would lie below what is seen.
+  comeIntoSight() {
+    if (this.root.getBoundingClientRect().top > 0.65 * innerHeight) this.root.scrollIntoView();
   }
 
   show({ text, words, labels, entities, thresholds, nested, floor, model, groups }) {
