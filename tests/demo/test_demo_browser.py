@@ -200,7 +200,8 @@ def test_hostile_text_is_text(open_page):
     assert page.evaluate("window.pwned") is None
     assert page.locator(".sener-text script, .sener-text img").count() == 0
     assert page.evaluate("sener.text") == text and len(result(page)) > 1000
-    page.evaluate("sener.view.chunks.at(-1).scrollIntoView()")
+    # What is filled above it may push it out of sight again.
+    page.wait_for_function("(sener.view.chunks.at(-1).scrollIntoView(), sener.view.chunks.at(-1).hasChildNodes())")
     expect(page.locator(".sener-text > div").last).to_contain_text("</textarea></section>")
     page.evaluate("sener.view.chunks.at(-1).scrollIntoView()")  # what lies above it has its height by now
     expect(page.locator(".sener-text > div").last).to_be_in_viewport()
