@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FORMAT ?= table
+MODEL ?= papers
 
 .PHONY: install extract demo test test-slow versions style quality bench bench-gliner bench-gliner2 gpu fuzz
 
@@ -14,10 +15,10 @@ install: .venv/.installed
 	touch $@
 
 extract: install
-	@test -n "$(FILE)" || { echo "Say which text: make extract FILE=paper.txt [FORMAT=json]"; exit 2; }
-	@$(BIN)/python training/extract.py "$(FILE)" --format $(FORMAT)
+	@test -n "$(FILE)" || { echo "Say which text: make extract FILE=paper.txt [MODEL=contracts] [FORMAT=json]"; exit 2; }
+	@$(BIN)/python training/extract.py "$(FILE)" --model "$(MODEL)" --format $(FORMAT)
 
-# The page on http://127.0.0.1:7860; SENER_MODEL=FOLDER for another model.
+# The page on http://127.0.0.1:7860 with the bundled models; SENER_MODEL=FOLDER for another one.
 demo: install
 	$(BIN)/python space/app.py
 

@@ -3,8 +3,8 @@ The web demo: paste a long text, see its entities.
 
     python space/app.py
 
-The model is the one of the environment variable SENER_MODEL (a folder, or user/name@revision on the Hub), else the one
-that comes with the repository.
+The models are those that come with the repository, or the one of the environment variable SENER_MODEL (a folder, or
+user/name@revision on the Hub).
 """
 
 import itertools
@@ -27,7 +27,6 @@ except ImportError:
     on_gpu = lambda function: function  # noqa: E731
 
 import gradio as gr
-from extraction import Extractor, supplied
 from guard import Guard, keep_clean, refuse_downloads
 from limits import (
     KEEP_FILES,
@@ -39,18 +38,13 @@ from limits import (
     MAX_WAITING,
     DemoError,
 )
+from models import Models, on_offer
 from reading import SUFFIXES, read_apart
 from starlette.middleware import Middleware
 from transformers.utils import logging
 
 
 HERE = Path(__file__).parent
-BUNDLED = HERE.parent / "modeling_sener"
-PAPERS = {
-    "Quasi-Recurrent Neural Networks": "quasi-recurrent-neural-networks.txt",
-    "Neural Architectures for NER": "neural-architectures-for-ner.txt",
-    "Fast R-CNN": "fast-r-cnn.txt",
-}
 INTRO = """
 # SeNER
 
@@ -73,8 +67,10 @@ client.predict("We train ResNet-50 on ImageNet for image classification.", 0.5, 
 ```
 
 `text[start:end] == entity["text"]` in your own string; scores are in 0..1. `threshold` is the lowest score to accept;
-without it, the model's own thresholds are used. A text over the limit is an error, never a cut text. The downloads
-hold what is shown, in the same form; in the CSV file, what a spreadsheet would compute starts with an apostrophe.
+without it, the model's own thresholds are used. `model` is one of {models}; without it, the first.
+
+A text over the limit is an error, never a cut text. The downloads hold what is shown, in the same form; in the CSV
+file, what a spreadsheet would compute starts with an apostrophe.
 """
 log = logging.get_logger("sener.demo")
 _numbers = itertools.count()
@@ -89,31 +85,35 @@ def message(**content) -> str:
 
 
 class Demo:
-    """The functions behind the page, around one model."""
+    """The functions behind the page, around the models."""
 
-    def __init__(self, extractor: Extractor):
-        self.extractor = extractor
+    def __init__(self, models: Models):
+        self.models = models
 
-    def run(self, text: str):
+    def run(self, text: str, model: str | None = None):
         """Messages for the viewer: progress, then the result or an error."""
         try:
             if not text or not text.strip():
                 raise DemoError("There is no text yet: paste one, drop a file or choose an example.")
-            for step in self.extractor.read(text):
-                yield message(progress=step) if isinstance(step, float) else message(result=step)
+            for step in self.models.get(model).read(text):
+                if isinstance(step, float):
+                    yield message(progress=step)
+                else:
+                    yield message(result={**step, **self.models.about(model)})
         except DemoError as error:
             yield message(error=str(error))
         except Exception as error:
             log.exception("a run failed")
             yield message(error=f"The model failed ({type(error).__name__}: {error}). Try a shorter text.")
 
-    def extract(self, text: str, threshold: float | None = None) -> list[dict]:
+    def extract(self, text: str, threshold: float | None = None, model: str | None = None) -> list[dict]:
         """
         Entities of a text: a list of {"start", "end", "text", "label", "score"}, offsets in characters, in text order.
-        threshold: the lowest score to accept, 0 to 1; without it the model's own.
+        threshold: the lowest score to accept, 0 to 1; without it the model's own. model: its short name, as the page
+        lists them; without it the first.
         """
         try:
-            return self.extractor.extract(text, threshold)
+            return self.models.get(model).extract(text, threshold)
         except DemoError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -138,10 +138,9 @@ def choose(number: int, path: str):
         return gr.skip(), message(error=str(error))
 
 
-def open_nested():
-    """The example of nested entities: its text, and the message that shows them."""
-    example = json.loads((HERE / "examples" / "nested.json").read_text(encoding="utf-8"))
-    return example["text"], message(result=supplied(**example))
+def open_example(model: str, file_name: str):
+    """An example's text, and the model that reads it."""
+    return (HERE / "examples" / file_name).read_text(encoding="utf-8"), model
 
 
 def read_page(name: str) -> str:
@@ -150,7 +149,7 @@ def read_page(name: str) -> str:
 
 def viewer() -> gr.HTML:
     """The result, drawn in the browser from the messages that are its value."""
-    script = "\n".join(map(read_page, ("text.js", "export.js", "viewer.js")))
+    script = "\n".join(map(read_page, ("text.js", "export.js", "labels.js", "table.js", "viewer.js")))
     return gr.HTML(
         "",
         html_template=read_page("viewer.html"),
@@ -164,15 +163,22 @@ def viewer() -> gr.HTML:
     )
 
 
-def build(extractor: Extractor) -> gr.Blocks:
+def build(models: Models) -> gr.Blocks:
     """The page."""
-    demo = Demo(extractor)
+    demo = Demo(models)
     run, extract = on_gpu(demo.run), on_gpu(demo.extract)
     model_queue = {"concurrency_id": "model", "concurrency_limit": 1}
     private = {"api_visibility": "private", "show_progress": "hidden"}
     busy = "(...inputs) => { window.sener.busy(); return inputs; }"
     with gr.Blocks(title="SeNER", analytics_enabled=False) as page:
         gr.Markdown(INTRO, elem_classes="intro")
+        model = gr.Radio(
+            [(offer.title, offer.name) for offer in models.offers.values()],
+            value=models.default,
+            label="Model",
+            visible=len(models.offers) > 1,
+            elem_id="model",
+        )
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
                 text = gr.Textbox(
@@ -186,19 +192,22 @@ def build(extractor: Extractor) -> gr.Blocks:
                 start = gr.Button("Find entities", variant="primary", elem_id="start")
         with gr.Row(elem_classes="examples"):
             gr.Markdown("Or try", elem_classes="hint")
-            papers = [gr.Button(title, size="sm") for title in PAPERS]
-            nested = gr.Button("Nested entities (supplied)", size="sm")
+            examples = [
+                (gr.Button(title, size="sm"), offer.name, file_name)
+                for offer in models.offers.values()
+                for title, file_name in offer.examples
+            ]
         result = viewer()
-        gr.Markdown(LIMITS.format(seconds=extractor.max_seconds), elem_classes="hint")
+        gr.Markdown(LIMITS.format(seconds=models.max_seconds), elem_classes="hint")
         with gr.Accordion("Use it from a program", open=False):
-            gr.Markdown(API)
+            gr.Markdown(API.replace("{models}", ", ".join(f"`{name}`" for name in models.offers)))
 
-        running = [gr.on([start.click, text.submit], run, text, result, js=busy, **private, **model_queue)]
-        for button, file_name in zip(papers, PAPERS.values(), strict=True):
-            load = partial((HERE / "examples" / file_name).read_text, encoding="utf-8")
-            loaded = button.click(load, None, text, js=busy, **private)
-            running.append(loaded.then(run, text, result, **private, **model_queue))
-        nested.click(open_nested, None, [text, result], js=busy, **private)
+        inputs = [text, model]
+        running = [gr.on([start.click, text.submit], run, inputs, result, js=busy, **private, **model_queue)]
+        for button, name, file_name in examples:
+            load = partial(open_example, name, file_name)
+            loaded = button.click(load, None, inputs, js=busy, api_name=Path(file_name).stem, **private)
+            running.append(loaded.then(run, inputs, result, **private, **model_queue))
         file.change(open_file, file, [text, choice, result], **private)
         choice.input(choose, [choice, file], [text, result], **private)
         for each in running:
@@ -245,9 +254,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal: no message ends the page
-    name = os.environ.get("SENER_MODEL") or str(BUNDLED)
     try:
-        extractor = Extractor(name, max_seconds())
+        models = Models(on_offer(os.environ.get("SENER_MODEL")), max_seconds())
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -256,7 +264,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
         keep_clean(Path(folder))
-        build(extractor).launch(
+        build(models).launch(
             theme=THEME,
             css=read_page("viewer.css"),
             footer_links=["api", "settings"],

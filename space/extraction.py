@@ -55,6 +55,7 @@ class Run:
 
 
 _run: ContextVar[Run | None] = ContextVar("run", default=None)
+_one_at_a_time = threading.Lock()  # of all models: a run that was stopped may take a moment to notice
 
 
 class Extractor:
@@ -72,7 +73,6 @@ class Extractor:
 
     def __init__(self, name: str, max_seconds: float = MAX_SECONDS):
         self.max_seconds = max_seconds
-        self.one_at_a_time = threading.Lock()  # a run that was stopped may take a moment to notice
         self.model, self.processor = load(name)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.labels: list[str] = self.processor.config.labels
@@ -96,7 +96,7 @@ class Extractor:
         def work():
             _run.set(run)  # a new thread has a context of its own
             try:
-                with self.one_at_a_time:
+                with _one_at_a_time:
                     run.messages.put(self.compute(run, text, thresholds, finish))
             except BaseException as error:
                 run.messages.put(error)
@@ -186,30 +186,6 @@ class Extractor:
         return entities
 
 
-def supplied(text: str, entities: list[dict]) -> dict:
-    """As of `Extractor.shown`, for entities that no model found; the outermost are the flat ones."""
-    labels = sorted({entity["label"] for entity in entities})
-    columns: dict[str, list] = {name: [] for name in ("start", "end", "label", "score", "modes")}
-    reached = 0
-    for entity in sorted(entities, key=lambda entity: (entity["start"], -entity["end"])):
-        flat = entity["start"] >= reached
-        reached = max(reached, entity["end"])
-        modes = sum(1 << bit for bit, (_, nested) in enumerate(MODES) if nested or flat)
-        row = (entity["start"], entity["end"], labels.index(entity["label"]), 1.0, modes)
-        for column, value in zip(columns.values(), row, strict=True):
-            column.append(value)
-    return {
-        "text": text,
-        "labels": labels,
-        "entities": columns,
-        "words": len(text.split()),
-        "thresholds": dict.fromkeys(labels, 0.5),
-        "nested": True,
-        "floor": FLOOR,
-        "supplied": True,
-    }
-
-
 def load(name: str) -> tuple:
     """Model and processor of a folder or of `user/name@revision` on the Hub."""
     repository, _, revision = name.rpartition("@")
@@ -224,17 +200,28 @@ def load(name: str) -> tuple:
     else:
         options = {"revision": revision, "code_revision": revision}
     try:
-        model = AutoModel.from_pretrained(repository, trust_remote_code=True, dtype=torch.float32, **options)
-        processor = AutoProcessor.from_pretrained(repository, trust_remote_code=True, **options)
+        model_class, processor_class = classes(repository)
+        model = model_class.from_pretrained(repository, trust_remote_code=True, dtype=torch.float32, **options)
+        processor = processor_class.from_pretrained(repository, trust_remote_code=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DemoError(f"SENER_MODEL is {name!r}: the model cannot be loaded: {first}. {WHAT_TO_DO}") from error
+        raise DemoError(f"{name}: the model cannot be loaded: {first}. {WHAT_TO_DO}") from error
     if not hasattr(model, "find_candidates"):
-        raise DemoError(f"SENER_MODEL is {name!r}: a {type(model).__name__}, not a SeNER model. {WHAT_TO_DO}")
+        raise DemoError(f"{name}: a {type(model).__name__}, not a SeNER model. {WHAT_TO_DO}")
     return model, processor
 
 
 WHAT_TO_DO = "Check the name, the revision and the network, or name a folder that training wrote."
+
+
+def classes(repository: str) -> tuple[type, type]:
+    """Of model and processor: the repository's own; of a folder without a copy of the code, those beside the page."""
+    folder = Path(repository)
+    if folder.is_dir() and not (folder / "modeling_sener.py").is_file():
+        from modeling_sener import SenerModel, SenerProcessor  # not there where the page is a Space
+
+        return SenerModel, SenerProcessor
+    return AutoModel, AutoProcessor
 
 
 def check_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 Show the entities of one text file.
 
     python training/extract.py paper.txt
+    python training/extract.py contract.txt --model contracts
     python training/extract.py paper.txt --format brat > paper.ann
 
 Prints a table (text, label, score, position in characters) and a summary. `--format` prints JSON, brat's standoff
@@ -19,7 +20,7 @@ from collections import Counter
 from transformers.utils import logging
 
 from training.common.cli import run
-from training.common.files import BUNDLED
+from training.common.models import MODELS, find_model
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
 from training.inference.inputs import read_text
@@ -31,7 +32,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", help="a UTF-8 text file")
-    parser.add_argument("--model", default=str(BUNDLED), help="SeNER checkpoint (default: the bundled one)")
+    parser.add_argument(
+        "--model",
+        default="papers",
+        help=f"a bundled model ({', '.join(MODELS)}), a folder, or user/name on the Hub (default: papers)",
+    )
     parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table",
                         help="of the output (default: %(default)s)")  # fmt: skip
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
@@ -91,9 +96,10 @@ def as_file(form: str, text: str, entities: list[dict], processor) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    name = find_model(options.model)
     text = read_text(options.file)
     logging.disable_progress_bar()  # of loading the weights
-    model, processor = load_checkpoint(options.model)
+    model, processor = load_checkpoint(name)
     entities = extract(model, processor, [text], threshold=options.threshold)[0]
     if options.format != "table":
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")

@@ -3,6 +3,8 @@
 
 const HUES = 10; // of marks.css
 const CHUNK = 2000; // characters that are put on the page at a time
+const LONG = 150; // characters from which on a span is tinted and bracketed, as underlines would fill the lines
+const LANE = 9; // pixels between the brackets of long spans within one another
 
 // Python counts code points, JavaScript units of UTF-16: a function from the one to the other.
 function utf16Offsets(text) {
@@ -63,7 +65,7 @@ function markUp(text, from, to, entities, labels, current) {
       addText(open.at(-1).end);
       const { node, level } = open.pop();
       node.style.setProperty("--level", level);
-      open.at(-1).level = Math.max(open.at(-1).level, level + 1);
+      if (!node.classList.contains("long")) open.at(-1).level = Math.max(open.at(-1).level, level + 1);
     }
   }
 
@@ -72,8 +74,9 @@ function markUp(text, from, to, entities, labels, current) {
     close(begin);
     addText(begin);
     const node = document.createElement("mark");
-    node.className = `hue-${entity.label % HUES}`;
-    node.dataset.label = labels[entity.label];
+    const long = isLong(entity);
+    node.className = `${long ? "long" : "short"} hue-${entity.label % HUES}`;
+    if (long ? entity.begin >= from : entity.stop <= to) node.dataset.label = labels[entity.label];
     node.dataset.number = entity.number;
     node.title = `${labels[entity.label]} ${entity.score.toFixed(2)}`;
     node.classList.toggle("current", entity.number === current);
@@ -83,6 +86,10 @@ function markUp(text, from, to, entities, labels, current) {
   close(to);
   addText(to);
   return root;
+}
+
+function isLong({ begin, stop }) {
+  return stop - begin >= LONG;
 }
 
 // How many of the entities, outermost first, lie in one another at most.
@@ -102,6 +109,7 @@ class TextView {
     this.box = box;
     const onSeen = (entries) => this.steadily(() => entries.forEach((entry) => this.onSeen(entry)));
     this.observer = new IntersectionObserver(onSeen, { root: box, rootMargin: "1000px 0px" });
+    new ResizeObserver(() => this.chunks?.forEach((chunk) => this.drawBrackets(chunk))).observe(box);
   }
 
   show(text, labels) {
@@ -123,12 +131,15 @@ class TextView {
 
   mark(unordered) {
     const entities = outermostFirst(unordered);
+    this.numbered = new Map(entities.map((entity) => [entity.number, entity]));
     this.byChunk = this.chunks.map(() => []);
     for (const entity of entities) {
       const last = this.chunkOf(entity.stop - 1);
       for (let index = this.chunkOf(entity.begin); index <= last; index++) this.byChunk[index].push(entity);
     }
-    this.box.style.setProperty("--depth", Math.max(1, nestingDepth(entities)));
+    this.box.style.setProperty("--depth", Math.max(1, nestingDepth(entities.filter((entity) => !isLong(entity)))));
+    this.lanes = nestingDepth(entities.filter(isLong));
+    this.box.style.setProperty("--gutter", `${this.lanes * LANE}px`);
     this.steadily(() => this.chunks.forEach((chunk, index) => chunk.hasChildNodes() && this.fill(index)));
   }
 
@@ -167,14 +178,42 @@ class TextView {
     const nodes = markUp(this.text, this.starts[index], end, this.byChunk[index], this.labels, this.current);
     chunk.style.height = "";
     chunk.replaceChildren(nodes);
+    this.drawBrackets(chunk);
+  }
+
+  // A bracket in the margin beside each long span of a part, from its first line to its last.
+  drawBrackets(chunk) {
+    chunk.querySelectorAll(".bracket").forEach((bracket) => bracket.remove());
+    const top = chunk.getBoundingClientRect().top;
+    const brackets = [...chunk.querySelectorAll("mark.long")].flatMap((mark) => {
+      const lines = [...mark.getClientRects()];
+      if (!lines.length) return []; // hidden, or a line end alone
+      const [first, last] = [Math.min(...lines.map((line) => line.top)), Math.max(...lines.map((line) => line.bottom))];
+      const entity = this.numbered.get(Number(mark.dataset.number));
+      const bracket = document.createElement("i");
+      bracket.className = `bracket ${mark.className.replace("long ", "")}`;
+      bracket.dataset.number = entity.number;
+      bracket.classList.toggle("from-above", entity.begin < this.starts[chunk.dataset.index]);
+      bracket.classList.toggle("goes-on", entity.stop > (this.starts[Number(chunk.dataset.index) + 1] ?? Infinity));
+      let lane = 0;
+      for (let outer = mark.parentElement; outer !== chunk; outer = outer.parentElement) lane++;
+      Object.assign(bracket.style, {
+        top: `${first - top}px`,
+        height: `${last - first}px`,
+        left: `${-(this.lanes - lane) * LANE - 5}px`,
+      });
+      return bracket;
+    });
+    chunk.append(...brackets);
   }
 
   goTo(entity) {
     this.current = entity.number;
-    this.box.querySelectorAll("mark.current").forEach((mark) => mark.classList.remove("current"));
+    this.box.querySelectorAll(".current").forEach((mark) => mark.classList.remove("current"));
     const index = this.chunkOf(entity.begin);
     // What lies around it is filled first: the heights of parts never seen are guesses.
     for (const near of [index - 2, index - 1, index, index + 1, index + 2]) this.fill(near);
-    this.chunks[index].querySelector(`mark[data-number="${entity.number}"]`).scrollIntoView({ block: "center" });
+    const mark = this.chunks[index].querySelector(`mark[data-number="${entity.number}"]`);
+    mark.scrollIntoView({ block: isLong(entity) ? "start" : "center" });
   }
 }

@@ -11,9 +11,10 @@ import pytest
 import reading
 import torch
 from app import Demo, main
-from extraction import FLOOR, MAX_CHARACTERS, DemoError, Extractor, Run, _run, load, supplied, watch
+from extraction import FLOOR, MAX_CHARACTERS, DemoError, Run, _run, load, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import Models, on_offer
 from pypdf import PdfWriter
 from support.demo_server import tiny_checkpoint
 from support.tiny_models import batch, tiny_model
@@ -32,8 +33,13 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def extractor(checkpoint):
-    return Extractor(str(checkpoint))
+def models(checkpoint):
+    return Models(on_offer(str(checkpoint)))
+
+
+@pytest.fixture(scope="module")
+def extractor(models):
+    return models.get()
 
 
 def last(steps):
@@ -199,36 +205,24 @@ def test_two_runs_at_once_do_not_mix(extractor):
 # What the page is sent.
 
 
-def test_messages_carry_any_string(extractor):
+def test_messages_carry_any_string(models):
     text = "A </script> \ud800 \x00 \U0001f600 \u2028 end"
-    message = last(Demo(extractor).run(text))
+    message = last(Demo(models).run(text))
     assert message.isascii() and "<" not in message and json.loads(message)["result"]["text"] == text
     errors = [
-        json.loads(last(Demo(extractor).run(text)))["error"] for text in ("", " ", None, "a" * (MAX_CHARACTERS + 1))
+        json.loads(last(Demo(models).run(text)))["error"] for text in ("", " ", None, "a" * (MAX_CHARACTERS + 1))
     ]
     assert ["no text yet" in error for error in errors] == [True, True, True, False]
     assert "1,000,001 characters" in errors[3] and "Nothing was cut" in errors[3]
-    assert last(Demo(extractor).run("")) != last(Demo(extractor).run(""))  # equal values do not reach the page
+    assert last(Demo(models).run("")) != last(Demo(models).run(""))  # equal values do not reach the page
 
 
-def test_a_model_that_fails_is_an_error_message(extractor, monkeypatch):
+def test_a_model_that_fails_is_an_error_message(models, extractor, monkeypatch):
     def fail(**inputs):
         raise FloatingPointError("the scores are not finite")
 
     monkeypatch.setattr(extractor.model, "find_candidates", fail)
-    assert "the scores are not finite" in json.loads(last(Demo(extractor).run("London")))["error"]
-
-
-def test_supplied_entities(extractor):
-    example = json.loads((ROOT / "space/examples/nested.json").read_text(encoding="utf-8"))
-    shown = supplied(**example)
-    columns = shown["entities"]
-    for start, end, label in zip(columns["start"], columns["end"], columns["label"], strict=True):
-        entity = {"start": start, "end": end, "text": example["text"][start:end], "label": shown["labels"][label]}
-        assert entity in example["entities"]
-    assert len(columns["start"]) == len(example["entities"]) and shown["supplied"]
-    flat = [(s, e) for s, e, m in zip(columns["start"], columns["end"], columns["modes"], strict=True) if m & 2]
-    assert all(end <= start for (_, end), (start, _) in zip(flat, flat[1:], strict=False)) and len(flat) == 9
+    assert "the scores are not finite" in json.loads(last(Demo(models).run("London")))["error"]
 
 
 # Loading.

@@ -74,15 +74,19 @@ COLOURS = """() => {
   const found = [];
   const add = (name, ink, paper, least) => found.push([name, channels(ink), paper, least]);
   for (const node of document.querySelectorAll("mark")) {
-    const [style, tag] = [getComputedStyle(node), getComputedStyle(node, "::after")];
+    const long = node.classList.contains("long");
+    const [style, tag] = [getComputedStyle(node), getComputedStyle(node, long ? "::before" : "::after")];
     add("mark", style.color, behind(node), 4.5);
-    add("label", tag.color, channels(tag.backgroundColor), 4.5);
-    add("underline", style.borderBottomColor, behind(node.parentElement), 3);
-    add("underline on its tint", style.borderBottomColor, behind(node), 3);
+    if (node.dataset.label) add(long ? "long label" : "label", tag.color, channels(tag.backgroundColor), 4.5);
+    if (!long) add("underline", style.borderBottomColor, behind(node.parentElement), 3);
+    if (!long) add("underline on its tint", style.borderBottomColor, behind(node), 3);
   }
-  const texts = ".sener .chip, .summary, .caption, .plain:not(:disabled), th button, td, td button, .count,"
-    + ".count-label, .intro p, .hint p, #start, .examples button, #text label span,"
-    + "footer button, .panel p, .sener h3";
+  for (const node of document.querySelectorAll(".bracket")) {
+    add("bracket", getComputedStyle(node).borderLeftColor, behind(node.parentElement), 3);
+  }
+  const texts = ".sener .chip, .summary, .plain:not(:disabled), th button, td, td button, .count, .label-name, .span,"
+    + ".score, .absent li, .labels h4, #model label span, .intro p, .hint p, #start, .examples button,"
+    + "#text label span, footer button, .panel p, .sener h3";
   for (const node of document.querySelectorAll(texts)) {
     if (node.checkVisibility()) add(node.className || node.tagName, getComputedStyle(node).color, behind(node), 4.5);
   }
@@ -112,12 +116,20 @@ def test_contrast(open_page, theme):
             page.evaluate("message => sener.receive(message)", json.dumps(message))
         else:
             rows = [(3 * n, 3 * n + 2, n, 0.9, 15) for n in range(10)]
-            supply(page, "ab " * 10, rows, labels=labels, supplied=True)
+            rows += [(100 + 300 * n, 400 + 300 * n, n, 0.9, 15) for n in range(10)]
+            rows += [(110 + 300 * n, 115 + 300 * n, (n + 1) % 10, 0.9, 15) for n in range(10)]
+            supply(page, "ab " * 1100, rows, labels=[*labels, "Absent"], groups=[["A group", labels[:5]]])
+            page.get_by_role("button", name="L1 3").click()
+            page.locator(".span").first.click()
+            visible_text(page)
         colours = page.evaluate(COLOURS)
+        if not message:
+            page.get_by_role("button", name="Table").click()
+            colours += page.evaluate(COLOURS)
         low = [(name, ink, paper) for name, ink, paper, least in colours if contrast(ink, paper) < least]
         assert not low
     names = {name for name, *_ in colours}
-    assert {"mark", "label", "underline", "caption", "chip hue-9", "TD", "placeholder", "summary"} <= names
+    assert {"mark", "label", "long label", "underline", "bracket", "span", "TD", "placeholder", "summary"} <= names
     assert len({tuple(paper) for name, _, paper, _ in colours if name == "label"}) == 10
 
 
@@ -130,7 +142,9 @@ def test_phone_width_has_no_sideways_scrolling(open_page):
     text = "unbroken" * 200 + " and a text"
     supply(page, text, [(0, 1600, 0, 0.9, 15), (0, 8, 1, 0.9, 15)], labels=["A long label's name " * 3, "B"])
     assert not page.evaluate(wide)
+    page.get_by_role("button", name="Table").click()
     expect(page.locator("tbody td").first).to_be_visible()
+    assert not page.evaluate(wide)
 
 
 def test_all_of_it_by_keyboard(open_page):
@@ -139,7 +153,7 @@ def test_all_of_it_by_keyboard(open_page):
     page.keyboard.insert_text("Ada Lovelace worked with Charles Babbage in London")
     page.keyboard.press("Shift+Enter")
     state(page, "done")
-    page.locator(".legend .chip").first.focus()
+    page.get_by_label("Nested entities").focus()
     reached = set()
     for _ in range(40):
         reached.add(page.evaluate("document.activeElement.dataset.do ?? document.activeElement.className"))
@@ -147,7 +161,7 @@ def test_all_of_it_by_keyboard(open_page):
         if page.evaluate("document.activeElement.closest('.sener') !== null"):
             assert outline == "solid"
         page.keyboard.press("Tab")
-    assert {"chip hue-1", "sener-text", "json", "csv", "html"} <= reached
+    assert {"sener-text", "labels", "table", "label-head", "span", "json", "csv", "html"} <= reached
     page.locator(".threshold input").focus()
     page.keyboard.press("End")
     assert result(page) == []

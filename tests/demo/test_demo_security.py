@@ -110,7 +110,7 @@ def test_a_request_names_no_file_of_the_server_and_no_address(server, tmp_path):
     for path in (str(secret), f"{server.folder}/../{tmp_path.name}/secret.txt", "/proc/self/environ", "space/app.py",
                  "http://example.com/a.txt", "https://example.com/a.txt", "file:///etc/passwd"):  # fmt: skip
         for given in ({"path": path, "meta": FILE}, {"path": path, "url": path, "meta": FILE}):
-            calls = {"open_file": [given], "extract": [given, 0.5], "run": [given], "choose": [0, given]}
+            calls = {"open_file": [given], "extract": [given, 0.5, None], "run": [given, None], "choose": [0, given]}
             for name, data in calls.items():
                 with pytest.raises(ValueError) as error:
                     call(server, name, *data)
@@ -119,7 +119,7 @@ def test_a_request_names_no_file_of_the_server_and_no_address(server, tmp_path):
 
 
 def test_routes_that_the_page_does_not_need_are_refused(server):
-    body = {"data": ["Ada Lovelace", 0.5]}
+    body = {"data": ["Ada Lovelace", 0.5, None]}
     for path in ("run/extract", "api/extract", "run/open_file", "component_server", "process_recording", "vibe-edit",
                  "stream/x", "run-history/connect", "deep_link?session_hash=x"):  # fmt: skip
         assert post(server, path, json=body).status_code == 404, path
@@ -142,22 +142,22 @@ def test_sizes_are_limited(server):
         assert answer.status_code == 413 and f"{guard.MAX_BODY:,} bytes" in answer.text
         assert post(server, path, content=iter([b"{}"])).status_code == 413  # of no stated length
     with pytest.raises(ValueError, match="1,000,001 characters"):
-        call(server, "extract", "\U0001f600" * 1_000_001, 0.5)
-    assert call(server, "extract", "\U0001f600 " * 1000, 1.0) == [[]]
+        call(server, "extract", "\U0001f600" * 1_000_001, 0.5, None)
+    assert call(server, "extract", "\U0001f600 " * 1000, 1.0, None) == [[]]
 
 
 def test_time_is_limited_and_the_next_text_is_read(server):
     for _ in range(2):
         with pytest.raises(ValueError, match="longer than the 1 seconds that this page gives a text, and was stopped"):
-            call(server, "extract", LONG, 0.5)
-        (message,) = call(server, "run", LONG)
+            call(server, "extract", LONG, 0.5, None)
+        (message,) = call(server, "run", LONG, None)
         assert "longer than the 1 seconds" in json.loads(message)["error"]
-        (message,) = call(server, "run", "Ada Lovelace in London")
+        (message,) = call(server, "run", "Ada Lovelace in London", None)
         assert json.loads(message)["result"]["text"] == "Ada Lovelace in London"
 
 
 def test_a_full_queue_says_so_and_empties(server):
-    codes, body = [], {"data": [LONG, 0.5], "fn_index": server.functions["extract"]}
+    codes, body = [], {"data": [LONG, 0.5, None], "fn_index": server.functions["extract"]}
     while 503 not in codes and len(codes) < 40:
         answer = post(server, "queue/join", json={**body, "session_hash": f"full{len(codes)}"})
         codes.append(answer.status_code)
@@ -165,7 +165,7 @@ def test_a_full_queue_says_so_and_empties(server):
     deadline = time.monotonic() + 120
     while get(server, "/gradio_api/queue/status").json()["queue_size"] and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert isinstance(call(server, "extract", "Ada Lovelace", 0.5), list)
+    assert isinstance(call(server, "extract", "Ada Lovelace", 0.5, None), list)
 
 
 def test_no_more_sessions_are_held_than_stated(server):
@@ -173,10 +173,10 @@ def test_no_more_sessions_are_held_than_stated(server):
     file = {"path": path, "meta": FILE}
     call(server, "open_file", file, session="mine")  # the session's dropdown has its choices from here on
     assert call(server, "choose", 1, file, session="mine")[0] == "two"
-    body = {"data": [], "fn_index": server.functions["open_nested"]}
+    body = {"data": [], "fn_index": server.functions["paper"]}
     post(server, "queue/join", json={**body, "session_hash": "never heard"})
     for number in range(SESSIONS):
-        call(server, "open_nested", session=f"other {number}")
+        call(server, "paper", session=f"other {number}")
     with pytest.raises(ValueError, match="not in the list of choices"):
         call(server, "choose", 1, file, session="mine")
     with pytest.raises(httpx.RemoteProtocolError):  # Gradio breaks off, as it does not know the session
@@ -244,11 +244,12 @@ def test_text_of_a_request_does_not_become_html(server):
 def test_what_is_no_proper_client_leaves_the_others_alone(server, attack, monkeypatch):
     monkeypatch.setattr("support.demo_hostile.HELD", 0.2)
     text = "Ada Lovelace worked with Charles Babbage in London"
-    expected = call(server, "extract", text, 0.1)
+    expected = call(server, "extract", text, 0.1, None)
     load = SimpleNamespace(url=server.url, functions=server.functions, texts=["Ada Lovelace in London"])
     for seed in range(2):
         with contextlib.suppress(OSError, httpx.HTTPError):
             asyncio.run(attack(load, random.Random(seed)))
     assert (
-        expected[0] and call(server, "extract", "Ada Lovelace worked with Charles Babbage in London", 0.1) == expected
+        expected[0]
+        and call(server, "extract", "Ada Lovelace worked with Charles Babbage in London", 0.1, None) == expected
     )

@@ -56,5 +56,6 @@ def supply(page, text, rows, labels=("A", "B", "C"), **fields):
     names = ("start", "end", "label", "score", "modes")
     columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
     shown = {"text": text, "labels": labels, "entities": columns, "words": len(text.split()), "nested": True,
-             "floor": 0.05, "thresholds": dict.fromkeys(labels, 0.5), **fields}  # fmt: skip
+             "floor": 0.05, "thresholds": dict.fromkeys(labels, 0.5), "model": "Supplied", "groups": [],
+             **fields}  # fmt: skip
     page.evaluate("message => { sener.busy(); sener.receive(message); }", json.dumps({"result": shown}))

@@ -36,7 +36,8 @@ async def join(client, load, name, data) -> str:
 
 async def leave_while_it_runs(load, draw):
     async with http(load) as client:
-        session = await join(client, load, draw.choice(("run", "extract")), [draw.choice(load.texts), 0.5])
+        name, text = draw.choice(("run", "extract")), draw.choice(load.texts)
+        session = await join(client, load, name, [text, None] if name == "run" else [text, 0.5, None])
         async with client.stream("GET", f"{API}/queue/data", params={"session_hash": session}) as stream:
             async for _ in stream.aiter_lines():
                 break
@@ -44,14 +45,14 @@ async def leave_while_it_runs(load, draw):
 
 async def never_listen(load, draw):
     async with http(load) as client:
-        await join(client, load, "run", [draw.choice(load.texts)])
+        await join(client, load, "run", [draw.choice(load.texts), None])
 
 
 async def send_what_is_no_request(load, draw):
     extract = load.functions["extract"]
     bodies = (
         b"", b"{", b"null", b"[]", b"\xff\xfe\x00", b'{"data": "\xff"}', b"[" * 100_000 + b"]" * 100_000,
-        b'{"data": ["\\ud800 a", 0.5], "fn_index": %d, "session_hash": "s"}' % extract,
+        b'{"data": ["\\ud800 a", 0.5, null], "fn_index": %d, "session_hash": "s"}' % extract,
         b'{"data": [1], "fn_index": 99999, "session_hash": "s"}', b'{"data": NaN}', secrets.token_bytes(2000),
         b'{"data": [], "fn_index": -1, "session_hash": 5}', b'{"data": {"a": 1}, "fn_index": "x"}',
     )  # fmt: skip
@@ -81,7 +82,7 @@ async def send_a_huge_body(load, draw):
 
 async def send_a_huge_text(load, draw):
     async with http(load) as client:
-        await join(client, load, "extract", ["\u20ac" * 1_500_000, 0.5])
+        await join(client, load, "extract", ["\u20ac" * 1_500_000, 0.5, None])
 
 
 async def send_headers_slowly(load, draw):

@@ -54,12 +54,23 @@ def tiny_checkpoint(folder: Path, **fields) -> Path:
     return folder / "model"
 
 
+def checkout(root: Path, **models: Path) -> Path:
+    """A folder with this demo, and models by their place in it, such as `modeling_sener`, under another name each."""
+    root.mkdir()
+    (root / "space").symlink_to(ROOT / "space")
+    for place, model in models.items():
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).symlink_to(model)
+    return root
+
+
 class DemoServer:
     """
     `python space/app.py` on a free port, at `url`; `log` is its output. `limits` override values of space/limits.py.
+    `root` is the checkout that it runs in.
     """
 
-    def __init__(self, model: Path | str, limits: dict | None = None, **environment):
+    def __init__(self, model: Path | str, limits: dict | None = None, root: Path = ROOT, **environment):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -69,7 +80,7 @@ class DemoServer:
         settings = {"SENER_MODEL": str(model), "GRADIO_SERVER_PORT": port, "OMP_NUM_THREADS": "1"}
         code = WITHOUT_NETWORK.replace("{}", repr(limits or {}))
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code], cwd=ROOT, env={**inherited, **settings, **environment},
+            [sys.executable, "-u", "-c", code], cwd=root, env={**inherited, **settings, **environment},
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self.lines: list[str] = []

@@ -57,9 +57,9 @@ class Load:
 
 
 def make_texts() -> list[str]:
-    """Excerpts of the example papers; the number of words is lognormal, with a median of 200."""
-    words = [word for path in sorted((ROOT / "space/examples").glob("*.txt"))
-             for word in path.read_text(encoding="utf-8").split()]  # fmt: skip
+    """Excerpts of the examples, repeated; the number of words is lognormal, with a median of 200."""
+    words = 4 * [word for path in sorted((ROOT / "space/examples").glob("*.txt"))
+                 for word in path.read_text(encoding="utf-8").split()]  # fmt: skip
     draw = random.Random(0)
     texts = []
     for _ in range(NUM_TEXTS):
@@ -114,7 +114,7 @@ async def client(load: Load, number: int) -> None:
                 if load.over():
                     return
                 name, text = draw.choice(("run", "extract")), draw.randrange(len(load.texts))
-                given = [load.texts[text]] if name == "run" else [load.texts[text], 0.5]
+                given = [load.texts[text], None] if name == "run" else [load.texts[text], 0.5, None]
                 started = time.monotonic()
                 try:
                     (output,) = await ask(http, f"{number}-{count}", load.functions[name], given)

@@ -1,0 +1,33 @@
+"""The models that come with the code, by short name."""
+
+from pathlib import Path
+
+from training.common.files import BUNDLED
+
+
+CHECKPOINTS = BUNDLED.parent / "checkpoints"
+MODELS = {"papers": BUNDLED, "contracts": CHECKPOINTS / "contracts", "biomedical": CHECKPOINTS / "biomedical"}
+
+
+def find_model(name: str) -> str:
+    """
+    What a model's name means: the folder of a bundled model for its short name; a folder and a name on the Hub
+    (`user/name`) are returned as they are. A folder that is called like a bundled model is reached as `./papers`.
+
+    Raises:
+        ValueError: none of these, or a bundled model that is not in this checkout; names those that are.
+    """
+    there = ", ".join(short for short, folder in MODELS.items() if is_checkpoint(folder))
+    if name in MODELS:
+        if not is_checkpoint(MODELS[name]):
+            raise ValueError(
+                f"--model {name}: not in this checkout ({MODELS[name]} has no config.json). Choose of: {there}"
+            )
+        return str(MODELS[name])
+    if "/" not in name and not Path(name).exists():
+        raise ValueError(f"--model {name}: no such model. Give a folder, user/name on the Hub, or one of: {there}")
+    return name
+
+
+def is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
