@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
             "model": options.model, "data": options.data, "texts": report.texts, "words": report.words,
             "entities": report.entities.total(), "wider_than_window": report.wide.total(),
             "off_word_boundaries": report.off_boundary, "without_pieces": report.unreachable,
-            "duplicates_removed": report.duplicates,
+            "duplicates_removed": report.duplicates, "trimmed": report.trimmed,
         })  # fmt: skip
     state.destroy_process_group()
 

@@ -12,6 +12,7 @@ from support.toy import ROOT, python
 
 from training.corpus.data import DataError, read_documents, stream_documents
 from training.corpus.report import DataReport, overlaps, report_on
+from training.corpus.spans import trim
 from training.corpus.windows import EncodedDocument, Window, cover, cut_windows, window_bounds
 
 
@@ -39,6 +40,26 @@ def test_duplicates_are_removed_and_counted_and_wrong_quotes_counted(tmp_path):
     assert (document.duplicates, document.misquoted) == (1, 1)
 
 
+@given(st.text(" \t\u3000ab", max_size=12).flatmap(lambda text: st.tuples(
+    st.just(text), st.integers(0, len(text)), st.integers(0, len(text)))))  # fmt: skip
+def test_white_space_is_trimmed_from_both_ends(drawn):
+    text, start, end = drawn[0], *sorted(drawn[1:])
+    first, last = trim(text, start, end)
+    assert start <= first <= last <= end and text[first:last] == text[start:end].strip()
+    assert trim(list(text), start, end) == (first, last)
+
+
+def test_white_space_around_gold_is_trimmed_and_counted(tmp_path):
+    entities = [{"start": start, "end": end, "label": "A"} for start, end in ((3, 10), (6, 10), (0, 3))]
+    raw = {"text": "Big \n data.", "entities": entities}
+    words = {"text": ["Big", " ", "", "data"], "entity": [[0, 3, "Big", "A"], [1, 4, "data", "A"]]}
+    documents = read_documents(write(tmp_path, raw, words))
+    assert documents[0].entities == ((6, 10, "A"), (0, 3, "A")) and documents[1].entities == ((0, 1, "A"), (3, 4, "A"))
+    assert [(document.trimmed, document.duplicates) for document in documents] == [(1, 1), (2, 0)]
+    report = report_on("train", documents, [encoded_text([1, 1], [])] * 2, ["A"], 4)
+    assert "  note: 3 entities had white space around them, which was trimmed" in report.lines()
+
+
 def test_gold_is_not_needed_for_prediction(tmp_path):
     documents = read_documents(write(tmp_path, {"text": "x"}, {"doc_id": 7, "text": ["x"]}), with_gold=False)
     assert [document.id for document in documents] == [f"{tmp_path}/data.jsonl:1", "7"]
@@ -64,6 +85,10 @@ def test_gold_is_not_needed_for_prediction(tmp_path):
         ({**WORDS, "entity": [[0, 2, "Big", "Nope"]]}, "entity[0]: unknown label 'Nope'; known labels: Task"),
         ({**WORDS, "entity": [[2, 1, "Big", "Task"]]}, "entity[0]: span [2, 1) is reversed or empty"),
         ({**WORDS, "entity": [[1, 1, "Big", "Task"]]}, "entity[0]: span [1, 1) is reversed or empty"),
+        (
+            {"text": "a  b", "entities": [{"start": 1, "end": 3, "label": "Task"}]},
+            "entities[0]: span [1, 3) is white space alone: remove it",
+        ),
         ({**WORDS, "entity": [[2, 4, "Big", "Task"]]}, "entity[0]: span [2, 4) is outside the text's 3 words"),
         ({**RAW, "entities": [{"start": -1, "end": 3, "label": "Task"}]}, "is outside the text's 9 characters"),
         ({**RAW, "entities": [{"start": 1, "label": "Task"}]}, "entities[0].end: expected a value, found nothing"),

@@ -248,6 +248,15 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
+def test_white_space_around_annotations_is_trimmed_and_counted(tmp_path, capsys):
+    labels = [[3, 6, "A"], [6, 10, "B"], [0, 3, "A"], [3, 5, "A"], [4, 6, "A"]]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "Big \nA data.", "label": labels}])
+    (record,), printed = import_files(tmp_path, capsys, path)
+    assert marked(record) == [("Big", "A"), ("A", "A"), ("dat", "B")]
+    assert "note: 3 entities had white space around them, which was trimmed" in printed
+    assert "1: white space alone" in printed and "[3, 5)" in printed
+
+
 def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):
     path = write_jsonl(
         tmp_path / "a.jsonl", [{"text": "\ud83d a\x1b[31m", "label": [[2, 8, "X"], [0, 1, "\x1b]0;x\x07"]]}]

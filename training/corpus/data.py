@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from training.common.cli import first_line
 from training.corpus.recognise import advice
+from training.corpus.spans import trim
 
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -33,9 +34,10 @@ class Document:
 
     Attributes:
         id: `id` or `doc_id` of the line, `FILE:LINE` where it has none.
-        entities: (start, end, label), each once, in the file's order.
+        entities: (start, end, label), each once, in the file's order, without white space around them.
         duplicates: how many entities were left out because they were there already.
         misquoted: entities whose quoted words are not the text's words at their offsets; the offsets are used.
+        trimmed: entities that had white space around them.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Document:
     entities: tuple[tuple[int, int, str], ...] = ()
     duplicates: int = 0
     misquoted: int = 0
+    trimmed: int = 0
 
     @property
     def is_split(self) -> bool:
@@ -169,7 +172,7 @@ def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | N
     text = record["text"]
     field = "entity" if isinstance(text, list) else "entities"
     _expect(isinstance(record.get(field), list), where, field, "a list of entities", record.get(field))
-    entities, misquoted = {}, 0
+    entities, misquoted, trimmed = {}, 0, 0
     for i, item in enumerate(record[field]):
         name = f"{field}[{i}]"
         start, end, label, quote = _word_entity(item, where, name) if isinstance(text, list) \
@@ -185,8 +188,12 @@ def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | N
         if labels is not None and label not in labels:
             raise DataError(f"{where}: {name}: unknown label {label!r}; known labels: {', '.join(labels)}")
         misquoted += quote is not None and _letters(quote) != _letters(text[start:end])
-        entities[start, end, label] = None
-    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted)
+        first, last = trim(text, start, end)
+        if first == last:
+            raise DataError(f"{where}: {name}: span [{start}, {end}) is white space alone: remove it")
+        trimmed += (first, last) != (start, end)
+        entities[first, last, label] = None
+    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted, trimmed)
 
 
 def _word_entity(item, where: str, name: str) -> tuple:

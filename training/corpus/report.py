@@ -47,6 +47,7 @@ class DataReport:
     same_span: int = 0
     duplicates: int = 0
     misquoted: int = 0
+    trimmed: int = 0
     off_boundary: int = 0
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
@@ -67,6 +68,7 @@ class DataReport:
         self.tokens += len(encoded.tokens)
         self.duplicates += document.duplicates
         self.misquoted += document.misquoted
+        self.trimmed += document.trimmed
         self.off_boundary += encoded.off_boundary
         self.unreachable += encoded.unreachable
         for _, _, label in document.entities:
@@ -127,6 +129,7 @@ class DataReport:
              f"found (span_window {self.widest - 1} would hold all): {_counted(self.wide)}"),
             (self.duplicates, "entities were there twice; the copies were removed"),
             (self.misquoted, "entities quote other words than stand at their offsets; the offsets are used"),
+            (self.trimmed, "entities had white space around them, which was trimmed"),
             (self.off_boundary, "entities do not begin and end with a word; they are trained on the words they touch "
              "and count as missed in scoring"),
             (self.unreachable, "entities touch no word with tokens and cannot be learnt or found"),
