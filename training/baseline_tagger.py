@@ -49,8 +49,8 @@ from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict
-from training.fitting.run import build_accelerator, build_batches, build_optimizer, start_trackers
-from training.fitting.run_data import check_data, write_windows
+from training.fitting.run import build_accelerator, build_batches, build_optimizer, outcome, start_trackers
+from training.fitting.run_data import check_data, check_findable, write_windows
 from training.fitting.state import Progress, exclusive_run
 
 
@@ -185,6 +185,7 @@ def store_flat_windows(
         encoded = encode_document(processor, document)
         dev_report.add(document, encoded, labels)
         findable += len(outermost(encoded.entities))
+    check_findable(dev_report)
     shorter = f" (max_tokens is {fields.max_tokens:,}; the encoder has no more positions)"
     return [
         *report.lines(),
@@ -289,10 +290,12 @@ def train(run: Run) -> dict:
         if accelerator.is_main_process:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}".format(
                 **result, loss=loss) + (" (best so far)" if is_best else ""))  # fmt: skip
-        if is_best:
+        if is_best or not progress.best_epoch:  # as in training/train.py
             best = result
             save_tagger(run, result)
     run.bar.close()
+    if not progress.best_epoch:
+        accelerator.print(outcome(progress, fields, run.batches.steps * len(progress.history)))
     return best
 
 

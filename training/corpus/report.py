@@ -25,6 +25,8 @@ class DataReport:
             another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
         empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
+        findable: entities that a model can find: of its labels, on word boundaries, within the span window.
+        out_of_reach: labels that have entities, but none that a training window holds -> what to change.
         without_window: entities that fit the span window, but no training window of `max_tokens` tokens.
         cut_words: words that are cut because they alone have more than `max_tokens` tokens.
     """
@@ -52,6 +54,8 @@ class DataReport:
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
     without_window: int = 0
+    findable: int = 0
+    out_of_reach: dict[str, str] = field(default_factory=dict)
     cut_words: int = 0
     unknown_labels: Counter = field(default_factory=Counter)
     # Hashes of what was there already: the texts themselves may be more than memory holds.
@@ -69,7 +73,7 @@ class DataReport:
         self.duplicates += document.duplicates
         self.misquoted += document.misquoted
         self.trimmed += document.trimmed
-        self.off_boundary += encoded.off_boundary
+        self.off_boundary += len(encoded.off_boundary)
         self.unreachable += encoded.unreachable
         for _, _, label in document.entities:
             self.entities[label] += 1
@@ -78,6 +82,8 @@ class DataReport:
             self.widths[last - first] += 1
             if not fits(first, last, self.span_window):
                 self.wide[label] += 1
+        self.findable += sum(fits(first, last, self.span_window) for first, last, label in encoded.exact
+                             if labels is None or label in labels)  # fmt: skip
         nested, crossing, same_span = overlaps([(start, end) for start, end, _ in document.entities])
         self.nested += nested
         self.crossing += crossing
@@ -97,6 +103,10 @@ class DataReport:
                 return max(1, width - 1)
         return 1
 
+    def _lines_on_labels(self) -> list[str]:
+        return [f"  warning: no training window holds an entity of {label}, which cannot be learnt: {cure}"
+                for label, cure in self.out_of_reach.items()]  # fmt: skip
+
     def lines(self) -> list[str]:
         """The report as text; a count that is 0 has no line."""
         total = self.entities.total()
@@ -114,7 +124,8 @@ class DataReport:
                 f"{100 * self.same_span / total:.1f} % have another one's very span",
                 f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
             ]
-        return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+        notes = [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+        return lines + notes + self._lines_on_labels()
 
     def _lines_on_empty_windows(self) -> list[str]:
         if self.drawn_windows == self.empty_windows:

@@ -28,7 +28,9 @@ class EncodedDocument:
         bounds: *Shape:* (N + 1,), row r has the tokens [bounds[r], bounds[r + 1]).
         prefix, suffix: the special tokens before and after.
         entities: (first row, last row + 1, label): the rows that the gold spans cover.
-        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
+        exact: those of `entities` whose gold span begins and ends where its rows do: no other can be found.
+        off_boundary: gold spans (start, end, label), in the text's units, that do not begin and end where a row does;
+            they are trained on the covering rows.
         unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
     """
 
@@ -37,12 +39,17 @@ class EncodedDocument:
     prefix: np.ndarray
     suffix: np.ndarray
     entities: list[tuple[int, int, str]]
-    off_boundary: int
+    exact: list[tuple[int, int, str]]
+    off_boundary: list[tuple[int, int, str]]
     unreachable: int
 
     @property
     def num_words(self) -> int:
         return len(self.bounds) - 1
+
+    def tokens_of(self, first: int, last: int) -> int:
+        """Tokens of a window of the rows [first, last), with the special tokens."""
+        return int(self.bounds[last] - self.bounds[first]) + len(self.prefix) + len(self.suffix)
 
 
 def encode_document(processor, document: Document) -> EncodedDocument:
@@ -53,12 +60,11 @@ def encode_document(processor, document: Document) -> EncodedDocument:
     # A text without words is special tokens alone; where they stand does not matter then.
     first, last = (inside[0], inside[-1] + 1) if len(inside) else (len(input_ids), len(input_ids))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(word_index[inside])[1:])]).astype(np.int64)
-    entities, off_boundary, unreachable = cover(inputs.word_offsets[0], document.entities)
-    return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], entities,
-                           off_boundary, unreachable)  # fmt: skip
+    covered = cover(inputs.word_offsets[0], document.entities)
+    return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], *covered)
 
 
-def cover(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
+def cover(offsets, entities) -> tuple[list, list, list, int]:
     """
     Gold spans as spans of rows.
 
@@ -67,19 +73,22 @@ def cover(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
         entities: (start, end, label) in the same units.
 
     Returns:
-        (first row, last row + 1, label) of the rows that each span touches, each once; how many spans do not begin and
-        end on a row's edge; how many touch no row.
+        (first row, last row + 1, label) of the rows that each span touches, each once; those that a span begins and
+        ends with exactly; the spans that do not begin and end on a row's edge; how many spans touch no row.
     """
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
-    covered, off_boundary, unreachable = {}, 0, 0
+    covered, exact, off_boundary, unreachable = {}, {}, [], 0
     for start, end, label in entities:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         if first >= last:
             unreachable += 1
             continue
-        off_boundary += (starts[first], ends[last - 1]) != (start, end)
         covered[first, last, label] = None
-    return list(covered), off_boundary, unreachable
+        if (starts[first], ends[last - 1]) == (start, end):
+            exact[first, last, label] = None
+        else:
+            off_boundary.append((start, end, label))
+    return list(covered), list(exact), off_boundary, unreachable
 
 
 @dataclass
