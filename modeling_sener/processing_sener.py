@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 from .band import Band  # noqa: F401 (as in modeling_sener.py)
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
+from .texts import check_strings, check_words
 
 
 PROCESSOR_FILE = "processor_config.json"
@@ -178,7 +179,8 @@ class SenerProcessor(ProcessorMixin):
     def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
         """
         Args:
-            texts: a string or a list of them; with `is_split_into_words`, a list of words or a list of those.
+            texts: a string or any sequence of them (a list, a column of a data set, an array, a series); with
+                `is_split_into_words`, a sequence of words or a sequence of those.
             return_tensors: "pt"; no other kind is made.
 
         Returns:
@@ -192,7 +194,7 @@ class SenerProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f'return_tensors is {return_tensors!r}: only "pt" is made')
-        texts = _check_words(texts) if is_split_into_words else _check_strings(texts)
+        texts = check_words(texts) if is_split_into_words else check_strings(texts)
         if is_split_into_words:
             offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
             words = [[_without_surrogates(word) for word in text] for text in texts]
@@ -333,38 +335,6 @@ def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
 def _without_surrogates(text: str) -> str:
     """Lone surrogates, which are no Unicode text, replaced one for one: offsets stay as they are."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
-def _check_strings(texts) -> list[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, list | tuple):
-        raise TypeError(f"texts is of type {type(texts).__name__}: pass a string or a list of strings")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            hint = " (for lists of words, is_split_into_words=True)" if isinstance(text, list | tuple) else ""
-            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a string{hint}")
-    return _not_empty(texts)
-
-
-def _check_words(texts) -> list[list[str]]:
-    if isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts):
-        texts = [texts]
-    if isinstance(texts, str) or not isinstance(texts, list | tuple):
-        raise TypeError(f"texts is of type {type(texts).__name__}: pass a list of words, or a list of such lists")
-    for number, text in enumerate(texts):
-        if not isinstance(text, list | tuple):
-            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a list of words")
-        for place, word in enumerate(text):
-            if not isinstance(word, str):
-                raise TypeError(f"texts[{number}][{place}] is of type {type(word).__name__}: pass a string")
-    return [list(text) for text in _not_empty(texts)]
-
-
-def _not_empty(texts) -> list:
-    if not texts:
-        raise ValueError("there is no text: pass at least one (it may be empty)")
-    return list(texts)
 
 
 def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
