@@ -3,6 +3,7 @@ Show the entities of one text file.
 
     python training/extract.py paper.txt
     python training/extract.py paper.txt --format brat > paper.ann
+    pdftotext paper.pdf - | python training/extract.py -
 
 A table (text, label, score, position in characters) and a summary; with `--format` JSON, brat's standoff format, or
 CoNLL columns (a word and its IOB tag), whose entities are flat: of those that overlap the one with the highest score.
@@ -29,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", help="a UTF-8 text file")
+    parser.add_argument("file", help="a UTF-8 text file; - reads standard input")
     parser.add_argument("--model", default=str(BUNDLED), help="SeNER checkpoint (default: the bundled one)")
     parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table")
     parser.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")

@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 
 from training.common.cli import run, use_all_cores
-from training.common.files import write_text, writing
+from training.common.files import nearest, write_text, writing
 from training.corpus.data import is_file, read_documents
 from training.corpus.report import report_on
 from training.corpus.windows import encode_document
@@ -56,7 +56,8 @@ def check_arguments(options: argparse.Namespace) -> None:
     """Raise `ValueError` for what would fail only when the model has run for hours."""
     for source in options.data:
         if not is_file(source) and ":" not in source:
-            raise ValueError(f"--data {source}: not a file; of a data set name the split as well ({source}:test)")
+            raise ValueError(f"--data {source}: no such file (of a data set name the split as well, {source}:test)"
+                             f"{nearest(source)}")  # fmt: skip
     taken = {Path(source).resolve(): "data" for source in options.data}
     for name in ("output", "report"):
         path = getattr(options, name)

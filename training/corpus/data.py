@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.common.cli import first_line
+from training.common.files import nearest, unreadable
 from training.corpus.recognise import advice
 from training.corpus.spans import trim
 
@@ -121,7 +122,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
                 if text.strip():
                     yield number, text
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise DataError(unreadable(path, error)) from error
 
 
 def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
@@ -136,7 +137,8 @@ def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
         rows = load_dataset(name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
         reason = first_line(error)
-        raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
+        what = "not a file" if Path(name).exists() else "no such file"
+        raise DataError(f"{source}: {what}, and cannot be read as a data set ({reason}){nearest(name)}") from error
     for number, row in enumerate(rows, start=1):
         # A column that a row lacks is None there.
         yield f"{name}:{split} row {number}", {key: value for key, value in row.items() if value is not None}

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from modeling_sener import SenerConfig
+from training.common.files import unreadable
 
 
 class FieldError(ValueError):
@@ -146,7 +147,7 @@ def _read_yaml(path: str) -> dict:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise FieldError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FieldError(unreadable(path, error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FieldError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
