@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split
 from transformers import (
     AutoTokenizer,
@@ -34,14 +35,15 @@ PROCESSOR_FILE = "processor_config.json"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 # Scripts that put no spaces between words: each letter, with its marks, is a word.
-_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
-_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
+UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
+LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{UNSPACED}]]"
 # What joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
-_JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
+JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
 # Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
 # own. Every repetition is possessive, so that the time is linear whatever the text.
-WORD_PATTERN = rf"{_UNSPACED}\p{{M}}*+|{_LETTER}++(?:(?:{_JOINT}){_LETTER}++)*+|\S\p{{M}}*+"
+WORD_PATTERN = rf"{UNSPACED}\p{{M}}*+|{LETTER}++(?:(?:{JOINT}){LETTER}++)*+|\S\p{{M}}*+"
 
+_MARK, _PROBES = "\ue000", " \naA1_-.漢あก한بа\u0301"  # characters at which a pattern is asked for an empty match
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -77,7 +79,7 @@ class SenerProcessor(ProcessorMixin):
             The encoder's fast tokenizer. A copy is kept: one that never cuts or pads by itself (as MiniLM's file asks
             for), and that takes each word as one after a space (as RoBERTa's does not).
         config (`SenerConfig`): the labels, and what `post_process` does by default.
-        word_pattern (`str`): regular expression (Oniguruma) of a word.
+        word_pattern (`str`): regular expression (Oniguruma) of a word; saved with the processor.
     """
 
     def __init__(self, tokenizer, config: SenerConfig, word_pattern: str = WORD_PATTERN):
@@ -86,21 +88,21 @@ class SenerProcessor(ProcessorMixin):
         super().__init__(_own_tokenizer(tokenizer))
         self.config = config
         self.word_pattern = word_pattern
-        try:
-            self._splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
-        except Exception as error:  # tokenizers raises nothing more precise
-            raise ValueError(f"word_pattern {word_pattern!r} is no regular expression: {error}") from error
+        self._splitter = word_splitter(word_pattern)
 
     @classmethod
-    def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
+    def from_backbone(
+        cls, name_or_folder: str, config: SenerConfig, word_pattern: str = WORD_PATTERN, **hub_options
+    ) -> "SenerProcessor":
         """
         The processor of a new model on a pretrained encoder.
 
         Args:
             name_or_folder: the encoder's repository or folder.
+            word_pattern: see the class.
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
         """
-        return cls(_backbone_tokenizer(str(name_or_folder), _hub_options(hub_options)), config)
+        return cls(_backbone_tokenizer(str(name_or_folder), _hub_options(hub_options)), config, word_pattern)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
@@ -299,6 +301,24 @@ class SenerProcessor(ProcessorMixin):
         backend.no_padding()
         backend.encode_special_tokens = True  # "[SEP]" in a text is text
         return backend
+
+
+def word_splitter(word_pattern: str) -> Split:
+    """
+    What cuts a text into the words that a pattern (Oniguruma) matches; nothing else is in a word.
+
+    Raises:
+        ValueError: it is no regular expression, or it matches where there is nothing.
+    """
+    try:
+        splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
+        at_start = Replace(Regex(rf"\A(?:{word_pattern})"), _MARK)
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise ValueError(f"word_pattern {word_pattern!r} is no regular expression: {error}") from error
+    if any(at_start.normalize_str(probe) == _MARK + probe for probe in _PROBES):
+        raise ValueError(f"word_pattern {word_pattern!r} matches the empty string: a word has at least one character "
+                         "(+ in place of *, no empty alternative)")  # fmt: skip
+    return splitter
 
 
 def _carried(inputs) -> tuple[list, list]:

@@ -38,6 +38,7 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
+from modeling_sener.processing_sener import WORD_PATTERN
 from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
@@ -251,7 +252,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields) -> Run:
     """Check the data, build the tagger, print what is in either."""
     labels = on_main_process(accelerator, lambda: check_data(fields))
     set_seed(fields.seed)
-    processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
+    processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig(), fields.word_pattern or WORD_PATTERN)
     model = build_tagger(fields.backbone, labels)
     eval_model = copy.deepcopy(model).to(accelerator.device)
     max_tokens = longest_input(model, fields.max_tokens)

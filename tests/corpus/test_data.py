@@ -167,11 +167,11 @@ def test_gold_off_word_boundaries_is_put_on_the_rows_it_touches():
     offsets = [(0, 3), (4, 8), (8, 9), (12, 15)]
     spans = [(0, 8, "exact"), (1, 5, "inside"), (3, 5, "white space before"), (9, 12, "nothing"), (8, 9, "one"),
              (9, 13, "reaches")]  # fmt: skip
-    covered, exact, off_boundary, unreachable = cover(offsets, spans)
+    covered, exact, off_boundary, inside_word, unreachable = cover(offsets, spans)
     assert covered == [(0, 2, "exact"), (0, 2, "inside"), (1, 2, "white space before"), (2, 3, "one"),
                        (3, 4, "reaches")]  # fmt: skip
     assert exact == [(0, 2, "exact"), (2, 3, "one")]
-    assert (off_boundary, unreachable) == ([spans[1], spans[2], spans[5]], 1)
+    assert (off_boundary, inside_word, unreachable) == (3, [spans[1], spans[2], spans[5]], 1)
 
 
 @st.composite

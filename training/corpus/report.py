@@ -1,6 +1,7 @@
 """What is in the data, and what of it the model cannot learn or find: printed before the first step."""
 
 import math
+import shlex
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +11,10 @@ from modeling_sener import SenerProcessor
 from modeling_sener.band import fits
 from training.corpus.data import Document
 from training.corpus.windows import EncodedDocument, encode_document
+from training.corpus.word_patterns import PATTERNS, REST, count_held, suggestion
+
+
+EXAMPLES, AROUND = 3, 20  # entities that are shown; characters on either side
 
 
 @dataclass
@@ -24,6 +29,8 @@ class DataReport:
         nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
             another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
+        off_boundary, inside_word: entities that do not begin and end with a word; that begin or end inside one.
+        held: how many of the latter each of `word_patterns.PATTERNS` would hold; `cut` shows the first.
         empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
         findable: entities that a model can find: of its labels, on word boundaries, within the span window.
         out_of_reach: labels that have entities, but none that a training window holds -> what to change.
@@ -51,6 +58,9 @@ class DataReport:
     misquoted: int = 0
     trimmed: int = 0
     off_boundary: int = 0
+    inside_word: int = 0
+    held: Counter = field(default_factory=Counter)
+    cut: list[str] = field(default_factory=list)
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
     without_window: int = 0
@@ -73,7 +83,8 @@ class DataReport:
         self.duplicates += document.duplicates
         self.misquoted += document.misquoted
         self.trimmed += document.trimmed
-        self.off_boundary += len(encoded.off_boundary)
+        self.off_boundary += encoded.off_boundary
+        self._add_inside_word(document, encoded.inside_word)
         self.unreachable += encoded.unreachable
         for _, _, label in document.entities:
             self.entities[label] += 1
@@ -89,6 +100,19 @@ class DataReport:
         self.crossing += crossing
         self.same_span += same_span
 
+    def _add_inside_word(self, document: Document, spans: list[tuple[int, int, str]]) -> None:
+        if not spans:
+            return
+        self.inside_word += len(spans)
+        self.held += count_held(document, spans)
+        for start, end, label in spans[: EXAMPLES - len(self.cut)]:
+            text, inside = document.text, document.text[start:end]
+            if len(inside) > 2 * AROUND:
+                inside = f"{inside[:AROUND]}...{inside[-AROUND:]}"
+            shown = f"{text[max(0, start - AROUND) : start]}[{inside}]{text[end : end + AROUND]}"
+            shown = "".join(char if char.isprintable() else " " for char in shown)
+            self.cut.append(f"{document.id}: {shown} ({label})")
+
     @property
     def widest(self) -> int:
         """Words of the longest entity."""
@@ -102,6 +126,19 @@ class DataReport:
             if held >= wanted:
                 return max(1, width - 1)
         return 1
+
+    def _lines_on_words(self) -> list[str]:
+        if not self.inside_word:
+            return []
+        share = 100 * self.inside_word / self.entities.total()
+        lines = [f"  note: {self.inside_word:,} entities ({share:.1f} %) begin or end inside a word, as in:",
+                 *(f"    {example}" for example in self.cut)]  # fmt: skip
+        name = suggestion(self.held, self.inside_word)
+        if name is None:
+            return [*lines, "    look at these annotations; if they are right, only words of one letter hold them: "
+                    f"--word_pattern {shlex.quote(REST)}"]  # fmt: skip
+        return [*lines, f"    {self.held[name]:,} of them are held with {name} (a field of training):",
+                f"    --word_pattern {shlex.quote(PATTERNS[name])}"]  # fmt: skip
 
     def _lines_on_labels(self) -> list[str]:
         return [f"  warning: no training window holds an entity of {label}, which cannot be learnt: {cure}"
@@ -125,7 +162,7 @@ class DataReport:
                 f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
             ]
         notes = [f"  note: {count:,} {text}" for count, text in self._notes() if count]
-        return lines + notes + self._lines_on_labels()
+        return lines + notes + self._lines_on_words() + self._lines_on_labels()
 
     def _lines_on_empty_windows(self) -> list[str]:
         if self.drawn_windows == self.empty_windows:

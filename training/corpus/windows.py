@@ -29,8 +29,8 @@ class EncodedDocument:
         prefix, suffix: the special tokens before and after.
         entities: (first row, last row + 1, label): the rows that the gold spans cover.
         exact: those of `entities` whose gold span begins and ends where its rows do: no other can be found.
-        off_boundary: gold spans (start, end, label), in the text's units, that do not begin and end where a row does;
-            they are trained on the covering rows.
+        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
+        inside_word: those of them (start, end, label), in the text's units, that begin or end inside a row.
         unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
     """
 
@@ -40,7 +40,8 @@ class EncodedDocument:
     suffix: np.ndarray
     entities: list[tuple[int, int, str]]
     exact: list[tuple[int, int, str]]
-    off_boundary: list[tuple[int, int, str]]
+    off_boundary: int
+    inside_word: list[tuple[int, int, str]]
     unreachable: int
 
     @property
@@ -64,7 +65,7 @@ def encode_document(processor, document: Document) -> EncodedDocument:
     return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], *covered)
 
 
-def cover(offsets, entities) -> tuple[list, list, list, int]:
+def cover(offsets, entities) -> tuple[list, list, int, list, int]:
     """
     Gold spans as spans of rows.
 
@@ -74,10 +75,11 @@ def cover(offsets, entities) -> tuple[list, list, list, int]:
 
     Returns:
         (first row, last row + 1, label) of the rows that each span touches, each once; those that a span begins and
-        ends with exactly; the spans that do not begin and end on a row's edge; how many spans touch no row.
+        ends with exactly; how many spans do not begin and end on a row's edge; those of them that begin or end inside
+        a row; how many spans touch no row.
     """
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
-    covered, exact, off_boundary, unreachable = {}, {}, [], 0
+    covered, exact, off_boundary, inside_word, unreachable = {}, {}, 0, [], 0
     for start, end, label in entities:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         if first >= last:
@@ -87,8 +89,10 @@ def cover(offsets, entities) -> tuple[list, list, list, int]:
         if (starts[first], ends[last - 1]) == (start, end):
             exact[first, last, label] = None
         else:
-            off_boundary.append((start, end, label))
-    return list(covered), list(exact), off_boundary, unreachable
+            off_boundary += 1
+            if starts[first] < start or end < ends[last - 1]:
+                inside_word.append((start, end, label))
+    return list(covered), list(exact), off_boundary, inside_word, unreachable
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from modeling_sener import SenerConfig
+from modeling_sener.processing_sener import word_splitter
 from training.common.files import unreadable
 
 
@@ -33,6 +34,8 @@ class TrainingFields:
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
         max_norm_ratio: gradients are scaled down to this many times the norm that the run's gradients usually have.
+        word_pattern: regular expression (Oniguruma) of a word, saved with the model; the checkpoint's own, or the
+            processor's default, where it is not given.
         max_tokens: tokens of a training window. Evaluation always sees whole texts.
         empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
         mask_share: share of the input tokens that is masked, in whole words; 0 for none.
@@ -62,6 +65,7 @@ class TrainingFields:
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     max_norm_ratio: float = 4.0
+    word_pattern: str | None = None
     max_tokens: int = 5120
     empty_window_share: float = 1.0
     mask_share: float = 0.15
@@ -93,6 +97,11 @@ class TrainingFields:
         for name, choices in (("mixed_precision", ("no", "bf16", "fp16", "auto")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        if self.word_pattern is not None:
+            try:
+                word_splitter(self.word_pattern)
+            except ValueError as error:
+                raise FieldError(str(error)) from error
         for name in FILES:
             files = getattr(self, name)
             _require(self, name, files and all(isinstance(file, str) for file in files), "a file or a list of files")
@@ -133,7 +142,7 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     given = vars(parser.parse_args(arguments))
     config = given.pop("config")
     values = _read_yaml(config) if config else {}
-    values.update({name: value if name in FILES else yaml.safe_load(value)
+    values.update({name: value if name in (*FILES, "word_pattern") else yaml.safe_load(value)
                    for name, value in given.items() if value is not None})  # fmt: skip
     missing = [name for name in REQUIRED if values.get(name) is None]
     if missing:

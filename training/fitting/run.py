@@ -90,7 +90,7 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
     quiet.load_state_dict(model.state_dict())
     if fields.lora_rank:
         add_lora(quiet, fields.lora_rank, fields.lora_alpha)
-    return quiet, SenerProcessor(processor.tokenizer, config, processor.word_pattern)
+    return quiet, SenerProcessor(processor.tokenizer, config, fields.word_pattern or processor.word_pattern)
 
 
 def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: TrainingFields) -> torch.optim.AdamW:
