@@ -206,7 +206,7 @@ def test_neighbours_overlap():
 def encoded_text(tokens, entities):
     bounds = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64)
     return EncodedDocument(
-        np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, entities, [], 0
+        np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, entities, 0, [], 0
     )
 
 
@@ -243,6 +243,15 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
         "4 entities have labels that the model does not know and count as missed: Task 4",
     ):
         assert line in text
+
+
+def test_many_labels_are_a_table():
+    report = DataReport("x", None)
+    report.entities.update({"A": 2} | {f"label {number}": 1000 * number for number in range(1, 9)})
+    lines = report.lines()
+    assert "  entities: 36,002 (9 labels); the longest has 0 words" in lines
+    table = lines[lines.index("    label 8      8,000") :][:9]
+    assert table[-1] == "    A                2" and [line.split()[1] for line in table[:-1]] == list("87654321")
 
 
 spans = st.tuples(st.integers(0, 9), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))

@@ -14,6 +14,7 @@ from training.corpus.windows import EncodedDocument, encode_document
 from training.corpus.word_patterns import PATTERNS, REST, count_held, suggestion
 
 
+LISTED = 8  # labels on a line; more are a table
 EXAMPLES, AROUND = 3, 20  # entities that are shown; characters on either side
 
 
@@ -148,12 +149,18 @@ class DataReport:
         """The report as text; a count that is 0 has no line."""
         total = self.entities.total()
         per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
+        if is_table := len(self.entities) > LISTED:
+            per_label = f"{len(self.entities)} labels"
         lines = [
             f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.tokens:,} tokens"
             + (f", {self.windows:,} windows" if self.windows else ""),
             *self._lines_on_empty_windows(),
             f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
         ]
+        if is_table:
+            width = max(map(len, self.entities))
+            most = sorted(self.entities.items(), key=lambda item: (-item[1], item[0]))
+            lines += [f"    {label:{width}}  {count:>9,}" for label, count in most]
         if total:
             lines += [
                 f"  overlaps: {100 * self.nested / total:.1f} % lie inside another one, "

@@ -111,6 +111,7 @@ class TrainingFields:
 
 
 FILES = ("train_file", "dev_file")
+AS_WRITTEN = ("labels", "word_pattern")  # on the command line: YAML would make a number or a boolean of NO, on and 1
 OWN_FIELDS = {item.name: item.type for item in dataclasses.fields(TrainingFields) if item.name != "model"}
 REQUIRED = ("backbone", "train_file", "dev_file", "output_dir")
 MODEL_FIELDS = [
@@ -142,7 +143,7 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     given = vars(parser.parse_args(arguments))
     config = given.pop("config")
     values = _read_yaml(config) if config else {}
-    values.update({name: value if name in (*FILES, "word_pattern") else yaml.safe_load(value)
+    values.update({name: value if name in (*FILES, *AS_WRITTEN) else yaml.safe_load(value)
                    for name, value in given.items() if value is not None})  # fmt: skip
     missing = [name for name in REQUIRED if values.get(name) is None]
     if missing:
@@ -154,11 +155,15 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
 
 def _read_yaml(path: str) -> dict:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        if isinstance(values, dict) and values.get("labels") is not None:
+            values["labels"] = yaml.load(text, yaml.BaseLoader)["labels"]  # as they are written: NO, on, 1
     except OSError as error:
         raise FieldError(unreadable(path, error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FieldError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        hint = ": put it into quotes" if "cannot start any token" in str(error) else ""
+        raise FieldError(f"{path}: not valid YAML: {' '.join(str(error).split())}{hint}") from error
     if not isinstance(values, dict):
         raise FieldError(f"{path}: expected fields (`name: value`), found {values!r}")
     known = [*OWN_FIELDS, *MODEL_FIELDS]
