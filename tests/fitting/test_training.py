@@ -229,7 +229,8 @@ def test_a_wrong_field_is_named(toy, given, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("labels", [["NO", "on", "1", "1e3", "null"], ["License Grant", "Revenue/Profit Sharing"],
+@pytest.mark.parametrize("labels", [["NO"], ["1"], ["NO", "on", "1e3", "null"],
+                                    ["License Grant", "Revenue/Profit Sharing"],
                                     ["@X", "a: b", "#1", "[z]"], ["人名", "größe"]])  # fmt: skip
 def test_labels_are_what_people_write(tmp_path, toy, labels):
     given = training_arguments(toy, "out")
