@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .memory import TextTooLargeError
+from .texts import is_path, is_sequence, name_type
 
 
 BATCHES = 16  # batches of texts that are read ahead and sorted, so that texts of similar length share a batch
@@ -31,11 +33,11 @@ class SenerPipeline(Pipeline):
     [{"start": 9, "end": 18, "text": "ResNet-50", "label": "Method", "score": 0.96}, ...]
     ```
 
-    A string gives a list of entities, a list of strings a list of such lists, an iterator a generator of them, in the
-    order of the input. Options of a call, or of the pipeline for all calls: `threshold` (a number, or a dict per
-    label), `allow_nested`, `labels` (a subset), as in [`SenerProcessor.post_process`]; `batch_size`, texts that run
-    through the model together: of 16 batches read ahead, those of similar length. Other options are taken from the
-    model's config.
+    A string gives a list of entities, a sequence of strings (a list, a column of a data set, an array, a series) a
+    list of such lists, an iterator a generator of them, in the order of the input. Options of a call, or of the
+    pipeline for all calls: `threshold` (a number, or a dict per label), `allow_nested`, `labels` (a subset), as in
+    [`SenerProcessor.post_process`]; `batch_size`, texts that run through the model together: of 16 batches read
+    ahead, those of similar length. What is not given is taken from the model's config.
     """
 
     _load_processor = True
@@ -58,7 +60,8 @@ class SenerPipeline(Pipeline):
     def __call__(self, inputs, **options):
         """
         Args:
-            inputs: a string, a list or tuple of strings, or an iterator of them.
+            inputs: a string, any sequence of strings, or an iterator of them. A text that is the path of a file gets
+                a warning: files are not read.
             options: see the class.
 
         Raises:
@@ -66,11 +69,13 @@ class SenerPipeline(Pipeline):
             ValueError: an unknown label, or a threshold outside of 0..1.
             TextTooLargeError: a text does not fit into memory, even alone (batches are split); says which.
         """
-        if isinstance(inputs, list | tuple):
-            texts = list(_strings(inputs))  # check all before computing the first
+        if is_sequence(inputs):
+            texts = list(_strings(inputs))  # all are looked at before the first is computed
             return list(self._in_order((text for text in texts), options))
         if isinstance(inputs, Iterator):
             return self._in_order(_strings(inputs), options)
+        if not isinstance(inputs, str):
+            raise TypeError(name_type("the input", inputs, "a string, a list of strings or an iterator of them"))
         return super().__call__(inputs, **options)
 
     def _in_order(self, texts: Iterator[str], options: dict) -> Iterator[list[dict]]:
@@ -99,8 +104,12 @@ class SenerPipeline(Pipeline):
 
     def preprocess(self, text: str) -> dict:
         """The model's inputs of one text, each tensor of *Shape:* (1, T), and the text with its offsets."""
-        if not isinstance(text, str):
-            raise TypeError(f"the input is of type {type(text).__name__}: pass a string, or a list of strings")
+        if is_path(text):
+            logging.get_logger(__name__).warning(
+                "the text %r is the path of a file: its name is searched, not what is in it. Read it first "
+                "(`Path(path).read_text()`), or use training/extract.py",
+                text,
+            )
         inputs = self.processor(text)
         return {**inputs, "source": _Closed((text, inputs.word_offsets[0]))}
 
@@ -128,7 +137,7 @@ class SenerPipeline(Pipeline):
 def _strings(texts: Iterable) -> Iterator[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"inputs[{number}] is of type {type(text).__name__}: pass strings")
+            raise TypeError(name_type(f"inputs[{number}]", text, "a string"))
         yield text
 
 

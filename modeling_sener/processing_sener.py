@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.pre_tokenizers import Split
+from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, decode, select_all
+from .texts import check_strings, check_words
 from .tokenization import (
     WORD_PATTERN,
     backbone_tokenizer,
@@ -23,6 +23,7 @@ from .tokenization import (
     optional_file,
     own_tokenizer,
     without_surrogates,
+    word_splitter,
 )
 
 
@@ -61,7 +62,7 @@ class SenerProcessor(ProcessorMixin):
             The encoder's fast tokenizer. The processor keeps a copy that never truncates or pads by itself (MiniLM's
             would) and that treats each word as one that follows a space (RoBERTa's would not).
         config (`SenerConfig`): the labels, and the defaults of `post_process`.
-        word_pattern (`str`): regular expression (Oniguruma) of a word.
+        word_pattern (`str`): regular expression (Oniguruma) of a word; saved with the processor.
     """
 
     def __init__(self, tokenizer, config: SenerConfig, word_pattern: str = WORD_PATTERN):
@@ -70,21 +71,21 @@ class SenerProcessor(ProcessorMixin):
         super().__init__(own_tokenizer(tokenizer))
         self.config = config
         self.word_pattern = word_pattern
-        try:
-            self._splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
-        except Exception as error:  # tokenizers raises nothing more precise
-            raise ValueError(f"word_pattern {word_pattern!r} is no regular expression: {error}") from error
+        self._splitter = word_splitter(word_pattern)
 
     @classmethod
-    def from_backbone(cls, name_or_folder: str, config: SenerConfig, **hub_options) -> "SenerProcessor":
+    def from_backbone(
+        cls, name_or_folder: str, config: SenerConfig, word_pattern: str = WORD_PATTERN, **hub_options
+    ) -> "SenerProcessor":
         """
         Make the processor of a new model on a pretrained encoder.
 
         Args:
             name_or_folder: the encoder's repository or folder.
+            word_pattern: see the class.
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
         """
-        return cls(backbone_tokenizer(str(name_or_folder), only_hub_options(hub_options)), config)
+        return cls(backbone_tokenizer(str(name_or_folder), only_hub_options(hub_options)), config, word_pattern)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SenerProcessor":
@@ -162,7 +163,8 @@ class SenerProcessor(ProcessorMixin):
     def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
         """
         Args:
-            texts: a string or a list of them; with `is_split_into_words`, a list of words or a list of those.
+            texts: a string or any sequence of them (a list, a column of a data set, an array, a series); with
+                `is_split_into_words`, a sequence of words or a sequence of those.
             return_tensors: "pt"; no other kind is made.
 
         Returns:
@@ -176,7 +178,7 @@ class SenerProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f'return_tensors is {return_tensors!r}: only "pt" is made')
-        texts = _check_words(texts) if is_split_into_words else _check_strings(texts)
+        texts = check_words(texts) if is_split_into_words else check_strings(texts)
         if is_split_into_words:
             offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
             words = [[without_surrogates(word) for word in text] for text in texts]
@@ -312,38 +314,6 @@ def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:
     kept, place = np.unique(given[given >= 0], return_inverse=True)
     numbers[given >= 0] = place + 1
     return numbers, kept.tolist()
-
-
-def _check_strings(texts) -> list[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, list | tuple):
-        raise TypeError(f"texts is of type {type(texts).__name__}: pass a string or a list of strings")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            hint = " (for lists of words, is_split_into_words=True)" if isinstance(text, list | tuple) else ""
-            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a string{hint}")
-    return _not_empty(texts)
-
-
-def _check_words(texts) -> list[list[str]]:
-    if isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts):
-        texts = [texts]
-    if isinstance(texts, str) or not isinstance(texts, list | tuple):
-        raise TypeError(f"texts is of type {type(texts).__name__}: pass a list of words, or a list of such lists")
-    for number, text in enumerate(texts):
-        if not isinstance(text, list | tuple):
-            raise TypeError(f"texts[{number}] is of type {type(text).__name__}: pass a list of words")
-        for place, word in enumerate(text):
-            if not isinstance(word, str):
-                raise TypeError(f"texts[{number}][{place}] is of type {type(word).__name__}: pass a string")
-    return [list(text) for text in _not_empty(texts)]
-
-
-def _not_empty(texts) -> list:
-    if not texts:
-        raise ValueError("there is no text: pass at least one (it may be empty)")
-    return list(texts)
 
 
 def _write_json(path: Path, content: dict):

@@ -3,7 +3,9 @@
 import json
 import re
 
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import Split
 from transformers import AutoTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import DebertaV2Converter
 from transformers.utils import cached_file
@@ -12,14 +14,15 @@ from transformers.utils import cached_file
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 # Scripts without spaces between words: each letter, with its marks, is a word.
-_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
-_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{_UNSPACED}]]"
+UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\uff70]&&[\p{L}\p{Nl}]]"
+LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]&&[^{UNSPACED}]]"
 # Joins two letters to one word: soft hyphen, zero-width (non-)joiner and word joiner; a number's point or comma.
-_JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
+JOINT = r"[\u00ad\u200c\u200d\u2060]++|(?<=\p{Nd})[.,](?=\p{Nd})"
 # Words as SciREX has them: "low-rank" is three, "ResNet50" and "1,000.5" are one, any other character is one of its
 # own. Every repetition is possessive, so that the time is linear whatever the text.
-WORD_PATTERN = rf"{_UNSPACED}\p{{M}}*+|{_LETTER}++(?:(?:{_JOINT}){_LETTER}++)*+|\S\p{{M}}*+"
+WORD_PATTERN = rf"{UNSPACED}\p{{M}}*+|{LETTER}++(?:(?:{JOINT}){LETTER}++)*+|\S\p{{M}}*+"
 
+_MARK, _PROBES = "\ue000", " \naA1_-.漢あก한بа\u0301"  # characters at which a pattern is asked for an empty match
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -76,3 +79,21 @@ def optional_file(name: str, file: str, options: dict) -> str | None:
 def only_hub_options(options: dict) -> dict:
     """Pick the options that say how a file is fetched from the Hub."""
     return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
+def word_splitter(word_pattern: str) -> Split:
+    """
+    Make the splitter of a text into the words that a pattern (Oniguruma) matches.
+
+    Raises:
+        ValueError: it is no regular expression, or it matches where there is nothing.
+    """
+    try:
+        splitter = Split(Regex(word_pattern), behavior="removed", invert=True)
+        at_start = Replace(Regex(rf"\A(?:{word_pattern})"), _MARK)
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise ValueError(f"word_pattern {word_pattern!r} is no regular expression: {error}") from error
+    if any(at_start.normalize_str(probe) == _MARK + probe for probe in _PROBES):
+        raise ValueError(f"word_pattern {word_pattern!r} matches the empty string: a word has at least one character "
+                         "(+ in place of *, no empty alternative)")  # fmt: skip
+    return splitter

@@ -41,6 +41,7 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
+from modeling_sener.tokenization import WORD_PATTERN
 from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
@@ -52,8 +53,8 @@ from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict
-from training.fitting.run import build_accelerator, build_batches, build_optimizer, start_trackers
-from training.fitting.run_data import check_data, write_windows
+from training.fitting.run import build_accelerator, build_batches, build_optimizer, outcome, start_trackers
+from training.fitting.run_data import check_data, check_findable, write_windows
 from training.fitting.state import Progress, exclusive_run
 
 
@@ -187,6 +188,7 @@ def store_flat_windows(
         encoded = encode_document(processor, document)
         dev_report.add(document, encoded, labels)
         findable += len(outermost(encoded.entities))
+    check_findable(dev_report)
     shorter = f" (max_tokens is {fields.max_tokens:,}; the encoder has no more positions)"
     return [
         *report.lines(),
@@ -256,7 +258,7 @@ def build_tagger_run(accelerator: Accelerator, fields: TrainingFields) -> Tagger
     """Check the data, build the tagger, and print a report on both."""
     labels = on_main_process(accelerator, lambda: check_data(fields))
     set_seed(fields.seed)
-    processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig())
+    processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig(), fields.word_pattern or WORD_PATTERN)
     model = build_tagger(fields.backbone, labels)
     eval_model = copy.deepcopy(model).to(accelerator.device)
     max_tokens = longest_input(model, fields.max_tokens)
@@ -292,10 +294,12 @@ def train_tagger(run: TaggerRun) -> dict:
         if accelerator.is_main_process:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}".format(
                 **result, loss=loss) + (" (best so far)" if is_best else ""))  # fmt: skip
-        if is_best:
+        if is_best or not progress.best_epoch:  # as in training/train.py
             best = result
             save_tagger(run, result)
     run.bar.close()
+    if not progress.best_epoch:
+        accelerator.print(outcome(progress, fields, run.batches.steps * len(progress.history)))
     return best
 
 

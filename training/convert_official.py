@@ -19,6 +19,7 @@ from transformers import AutoConfig
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.common.cli import first_line, run
+from training.common.files import nearest, unreadable
 
 
 LORA_ALPHA = 16  # of the released recipe; unlike the rank, it cannot be read from the tensors
@@ -122,8 +123,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConversionError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # unpickling can raise any exception
+        raise ConversionError(unreadable(path, error)) from error
+    except Exception as error:  # torch raises what the pickle machinery raises, and that can be anything
         raise ConversionError(f"{path}: not a file of weights alone: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ConversionError(f"{path}: expected a state dict of tensors")
@@ -137,7 +138,7 @@ def read_backbone(name: str) -> dict:
             return AutoConfig.from_pretrained(name).to_dict()
         except (OSError, ValueError) as error:
             reason = first_line(error)
-            raise ConversionError(f"{name}: no configuration of an encoder: {reason}") from error
+            raise ConversionError(f"{name}: no configuration of an encoder: {reason}{nearest(name)}") from error
     try:
         config = json.loads(Path(name).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ Show the entities of one text file.
     python training/extract.py paper.txt
     python training/extract.py contract.txt --model contracts
     python training/extract.py paper.txt --format brat > paper.ann
+    pdftotext paper.pdf - | python training/extract.py -
 
 Prints a table (text, label, score, position in characters) and a summary. `--format` prints JSON, brat's standoff
 format, or CoNLL columns (a word and its IOB tag) instead. CoNLL holds flat entities: of those that overlap, the one
@@ -31,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", help="a UTF-8 text file")
+    parser.add_argument("file", help="a UTF-8 text file; - reads standard input")
     parser.add_argument(
         "--model",
         default="papers",

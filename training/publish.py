@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 
 from modeling_sener import SenerModel
 from training.common.cli import first_line, run
+from training.common.files import nearest
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing.card import build_card, read_scores
 from training.publishing.check_published import check_published_folder
@@ -68,7 +69,7 @@ def check_arguments(options: argparse.Namespace) -> None:
             if name.count("/") != 1:
                 raise ValueError(f"--{option} {name!r}: expected USER/NAME")
     if not Path(options.model).is_dir():
-        raise ValueError(f"--model {options.model}: no such folder")
+        raise ValueError(f"--model {options.model}: no such folder{nearest(options.model)}")
     given = [name for name in CARD_OPTIONS if getattr(options, name) is not None]
     missing = [name for name in CARD_OPTIONS if name not in given]
     if options.scores is not None and missing:

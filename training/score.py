@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 
 from training.common.cli import run, use_all_cores
-from training.common.files import write_text, writing
+from training.common.files import nearest, write_text, writing
 from training.corpus.data import is_file, read_documents
 from training.corpus.report import report_on
 from training.corpus.windows import encode_document
@@ -56,7 +56,8 @@ def check_arguments(options: argparse.Namespace) -> None:
     """Raise `ValueError` for faults that would otherwise appear after the model has run for hours."""
     for source in options.data:
         if not is_file(source) and ":" not in source:
-            raise ValueError(f"--data {source}: not a file; of a data set name the split as well ({source}:test)")
+            raise ValueError(f"--data {source}: no such file (of a data set name the split as well, {source}:test)"
+                             f"{nearest(source)}")  # fmt: skip
     taken = {Path(source).resolve(): "data" for source in options.data}
     for name in ("output", "report"):
         path = getattr(options, name)
@@ -129,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
             "model": options.model, "data": options.data, "texts": report.texts, "words": report.words,
             "entities": report.entities.total(), "wider_than_window": report.wide.total(),
             "off_word_boundaries": report.off_boundary, "without_tokens": report.unreachable,
-            "duplicates_removed": report.duplicates,
+            "duplicates_removed": report.duplicates, "trimmed": report.trimmed,
         })  # fmt: skip
     state.destroy_process_group()
 

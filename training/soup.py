@@ -42,11 +42,11 @@ def average(models: list[str], output_dir: str, save_dtype: str) -> None:
         CheckpointError: two models differ in more than their thresholds.
     """
     mean, processor = load_checkpoint(models[0])
-    config = fields_of(mean)
+    config = fields_of(mean) | {"word_pattern": processor.word_pattern}
     total = {name: tensor.double() for name, tensor in mean.state_dict().items()}
     for folder in models[1:]:
-        model, _ = load_checkpoint(folder)
-        for name, value in fields_of(model).items():
+        model, other = load_checkpoint(folder)
+        for name, value in (fields_of(model) | {"word_pattern": other.word_pattern}).items():
             if value != config.get(name):
                 raise CheckpointError(f"{folder}: {name} is {value!r}, in {models[0]} {config.get(name)!r}: only "
                                       "checkpoints of the same model have a mean")  # fmt: skip

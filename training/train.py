@@ -4,9 +4,10 @@ Train SeNER on a pretrained encoder.
     accelerate launch training/train.py --config training/configs/scirex_small.yaml \
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-model
 
-Any field of the YAML file can also be given on the command line (`--field value`). When the run ends, `output_dir` has
-the weights of the epoch with the best F1 on dev. `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads
-it, and it can be pushed to the Hub. `--resume` continues from the newest checkpoint.
+Any field of the YAML file can be given on the command line as well (`--field value`). When the run ends, `output_dir`
+is a folder that `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads, or that can be pushed to the
+Hub: the weights of the epoch with the best F1 on dev. What cannot be learnt ends the run before its first step, and
+where F1 stays 0 the run says so. `--resume` goes on from the newest checkpoint.
 
 With n processes (`accelerate launch --multi_gpu --num_processes n`, also on the CPU, or a file of
 training/configs/accelerate/) a step has n times as many windows. The processes of all machines must share the same
@@ -21,7 +22,7 @@ from training.common.cli import keep_freed_memory, on_main_process, run, use_all
 from training.common.files import writing
 from training.fitting.fields import parse_fields
 from training.fitting.loop import train
-from training.fitting.run import LOGS, build_accelerator, build_run, start_trackers
+from training.fitting.run import LOGS, build_accelerator, build_run, outcome, start_trackers
 from training.fitting.run_data import check_data
 from training.fitting.state import check_best, exclusive_run
 
@@ -45,8 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             accelerator.end_training()
     if accelerator.is_main_process:
         check_best(progress, Path(fields.output_dir))
-    accelerator.print(f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); saved in "
-                      f"{fields.output_dir}")  # fmt: skip
+    accelerator.print(outcome(progress, fields, this_run.steps_done))
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def test_a_run_that_fails_says_why_and_where(tmp_path):
     done = python(SCRIPT, *GIVEN[:4], "--dev_file", tmp_path / "none.jsonl", "--output_dir", tmp_path / "out",
                   "--rows", "attention", "--report_to", "none", "--seeds", "5")  # fmt: skip
     log = tmp_path / "out" / "base" / "seed_5" / "log.txt"
-    fails(done, f"train.py failed: {tmp_path / 'none.jsonl'}: cannot be read", f"({log})")
-    assert "cannot be read" in log.read_text() and not (log.parent / "report.json").exists()
+    fails(done, f"train.py failed: {tmp_path / 'none.jsonl'}: no such file", f"({log})")
+    assert "no such file" in log.read_text() and not (log.parent / "report.json").exists()
 
 
 @pytest.mark.slow

@@ -395,7 +395,7 @@ def test_what_cannot_be_used_is_named_before_anything_is_written(folder, tmp_pat
         "null.parquet": " row 2: text: expected a string or a list of words, found nothing",
         "none.parquet": ": no document in this file",
         "no.parquet": ": cannot be read (",
-        "nowhere.parquet": ": cannot be read (No such file",
+        "nowhere.parquet": ": no such file; did you mean ",
         "a.csv": ": expected a .txt, .jsonl, .jsonl.gz or .parquet file",
         "latin.jsonl": ":2: not UTF-8 text",
     }.items():

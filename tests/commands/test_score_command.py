@@ -117,7 +117,7 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     (["--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json: expected a file in a folder that exists"),
     (["--report", "."], "--report .: expected a file in a folder that exists"),
     (["--fit_thresholds", "--model", "user/name"], "user/name is not a local folder"),
-    (["--data", "user/name"], "--data user/name: not a file; of a data set name the split as well"),
+    (["--data", "user/name"], "--data user/name: no such file (of a data set name the split as well, user/name:test)"),
     (["--data", "gold.jsonl", "--output", "./gold.jsonl"], "--output ./gold.jsonl would overwrite --data"),
     (["--output", "a.json", "--report", "a.json"], "--report a.json would overwrite --output"),
 ])  # fmt: skip
@@ -195,3 +195,37 @@ def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
     nothing = metric.compute(predictions=[[]], references=[[]])
     assert nothing.pop("overlap_curve")["points"] == []
     assert nothing == {**score_entities([[]], [[]]), "overlap": score_entities([[]], [[]])}
+
+
+def test_gold_with_white_space_scores_all_with_a_perfect_model(folder, capsys, monkeypatch, tmp_path):
+    """The gold is what the model finds, with white space around it where the text has some."""
+    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
+    model, processor = load_checkpoint(folder / "model")
+    texts = [f"\n {text} \n" for text in ("Ada  Lovelace in London", "ResNet-50 on\nImageNet")]
+    found = extract(model, processor, texts)
+    gold = []
+    for text, entities in zip(texts, found, strict=True):
+        gold.append([])
+        for entity in entities:
+            start, end = entity["start"], entity["end"]
+            start -= text[start - 1].isspace()
+            end += text[end].isspace()
+            gold[-1].append({"start": start, "end": end, "label": entity["label"]})
+    write_jsonl(
+        tmp_path / "data.jsonl", [{"text": text, "entities": own} for text, own in zip(texts, gold, strict=True)]
+    )
+    as_they_are = zip([e for own in gold for e in own], [e for own in found for e in own], strict=True)
+    count = sum((a["start"], a["end"]) != (b["start"], b["end"]) for a, b in as_they_are)
+    result, errors = run_score(folder, capsys, "--data", str(tmp_path / "data.jsonl"))
+    assert (result["f1"], result["trimmed"]) == (1.0, count) and count > 9
+    assert f"note: {count:,} entities had white space around them, which was trimmed" in errors
+
+    metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
+    computed = metric.compute(predictions=found, references=gold, texts=texts)
+    assert (computed["f1"], computed["trimmed"]) == (1.0, count)
+    assert metric.compute(predictions=found, references=gold)["f1"] < 0.5
+    blank = [[{"start": 0, "end": 2, "label": "A"}], []]
+    with pytest.raises(ValueError, match=r"references\[0\]: \[0, 2\) of the text is white space alone"):
+        metric.compute(predictions=found, references=blank, texts=texts)
+    with pytest.raises(ValueError, match="texts has 1 documents, references 2"):
+        metric.compute(predictions=found, references=gold, texts=texts[:1])

@@ -12,6 +12,7 @@ from support.toy import ROOT, python
 
 from training.corpus.data import DataError, read_documents, stream_documents
 from training.corpus.report import DataReport, count_overlaps, report_on
+from training.corpus.spans import trim
 from training.corpus.windows import EncodedDocument, Window, covering_words, cut_windows, window_bounds
 
 
@@ -39,6 +40,26 @@ def test_duplicates_are_removed_and_counted_and_wrong_quotes_counted(tmp_path):
     assert (document.duplicates, document.misquoted) == (1, 1)
 
 
+@given(st.text(" \t\u3000ab", max_size=12).flatmap(lambda text: st.tuples(
+    st.just(text), st.integers(0, len(text)), st.integers(0, len(text)))))  # fmt: skip
+def test_white_space_is_trimmed_from_both_ends(drawn):
+    text, start, end = drawn[0], *sorted(drawn[1:])
+    first, last = trim(text, start, end)
+    assert start <= first <= last <= end and text[first:last] == text[start:end].strip()
+    assert trim(list(text), start, end) == (first, last)
+
+
+def test_white_space_around_gold_is_trimmed_and_counted(tmp_path):
+    entities = [{"start": start, "end": end, "label": "A"} for start, end in ((3, 10), (6, 10), (0, 3))]
+    raw = {"text": "Big \n data.", "entities": entities}
+    words = {"text": ["Big", " ", "", "data"], "entity": [[0, 3, "Big", "A"], [1, 4, "data", "A"]]}
+    documents = read_documents(write(tmp_path, raw, words))
+    assert documents[0].entities == ((6, 10, "A"), (0, 3, "A")) and documents[1].entities == ((0, 1, "A"), (3, 4, "A"))
+    assert [(document.trimmed, document.duplicates) for document in documents] == [(1, 1), (2, 0)]
+    report = report_on("train", documents, [encoded_text([1, 1], [])] * 2, ["A"], 4)
+    assert "  note: 3 entities had white space around them, which was trimmed" in report.lines()
+
+
 def test_gold_is_not_needed_for_prediction(tmp_path):
     documents = read_documents(write(tmp_path, {"text": "x"}, {"doc_id": 7, "text": ["x"]}), with_gold=False)
     assert [document.id for document in documents] == [f"{tmp_path}/data.jsonl:1", "7"]
@@ -64,6 +85,10 @@ def test_gold_is_not_needed_for_prediction(tmp_path):
         ({**WORDS, "entity": [[0, 2, "Big", "Nope"]]}, "entity[0]: unknown label 'Nope'; known labels: Task"),
         ({**WORDS, "entity": [[2, 1, "Big", "Task"]]}, "entity[0]: span [2, 1) is reversed or empty"),
         ({**WORDS, "entity": [[1, 1, "Big", "Task"]]}, "entity[0]: span [1, 1) is reversed or empty"),
+        (
+            {"text": "a  b", "entities": [{"start": 1, "end": 3, "label": "Task"}]},
+            "entities[0]: span [1, 3) is white space alone: remove it",
+        ),
         ({**WORDS, "entity": [[2, 4, "Big", "Task"]]}, "entity[0]: span [2, 4) is outside the text's 3 words"),
         ({**RAW, "entities": [{"start": -1, "end": 3, "label": "Task"}]}, "is outside the text's 9 characters"),
         ({**RAW, "entities": [{"start": 1, "label": "Task"}]}, "entities[0].end: expected a value, found nothing"),
@@ -79,7 +104,7 @@ def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message):
 
 def test_files_that_hold_no_document(tmp_path):
     path = tmp_path / "data.jsonl"
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"data\.jsonl: no such file$"):
         read_documents(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_documents(tmp_path)
@@ -142,10 +167,11 @@ def test_gold_off_word_boundaries_is_put_on_the_words_it_touches():
     offsets = [(0, 3), (4, 8), (8, 9), (12, 15)]
     spans = [(0, 8, "exact"), (1, 5, "inside"), (3, 5, "white space before"), (9, 12, "nothing"), (8, 9, "one"),
              (9, 13, "reaches")]  # fmt: skip
-    covered, off_boundary, unreachable = covering_words(offsets, spans)
+    covered, exact, off_boundary, inside_word, unreachable = covering_words(offsets, spans)
     assert covered == [(0, 2, "exact"), (0, 2, "inside"), (1, 2, "white space before"), (2, 3, "one"),
                        (3, 4, "reaches")]  # fmt: skip
-    assert (off_boundary, unreachable) == (3, 1)
+    assert exact == [(0, 2, "exact"), (2, 3, "one")]
+    assert (off_boundary, inside_word, unreachable) == (3, [spans[1], spans[2], spans[5]], 1)
 
 
 @st.composite
@@ -179,7 +205,9 @@ def test_neighbours_overlap():
 
 def encoded_text(tokens, entities):
     bounds = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64)
-    return EncodedDocument(np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, 0, 0)
+    return EncodedDocument(
+        np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, entities, 0, [], 0
+    )
 
 
 def test_windows_have_special_tokens_words_from_one_and_their_own_spans():
@@ -215,6 +243,15 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
         "4 entities have labels that the model does not know and count as missed: Task 4",
     ):
         assert line in text
+
+
+def test_many_labels_are_a_table():
+    report = DataReport("x", None)
+    report.entities.update({"A": 2} | {f"label {number}": 1000 * number for number in range(1, 9)})
+    lines = report.lines()
+    assert "  entities: 36,002 (9 labels); the longest has 0 words" in lines
+    table = lines[lines.index("    label 8      8,000") :][:9]
+    assert table[-1] == "    A                2" and [line.split()[1] for line in table[:-1]] == list("87654321")
 
 
 spans = st.tuples(st.integers(0, 9), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))

@@ -101,5 +101,5 @@ def test_entities_that_no_window_holds_are_told_from_none(toy, tmp_path):
     record = toy_records(1)[0]
     record["entity"] = [[0, 6, "", "Task"], [2, 9, "", "Task"]]
     data = str(write_jsonl(tmp_path / "data.jsonl", [record]))
-    with pytest.raises(DataError, match="if any of the 2 in the texts is too wide, raise span_window or max_tokens"):
+    with pytest.raises(DataError, match="of 2 in the texts, .* raise span_window to 5, for the shortest of 6 words"):
         training.main(training_arguments(toy, tmp_path / "out", "--train_file", data, "--span_window", "4"))

@@ -32,7 +32,7 @@ def task(*regions, text=TEXT, **fields):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.jsonl", None, "a.jsonl: cannot be read (No such file or directory)"),
+        ("a.jsonl", None, "a.jsonl: no such file"),
         ("a.jsonl", "", "a.jsonl: its format is not recognised; known: doccano, "),
         ("a.jsonl", '{"x": 1}\n[1]\n', "a.jsonl: its format is not recognised"),
         ("a.zip", b"PK\x03\x04", "a.zip: its format is not recognised (a zip archive: unpack it"),
@@ -246,6 +246,15 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch
     with pytest.raises(WriteError, match=r"train.jsonl: cannot be written \(Bad file descriptor\)"):
         import_files(tmp_path, capsys, path)
     assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_white_space_around_annotations_is_trimmed_and_counted(tmp_path, capsys):
+    labels = [[3, 6, "A"], [6, 10, "B"], [0, 3, "A"], [3, 5, "A"], [4, 6, "A"]]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "Big \nA data.", "label": labels}])
+    (record,), printed = import_files(tmp_path, capsys, path)
+    assert marked(record) == [("Big", "A"), ("A", "A"), ("dat", "B")]
+    assert "note: 3 entities had white space around them, which was trimmed" in printed
+    assert "1: white space alone" in printed and "[3, 5)" in printed
 
 
 def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):

@@ -17,7 +17,7 @@ from training.evaluation.score_report import render, write_report
 
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)>\"&{{ 7 * 7 }}"
 ABOUT = {"model": "m", "data": ["d.jsonl"], "texts": 1, "words": 8, "entities": 1, "wider_than_window": 0,
-         "off_word_boundaries": 0, "without_tokens": 0, "duplicates_removed": 0}  # fmt: skip
+         "off_word_boundaries": 0, "without_tokens": 0, "duplicates_removed": 0, "trimmed": 0}  # fmt: skip
 VOID = {"meta", "img", "br", "link", "input"}
 
 

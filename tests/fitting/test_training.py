@@ -229,6 +229,21 @@ def test_a_wrong_field_is_named(toy, given, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("labels", [["NO"], ["1"], ["NO", "on", "1e3", "null"],
+                                    ["License Grant", "Revenue/Profit Sharing"],
+                                    ["@X", "a: b", "#1", "[z]"], ["人名", "größe"]])  # fmt: skip
+def test_labels_are_what_people_write(tmp_path, toy, labels):
+    given = training_arguments(toy, "out")
+    assert parse_fields([*given, "--labels", ",".join(labels)]).labels == labels
+    config = tmp_path / "run.yaml"
+    config.write_text("labels:\n" + "".join(f"- {label}\n" for label in labels), encoding="utf-8")
+    if "@X" in labels:
+        with pytest.raises(FieldError, match="not valid YAML: .*'@' that cannot .*: put it into quotes"):
+            parse_fields(["--config", str(config), *given])
+        config.write_text("labels: " + json.dumps(labels))
+    assert parse_fields(["--config", str(config), *given]).labels == labels
+
+
 def test_fields_come_from_yaml_and_the_command_line_wins(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("backbone: a\ntrain_file: [b, 1.jsonl]\ndev_file: c\noutput_dir: d\nlearning_rate: 3e-4\n"

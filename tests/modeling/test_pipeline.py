@@ -2,11 +2,19 @@
 
 import copy
 import json
+import logging
+from array import array
+from collections import UserList, deque
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from support.fresh import run_fresh
 from support.tiny import tiny_tokenizer
+from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_sener import SenerConfig, SenerModel, SenerPipeline, SenerProcessor
 from modeling_sener.pipeline_sener import BATCHES
@@ -69,6 +77,67 @@ def test_strings_and_lists(extract, expected):
     same(extract(TEXTS), expected)
     same(extract(tuple(TEXTS)), expected)
     assert extract([]) == []
+
+
+PLAIN = [text for text in TEXTS if text.isascii()]  # half of a surrogate pair has no place in a data set
+SEQUENCES = {
+    "list": list,
+    "tuple": tuple,
+    "column": lambda texts: Dataset.from_dict({"text": texts})["text"],
+    "key": lambda texts: KeyDataset(Dataset.from_dict({"text": texts}), "text"),
+    "array": np.array,
+    "objects": lambda texts: np.array(texts, dtype=object),
+    "series": lambda texts: pd.Series(texts, index=range(7, 7 + len(texts))),
+    "deque": deque,
+    "own": UserList,
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_any_sequence_of_strings_is_a_list_of_texts(extract, processor, kind):
+    made = SEQUENCES[kind]
+    same(extract(made(PLAIN)), extract(PLAIN))
+    assert processor(made(PLAIN)).texts == PLAIN
+    words = PLAIN[0].split()
+    for given in (made(words), [made(words)]):
+        assert processor(given, is_split_into_words=True).texts == [words]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"a": "b"}, "dict; expected a string"),
+        ({"a", "b"}, "set; expected"),
+        (b"a", "bytes: decode it; expected"),
+        (np.array("a"), "ndarray; expected"),
+        (np.array([["a"]]), "ndarray; expected"),
+        (array("d", [0.5]), r"\[0\] is of type float; expected a string"),
+        (pd.Series(["a", None]), r"\[1\] is of type (float|NoneType); expected"),
+        (torch.tensor([1]), r"\[0\] is of type Tensor; expected"),
+        (pd.DataFrame({"text": ["a"]}), "DataFrame, a table: pass one of its columns; expected"),
+        (Dataset.from_dict({"text": ["a"]}), "Dataset, a table: pass one of its columns; expected"),
+        (Path("a.txt"), r"PosixPath: read the file \(`path.read_text\(\)`\); expected"),
+    ],
+)
+def test_what_is_no_sequence_of_strings_is_named_by_its_type(extract, processor, wrong, message):
+    for given in (extract, processor):
+        with pytest.raises(TypeError, match=message):
+            given(wrong)
+
+
+def test_the_path_of_a_file_gets_a_hint(extract, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("Ada")
+    (tmp_path / "in").mkdir()
+    for text in ("notes.txt", str(tmp_path / "notes.txt"), str(tmp_path / "in")):
+        caplog.clear()
+        extract(["Ada", text])
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"the text {text!r} is the path of a file: its name is searched" in caplog.text
+    caplog.clear()
+    extract(["in", ".", "/", "no.txt", "a" * 5000, "é" * 300, "notes.txt\n", "\0", "\ud800", ""])
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7])

@@ -1,5 +1,6 @@
 """Atomic writes, locks, checksums, and errors that name the file that could not be written."""
 
+import difflib
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -14,7 +16,8 @@ from safetensors import SafetensorError
 
 
 BUNDLED = Path(__file__).parents[2] / "modeling_sener"  # the checkpoint that comes with the code
-# Parts of the messages of torch.save, which do not give the reason.
+NAMES = 10_000  # of a folder in which the nearest one is looked for
+# Of torch.save, which says nothing about the reason.
 TORCH_FAULTS = ("inline_container", "iostream error")
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
 
@@ -45,6 +48,32 @@ def writing(path: str | Path, advice: str = "") -> Iterator[None]:
             str(error) if isinstance(error, SafetensorError) else f"{free_space(path):,} bytes are free"
         )
         raise WriteError(f"{path}: cannot be written ({reason}){advice}") from error
+
+
+def unreadable(path: str | Path, error: Exception) -> str:
+    """The message on a file that cannot be read; where there is no such file, with the nearest name that there is."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such file{nearest(path)}"
+    number = getattr(error, "errno", None)  # pyarrow's errors have this alone
+    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or (number and os.strerror(number)) or error})"
+
+
+def nearest(path: str | Path) -> str:
+    """Of a path that does not exist "; did you mean PATH?", by the first part of it that is missing; "" for none."""
+    path = Path(path)
+    missing = next((part for part in [*reversed(path.parents), path] if not part.exists()), None)
+    if missing is None:
+        return ""
+    with suppress(OSError):
+        names = sorted(islice((entry.name for entry in os.scandir(missing.parent)), NAMES))
+        by_stem = {name.partition(".")[0]: name for name in names}
+        close = difflib.get_close_matches(missing.name, names, n=1)
+        close = close or [by_stem[stem] for stem in difflib.get_close_matches(missing.name, by_stem, n=1)]
+        if close:
+            found = missing.parent / close[0]
+            rest = path.relative_to(missing)
+            return f"; did you mean {found / rest if (found / rest).exists() else found}?"
+    return ""
 
 
 def free_space(path: str | Path) -> int:

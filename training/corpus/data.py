@@ -15,7 +15,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.common.cli import first_line
+from training.common.files import nearest, unreadable
 from training.corpus.recognise import advice
+from training.corpus.spans import trim
 
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -32,10 +34,11 @@ class Document:
     `end` is exclusive.
 
     Attributes:
-        id: `id` or `doc_id` of the line, `FILE:LINE` if it has none.
-        entities: (start, end, label), each once, in the file's order.
-        duplicates: the number of repeated entities that were removed.
-        misquoted: the number of entities whose quoted words differ from the text at their offsets; the offsets count.
+        id: `id` or `doc_id` of the line, `FILE:LINE` where it has none.
+        entities: (start, end, label), each once, in the file's order, without white space around them.
+        duplicates: how many entities were left out because they were there already.
+        misquoted: entities whose quoted words are not the text's words at their offsets; the offsets are used.
+        trimmed: entities that had white space around them.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Document:
     entities: tuple[tuple[int, int, str], ...] = ()
     duplicates: int = 0
     misquoted: int = 0
+    trimmed: int = 0
 
     @property
     def is_split(self) -> bool:
@@ -118,7 +122,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
                 if text.strip():
                     yield number, text
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise DataError(unreadable(path, error)) from error
 
 
 def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
@@ -133,7 +137,8 @@ def read_dataset(source: str, split: str) -> Iterator[tuple[str, dict]]:
         rows = load_dataset(name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
         reason = first_line(error)
-        raise DataError(f"{source}: not a file, and cannot be read as a data set ({reason})") from error
+        what = "not a file" if Path(name).exists() else "no such file"
+        raise DataError(f"{source}: {what}, and cannot be read as a data set ({reason}){nearest(name)}") from error
     for number, row in enumerate(rows, start=1):
         # `datasets` sets the missing columns of a row to None.
         yield f"{name}:{split} row {number}", {key: value for key, value in row.items() if value is not None}
@@ -169,7 +174,7 @@ def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | N
     text = record["text"]
     field = "entity" if isinstance(text, list) else "entities"
     _expect(isinstance(record.get(field), list), where, field, "a list of entities", record.get(field))
-    entities, misquoted = {}, 0
+    entities, misquoted, trimmed = {}, 0, 0
     for i, item in enumerate(record[field]):
         name = f"{field}[{i}]"
         start, end, label, quote = _word_entity(item, where, name) if isinstance(text, list) \
@@ -185,8 +190,12 @@ def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | N
         if labels is not None and label not in labels:
             raise DataError(f"{where}: {name}: unknown label {label!r}; known labels: {', '.join(labels)}")
         misquoted += quote is not None and _letters(quote) != _letters(text[start:end])
-        entities[start, end, label] = None
-    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted)
+        first, last = trim(text, start, end)
+        if first == last:
+            raise DataError(f"{where}: {name}: span [{start}, {end}) is white space alone: remove it")
+        trimmed += (first, last) != (start, end)
+        entities[first, last, label] = None
+    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted, trimmed)
 
 
 def _word_entity(item, where: str, name: str) -> tuple:

@@ -1,7 +1,6 @@
 """Read texts from Parquet files and write entities to them, with a few rows in memory at a time."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.common.cli import first_line
+from training.common.files import unreadable
 from training.corpus.data import DataError, Document, parse_record
 
 
@@ -75,8 +75,7 @@ def _open(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        reason = os.strerror(error.errno) if getattr(error, "errno", None) else first_line(error)
-        raise DataError(f"{path}: cannot be read ({reason})") from error
+        raise DataError(unreadable(path, error)) from error
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -1,6 +1,7 @@
 """The data report, printed before the first step: counts, and gold that the model cannot learn or find."""
 
 import math
+import shlex
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +11,11 @@ from modeling_sener import SenerProcessor
 from modeling_sener.band import fits
 from training.corpus.data import Document
 from training.corpus.windows import EncodedDocument, encode_document
+from training.corpus.word_patterns import PATTERNS, REST, count_held, suggestion
+
+
+LISTED = 8  # labels on a line; more are a table
+EXAMPLES, AROUND = 3, 20  # entities that are shown; characters on either side
 
 
 @dataclass
@@ -19,12 +25,16 @@ class DataReport:
 
     Attributes:
         span_window: w: an entity of more than w + 1 words cannot be learnt or found; `None` for no limit.
-        entities: label -> number of entities.
-        widths: number of words -> number of entities of that width.
-        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that share
-            their span with another one.
-        wide: label -> number of entities that are wider than the span window.
-        empty_windows, drawn_windows: training windows without an entity; the number of these that an epoch draws.
+        entities: label -> how many.
+        widths: number of words -> how many entities have as many.
+        nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
+            another one's very span.
+        wide: entities (label -> how many) with more words than the span window holds.
+        off_boundary, inside_word: entities that do not begin and end with a word; that begin or end inside one.
+        held: how many of the latter each of `word_patterns.PATTERNS` would hold; `cut` shows the first.
+        empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
+        findable: entities that a model can find: of its labels, on word boundaries, within the span window.
+        out_of_reach: labels that have entities, but none that a training window holds -> what to change.
         without_window: entities that fit the span window, but no training window of `max_tokens` tokens.
         cut_words: words that have more than `max_tokens` tokens, and are cut.
     """
@@ -47,10 +57,16 @@ class DataReport:
     same_span: int = 0
     duplicates: int = 0
     misquoted: int = 0
+    trimmed: int = 0
     off_boundary: int = 0
+    inside_word: int = 0
+    held: Counter = field(default_factory=Counter)
+    cut: list[str] = field(default_factory=list)
     unreachable: int = 0
     wide: Counter = field(default_factory=Counter)
     without_window: int = 0
+    findable: int = 0
+    out_of_reach: dict[str, str] = field(default_factory=dict)
     cut_words: int = 0
     unknown_labels: Counter = field(default_factory=Counter)
     # Hashes, as the texts themselves may not fit into memory.
@@ -67,7 +83,9 @@ class DataReport:
         self.tokens += len(encoded.tokens)
         self.duplicates += document.duplicates
         self.misquoted += document.misquoted
+        self.trimmed += document.trimmed
         self.off_boundary += encoded.off_boundary
+        self._add_inside_word(document, encoded.inside_word)
         self.unreachable += encoded.unreachable
         for _, _, label in document.entities:
             self.entities[label] += 1
@@ -76,10 +94,25 @@ class DataReport:
             self.widths[last - first] += 1
             if not fits(first, last, self.span_window):
                 self.wide[label] += 1
+        self.findable += sum(fits(first, last, self.span_window) for first, last, label in encoded.exact
+                             if labels is None or label in labels)  # fmt: skip
         nested, crossing, same_span = count_overlaps([(start, end) for start, end, _ in document.entities])
         self.nested += nested
         self.crossing += crossing
         self.same_span += same_span
+
+    def _add_inside_word(self, document: Document, spans: list[tuple[int, int, str]]) -> None:
+        if not spans:
+            return
+        self.inside_word += len(spans)
+        self.held += count_held(document, spans)
+        for start, end, label in spans[: EXAMPLES - len(self.cut)]:
+            text, inside = document.text, document.text[start:end]
+            if len(inside) > 2 * AROUND:
+                inside = f"{inside[:AROUND]}...{inside[-AROUND:]}"
+            shown = f"{text[max(0, start - AROUND) : start]}[{inside}]{text[end : end + AROUND]}"
+            shown = "".join(char if char.isprintable() else " " for char in shown)
+            self.cut.append(f"{document.id}: {shown} ({label})")
 
     @property
     def widest(self) -> int:
@@ -95,16 +128,39 @@ class DataReport:
                 return max(1, width - 1)
         return 1
 
+    def _lines_on_words(self) -> list[str]:
+        if not self.inside_word:
+            return []
+        share = 100 * self.inside_word / self.entities.total()
+        lines = [f"  note: {self.inside_word:,} entities ({share:.1f} %) begin or end inside a word, as in:",
+                 *(f"    {example}" for example in self.cut)]  # fmt: skip
+        name = suggestion(self.held, self.inside_word)
+        if name is None:
+            return [*lines, "    look at these annotations; if they are right, only words of one letter hold them: "
+                    f"--word_pattern {shlex.quote(REST)}"]  # fmt: skip
+        return [*lines, f"    {self.held[name]:,} of them are held with {name} (a field of training):",
+                f"    --word_pattern {shlex.quote(PATTERNS[name])}"]  # fmt: skip
+
+    def _lines_on_labels(self) -> list[str]:
+        return [f"  warning: no training window holds an entity of {label}, which cannot be learnt: {cure}"
+                for label, cure in self.out_of_reach.items()]  # fmt: skip
+
     def lines(self) -> list[str]:
         """The report as lines of text; notes with a count of 0 are left out."""
         total = self.entities.total()
         per_label = ", ".join(f"{label} {count:,}" for label, count in sorted(self.entities.items())) or "none"
+        if is_table := len(self.entities) > LISTED:
+            per_label = f"{len(self.entities)} labels"
         lines = [
             f"{self.name}: {self.texts:,} texts, {self.words:,} words, {self.tokens:,} tokens"
             + (f", {self.windows:,} windows" if self.windows else ""),
             *self._lines_on_empty_windows(),
             f"  entities: {total:,} ({per_label}); the longest has {self.widest:,} words",
         ]
+        if is_table:
+            width = max(map(len, self.entities))
+            most = sorted(self.entities.items(), key=lambda item: (-item[1], item[0]))
+            lines += [f"    {label:{width}}  {count:>9,}" for label, count in most]
         if total:
             lines += [
                 f"  overlaps: {100 * self.nested / total:.1f} % lie inside another one, "
@@ -112,7 +168,8 @@ class DataReport:
                 f"{100 * self.same_span / total:.1f} % have the same span as another one",
                 f"  span_window {self.window_for(0.99)} holds 99 % of the entities, {self.window_for(1)} all",
             ]
-        return lines + [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+        notes = [f"  note: {count:,} {text}" for count, text in self._notes() if count]
+        return lines + notes + self._lines_on_words() + self._lines_on_labels()
 
     def _lines_on_empty_windows(self) -> list[str]:
         if self.drawn_windows == self.empty_windows:
@@ -127,6 +184,7 @@ class DataReport:
              f"found (span_window {self.widest - 1} would hold all): {_counted(self.wide)}"),
             (self.duplicates, "entities were there twice; the copies were removed"),
             (self.misquoted, "entities quote other words than stand at their offsets; the offsets are used"),
+            (self.trimmed, "entities had white space around them, which was trimmed"),
             (self.off_boundary, "entities do not begin and end with a word; they are trained on the words they touch "
              "and count as missed in scoring"),
             (self.unreachable, "entities touch no word with tokens and cannot be learnt or found"),

@@ -27,10 +27,11 @@ class EncodedDocument:
         tokens: *Shape:* (tokens,), without special tokens.
         bounds: *Shape:* (N + 1,), word i has the tokens [bounds[i], bounds[i + 1]).
         prefix, suffix: the special tokens before and after.
-        entities: (first word, last word + 1, label) of each gold span.
-        off_boundary: the number of gold spans that do not begin and end at word boundaries; they are trained on the
-            words that they touch.
-        unreachable: the number of gold spans that touch no word with tokens; they cannot be trained on.
+        entities: (first row, last row + 1, label): the rows that the gold spans cover.
+        exact: those of `entities` whose gold span begins and ends where its rows do: no other can be found.
+        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
+        inside_word: those of them (start, end, label), in the text's units, that begin or end inside a row.
+        unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
     """
 
     tokens: np.ndarray
@@ -38,12 +39,18 @@ class EncodedDocument:
     prefix: np.ndarray
     suffix: np.ndarray
     entities: list[tuple[int, int, str]]
+    exact: list[tuple[int, int, str]]
     off_boundary: int
+    inside_word: list[tuple[int, int, str]]
     unreachable: int
 
     @property
     def num_words(self) -> int:
         return len(self.bounds) - 1
+
+    def tokens_of(self, first: int, last: int) -> int:
+        """Tokens of a window of the rows [first, last), with the special tokens."""
+        return int(self.bounds[last] - self.bounds[first]) + len(self.prefix) + len(self.suffix)
 
 
 def encode_document(processor, document: Document) -> EncodedDocument:
@@ -54,12 +61,11 @@ def encode_document(processor, document: Document) -> EncodedDocument:
     # A text without words has only special tokens: all of them go into the prefix.
     first, last = (inside[0], inside[-1] + 1) if len(inside) else (len(input_ids), len(input_ids))
     bounds = np.concatenate([[0], np.cumsum(np.bincount(word_index[inside])[1:])]).astype(np.int64)
-    entities, off_boundary, unreachable = covering_words(inputs.word_offsets[0], document.entities)
-    return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], entities,
-                           off_boundary, unreachable)  # fmt: skip
+    covered = covering_words(inputs.word_offsets[0], document.entities)
+    return EncodedDocument(input_ids[first:last], bounds, input_ids[:first], input_ids[last:], *covered)
 
 
-def covering_words(offsets, entities) -> tuple[list[tuple[int, int, str]], int, int]:
+def covering_words(offsets, entities) -> tuple[list, list, int, list, int]:
     """
     Map gold spans to the words that they touch.
 
@@ -68,19 +74,25 @@ def covering_words(offsets, entities) -> tuple[list[tuple[int, int, str]], int, 
         entities: (start, end, label) in the same units.
 
     Returns:
-        (first word, last word + 1, label) of each span, without duplicates; the number of spans that do not begin and
-        end at word boundaries; the number of spans that touch no word.
+        (first row, last row + 1, label) of the rows that each span touches, each once; those that a span begins and
+        ends with exactly; how many spans do not begin and end on a row's edge; those of them that begin or end inside
+        a row; how many spans touch no row.
     """
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
-    covered, off_boundary, unreachable = {}, 0, 0
+    covered, exact, off_boundary, inside_word, unreachable = {}, {}, 0, [], 0
     for start, end, label in entities:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         if first >= last:
             unreachable += 1
             continue
-        off_boundary += (starts[first], ends[last - 1]) != (start, end)
         covered[first, last, label] = None
-    return list(covered), off_boundary, unreachable
+        if (starts[first], ends[last - 1]) == (start, end):
+            exact[first, last, label] = None
+        else:
+            off_boundary += 1
+            if starts[first] < start or end < ends[last - 1]:
+                inside_word.append((start, end, label))
+    return list(covered), list(exact), off_boundary, inside_word, unreachable
 
 
 @dataclass

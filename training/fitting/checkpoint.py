@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.common.cli import first_line
-from training.common.files import writing
+from training.common.files import nearest, writing
 from training.fitting.lora import merged_state_dict
 
 
@@ -59,7 +59,9 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     try:
         fields, _ = SenerConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: not a SeNER checkpoint: {first_line(error)}") from error
+        raise CheckpointError(
+            f"{name}: not a SeNER checkpoint: {first_line(error).rstrip('.')}{nearest(name)}"
+        ) from error
     found = fields.get("model_type") if isinstance(fields, dict) else None
     if found != SenerConfig.model_type:
         raise CheckpointError(f"{name}: not a SeNER checkpoint: config.json: model_type: found {found!r}")

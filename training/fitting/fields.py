@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 from modeling_sener import SenerConfig
+from modeling_sener.tokenization import word_splitter
+from training.common.files import unreadable
 
 
 class FieldError(ValueError):
@@ -31,8 +33,10 @@ class TrainingFields:
         batch_size, gradient_accumulation_steps: windows of a batch on each process; batches of a step.
         learning_rate: of the encoder, or of its adapters.
         head_learning_rate: of everything else.
-        max_norm_ratio: gradients are scaled down to at most this many times the usual norm of the run's gradients.
-        max_tokens: the most tokens of a training window. Evaluation always sees whole texts.
+        max_norm_ratio: gradients are scaled down to this many times the norm that the run's gradients usually have.
+        word_pattern: regular expression (Oniguruma) of a word, saved with the model; the checkpoint's own, or the
+            processor's default, where it is not given.
+        max_tokens: tokens of a training window. Evaluation always sees whole texts.
         empty_window_share: share of the training windows without an entity that an epoch draws, anew each time.
         mask_share: share of the input tokens that is masked, in whole words; 0 for none.
         masked_words_weight: weight of the masked-word loss, beside that of the spans; 0 leaves it out.
@@ -61,6 +65,7 @@ class TrainingFields:
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     max_norm_ratio: float = 4.0
+    word_pattern: str | None = None
     max_tokens: int = 5120
     empty_window_share: float = 1.0
     mask_share: float = 0.15
@@ -92,6 +97,11 @@ class TrainingFields:
         for name, choices in (("mixed_precision", ("no", "bf16", "fp16", "auto")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
             _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        if self.word_pattern is not None:
+            try:
+                word_splitter(self.word_pattern)
+            except ValueError as error:
+                raise FieldError(str(error)) from error
         for name in FILES:
             files = getattr(self, name)
             _require(self, name, files and all(isinstance(file, str) for file in files), "a file or a list of files")
@@ -101,6 +111,7 @@ class TrainingFields:
 
 
 FILES = ("train_file", "dev_file")
+AS_WRITTEN = ("labels", "word_pattern")  # on the command line: YAML would make a number or a boolean of NO, on and 1
 OWN_FIELDS = {item.name: item.type for item in dataclasses.fields(TrainingFields) if item.name != "model"}
 REQUIRED = ("backbone", "train_file", "dev_file", "output_dir")
 MODEL_FIELDS = [
@@ -132,7 +143,7 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     given = vars(parser.parse_args(arguments))
     config = given.pop("config")
     values = _read_yaml(config) if config else {}
-    values.update({name: value if name in FILES else yaml.safe_load(value)
+    values.update({name: value if name in (*FILES, *AS_WRITTEN) else yaml.safe_load(value)
                    for name, value in given.items() if value is not None})  # fmt: skip
     missing = [name for name in REQUIRED if values.get(name) is None]
     if missing:
@@ -144,11 +155,15 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
 
 def _read_yaml(path: str) -> dict:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        if isinstance(values, dict) and values.get("labels") is not None:
+            values["labels"] = yaml.load(text, yaml.BaseLoader)["labels"]  # as they are written: NO, on, 1
     except OSError as error:
-        raise FieldError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FieldError(unreadable(path, error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FieldError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        hint = ": put it into quotes" if "cannot start any token" in str(error) else ""
+        raise FieldError(f"{path}: not valid YAML: {' '.join(str(error).split())}{hint}") from error
     if not isinstance(values, dict):
         raise FieldError(f"{path}: expected fields (`name: value`), found {values!r}")
     known = [*OWN_FIELDS, *MODEL_FIELDS]

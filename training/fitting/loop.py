@@ -38,7 +38,7 @@ def train(run: Run) -> Progress:
         if accelerator.is_main_process:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
-            if is_best:
+            if is_best or not progress.best_epoch:  # while nothing is learnt, the latest, so that there is a model
                 save_checkpoint(run.eval_model, run.processor, fields.output_dir, fields.save_dtype)
                 folder = Path(fields.output_dir)
                 progress.best_files = checksums(folder.glob("model*.safetensors"), folder)

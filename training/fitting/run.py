@@ -15,7 +15,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.common.cli import on_main_process
-from training.common.files import writing
+from training.common.files import BUNDLED, writing
 from training.corpus.batches import Collator, Masking, StepBatches
 from training.corpus.data import Document, read_documents
 from training.corpus.windows import StoredWindows
@@ -91,7 +91,7 @@ def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, 
     quiet.load_state_dict(model.state_dict())
     if fields.lora_rank:
         add_lora(quiet, fields.lora_rank, fields.lora_alpha)
-    return quiet, SenerProcessor(processor.tokenizer, config, processor.word_pattern)
+    return quiet, SenerProcessor(processor.tokenizer, config, fields.word_pattern or processor.word_pattern)
 
 
 def build_optimizer(model: torch.nn.Module, encoder: torch.nn.Module, fields: TrainingFields) -> torch.optim.AdamW:
@@ -218,6 +218,22 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
                disable=not accelerator.is_main_process)  # fmt: skip
     return Run(accelerator, fields, model, eval_model, processor, dev, batches, optimizer, scheduler, progress,
                checkpoints, resume_signature, bar)  # fmt: skip
+
+
+def outcome(progress: Progress, fields: TrainingFields, steps: int) -> str:
+    """What a run ends with; where nothing was learnt, what usually helps."""
+    saved = f"saved in {fields.output_dir}"
+    if progress.best_epoch:
+        return f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); {saved}"
+    trained = "" if is_checkpoint(fields.backbone) else (
+        f"start from a trained checkpoint (backbone {BUNDLED.name}) instead of a plain encoder; "
+    )  # fmt: skip
+    return (
+        f"nothing was learnt: F1 on dev was 0 in all {len(progress.history):,} epochs; the last one's weights are "
+        f"{saved}. What usually helps: take more steps than these {steps:,} (raise num_epochs and patience, lower "
+        f"gradient_accumulation_steps); {trained}raise head_learning_rate ({fields.head_learning_rate:g}), or lower "
+        "both learning rates if the loss rises; read the notes on the data above"
+    )
 
 
 def start_trackers(accelerator: Accelerator, fields: TrainingFields) -> None:

@@ -39,11 +39,12 @@ class Progress:
 
     Attributes:
         epoch: the current one, from 1.
-        step: finished steps of this epoch.
-        loss_sum: sum of the losses of the windows seen in this epoch.
-        seconds: spent in this epoch.
-        best_files: size and CRC-32 of the weights that were published at the end of the best epoch, by file name.
-        history: an entry for each evaluated epoch.
+        step: steps of it that are done.
+        loss_sum: sum of the loss of the windows seen in it.
+        best_f1, best_epoch: 0 while no epoch has found anything right.
+        best_files: size and CRC-32 of the weights that were published at the end of the best epoch (while there is
+            none, of the last one), by name.
+        history: an entry for each epoch that has been evaluated.
         norms: of the gradients so far.
     """
 
@@ -51,7 +52,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-    best_f1: float = -1.0
+    best_f1: float = 0.0
     best_epoch: int = 0
     best_files: dict[str, list[int]] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
@@ -62,8 +63,8 @@ class Progress:
         return done >= num_epochs or done - self.best_epoch >= patience
 
     def end_epoch(self, entry: dict) -> bool:
-        """Add an evaluated epoch. Returns whether it is the best so far; while F1 is 0, the latest is the best."""
-        is_best = entry["f1"] > self.best_f1 or entry["f1"] == self.best_f1 == 0
+        """Note an epoch; whether it is the best so far. One that finds nothing right is not."""
+        is_best = entry["f1"] > self.best_f1
         if is_best:
             self.best_f1, self.best_epoch = entry["f1"], self.epoch
         self.history.append(entry)
@@ -235,7 +236,8 @@ def check_best(progress: Progress, folder: Path) -> None:
     try:
         check_checksums(folder, progress.best_files)
     except ResumeError as error:
-        raise ResumeError(f"{error}, in epoch {progress.best_epoch}, the best one; start the run again without "
+        which = f"epoch {progress.best_epoch}, the best one" if progress.best_epoch else "the last epoch"
+        raise ResumeError(f"{error}, in {which}; start the run again without "
                           "--resume") from error  # fmt: skip
 
 

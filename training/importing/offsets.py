@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from training.corpus.data import DataError
+from training.corpus.spans import trim
 from training.importing.draft import Draft, Reading, Span
 
 
 UNITS = {"characters": "characters", "utf-16": "UTF-16 code units", "utf-8": "UTF-8 bytes"}
-NEAR = 200  # characters on either side of an offset that are searched for its quote
-EDGES = 2  # ends of spans inside words; fewer are no evidence
+NEAR = 200  # characters on either side of an offset in which its quote is looked for
+TRIMMED = "entities had white space around them, which was trimmed"
+EDGES = 2  # of spans inside words: fewer say nothing
 
 
 def unit_starts(text: str, unit: str) -> np.ndarray:
@@ -117,7 +119,11 @@ class OffsetCheck:
             if fault is None and place is None:
                 fault = ("outside the text, or within a character", f"[{span.start}, {span.end}) of {size}")
             if fault is None:
-                kept.append((*place, span.label))
+                start, end = trim(draft.text, *place)
+                fault = ("white space alone", f"[{span.start}, {span.end})") if start == end else None
+            if fault is None:
+                reading.remarks[TRIMMED] += (start, end) != place
+                kept.append((start, end, span.label))
             else:
                 reading.leave_out(where, f"{span.name}: {fault[1]}", fault[0])
         return kept

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from training.common.cli import first_line
+from training.common.files import unreadable
 from training.corpus.data import DataError, read_lines
 from training.corpus.recognise import read_head, recognise
 
@@ -36,7 +37,7 @@ def head_of(path: str) -> bytes:
     try:
         return read_head(path)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise DataError(unreadable(path, error)) from error
 
 
 def read_whole(path: str) -> bytes:
@@ -45,7 +46,7 @@ def read_whole(path: str) -> bytes:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             content = file.read(MAX_WHOLE + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise DataError(unreadable(path, error)) from error
     if len(content) > MAX_WHOLE:
         raise DataError(f"{path}: larger than {MAX_WHOLE:,} bytes, which is read as a whole: split it, or export JSON "
                         "Lines, which are read one by one")  # fmt: skip

@@ -1,10 +1,12 @@
 """Count the texts of files, and read them one by one."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from training.common.files import nearest, unreadable
 from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
 
 
@@ -25,8 +27,10 @@ def count_texts(path: str) -> int:
         try:
             open(path, "rb").close()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+            raise DataError(unreadable(path, error)) from error
         return 1
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file{nearest(path)}")
     raise DataError(f"{path}: expected a .txt, .jsonl, .jsonl.gz or .parquet file")
 
 
@@ -45,10 +49,15 @@ def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
 
 
 def read_text(path: str) -> str:
-    """Read a UTF-8 file and keep its line ends, so that offsets count in the file's own text."""
+    """
+    A UTF-8 file, or standard input for "-", as it is, line ends included, so that offsets are offsets into the file's
+    own text.
+    """
+    name = "standard input" if path == "-" else path
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+        raise DataError(f"{name}: not UTF-8 text (byte {error.start}: {error.reason})") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(unreadable(path, error)) from error

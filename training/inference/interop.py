@@ -3,13 +3,17 @@ Convert entities to other formats: spaCy's `Doc.spans`, brat's standoff files, C
 
     from training.inference.interop import flat, to_brat, to_conll, to_spacy
 
-An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. An entity that a
-format cannot hold raises a `ValueError` that names it: nothing is left out, moved or merged silently.
+An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. What a format
+cannot hold raises a `ValueError` that names the entity: nothing is left out, moved or merged silently. White space
+around entities is trimmed, as in training, with a warning that counts them; one of white space alone is an error.
 """
 
 import re
 import reprlib
+import warnings
 from bisect import bisect_left, bisect_right
+
+from training.corpus.spans import trim
 
 
 # No annotated text may hold characters that end a line, or a field of a line, for some reader of brat's files.
@@ -29,9 +33,8 @@ def to_spacy(doc, entities: list[dict], key: str = "sc", expand: bool = False) -
         ValueError: an entity that is not of this text, or that covers a token partly.
     """
     spans = []
-    for entity in entities:
-        start, end, label = _checked(doc.text, entity)
-        span = doc.char_span(start, end, label=label, alignment_mode="expand" if expand else "strict")
+    for start, end, entity in _checked(doc.text, entities):
+        span = doc.char_span(start, end, label=entity["label"], alignment_mode="expand" if expand else "strict")
         if span is None:
             tokens = doc.char_span(start, end, alignment_mode="expand")
             raise ValueError(f"{_name(entity)} covers the tokens {[token.text for token in tokens]} partly: "
@@ -48,23 +51,19 @@ def to_brat(text: str, entities: list[dict]) -> str:
     An entity over several lines becomes an annotation with a fragment for each line. A note holds its score.
 
     Raises:
-        ValueError: an entity that is not of this text, that begins or ends with white space, or whose label holds
-            white space.
+        ValueError: an entity that is not of this text, or whose label holds white space.
     """
     lines = []
-    for number, entity in enumerate(entities, start=1):
-        start, end, label = _checked(text, entity)
+    for number, (start, end, entity) in enumerate(_checked(text, entities), start=1):
         _check_label(entity)
         fragments = []
         for line in _LINE.finditer(text, start, end):
             first = line.end() - len(line[0].lstrip())
             last = line.start() + len(line[0].rstrip())
             fragments += [(first, last)] if first < last else []
-        if not fragments or (fragments[0][0], fragments[-1][1]) != (start, end):
-            raise ValueError(f"{_name(entity)} begins or ends with white space, which brat does not annotate")
         places = ";".join(f"{first} {last}" for first, last in fragments)
         quote = " ".join(text[first:last] for first, last in fragments)
-        lines.append(f"T{number}\t{label} {places}\t{quote}\n")
+        lines.append(f"T{number}\t{entity['label']} {places}\t{quote}\n")
         lines.append(f"#{number}\tAnnotatorNotes T{number}\tscore {entity['score']:.4f}\n")
     return "".join(lines)
 
@@ -108,8 +107,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
             raise ValueError(f"word {number} is {token!r}: a word of a CoNLL file cannot be empty or hold white space")
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags, owner = ["O"] * len(words), {}
-    for entity in entities:
-        start, end, label = _checked(text, entity)
+    for start, end, entity in _checked(text, entities):
         _check_label(entity)
         covered = range(bisect_right(ends, start), bisect_left(starts, end))
         if not covered or (starts[covered[0]], ends[covered[-1]]) != (start, end):
@@ -120,16 +118,26 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
                 raise ValueError(f"{_name(owner[number])} and {_name(entity)} share the word {tokens[number]!r}: IOB "
                                  "tags hold flat entities; `flat` keeps the best of them")  # fmt: skip
             owner[number] = entity
-            tags[number] = f"{'B' if number == covered[0] else 'I'}-{label}"
+            tags[number] = f"{'B' if number == covered[0] else 'I'}-{entity['label']}"
     return "".join(f"{token}\t{tag}\n" for token, tag in zip(tokens, tags, strict=True)) + "\n"
 
 
-def _checked(text: str | list[str], entity: dict) -> tuple[int, int, str]:
-    start, end = entity["start"], entity["end"]
-    found = text[start:end] if isinstance(text, str) else " ".join(text[start:end])
-    if not 0 <= start < end <= len(text) or found != entity["text"]:
-        raise ValueError(f"{_name(entity)} is no entity of this text, which has {reprlib.repr(found)} there")
-    return start, end, entity["label"]
+def _checked(text: str | list[str], entities: list[dict]) -> list[tuple[int, int, dict]]:
+    """Start and end of each entity, without white space around it."""
+    places, trimmed = [], 0
+    for entity in entities:
+        start, end = entity["start"], entity["end"]
+        found = text[start:end] if isinstance(text, str) else " ".join(text[start:end])
+        if not 0 <= start < end <= len(text) or found != entity["text"]:
+            raise ValueError(f"{_name(entity)} is no entity of this text, which has {reprlib.repr(found)} there")
+        first, last = trim(text, start, end)
+        if first == last:
+            raise ValueError(f"{_name(entity)} is white space alone")
+        trimmed += (first, last) != (start, end)
+        places.append((first, last, entity))
+    if trimmed:
+        warnings.warn(f"{trimmed:,} entities had white space around them, which was trimmed", stacklevel=3)
+    return places
 
 
 def _check_label(entity: dict) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_sener import SenerConfig, SenerModel
 from modeling_sener.modeling_sener import wrapped_positions
+from training.common.files import unreadable
 from training.evaluation.scoring import RATIOS
 
 
@@ -37,6 +38,8 @@ def read_scores(path: str, config: SenerConfig) -> dict:
     """
     try:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(unreadable(path, error)) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(scores, dict):

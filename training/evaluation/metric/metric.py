@@ -8,6 +8,7 @@ Offer SeNER's scores as a metric of the `evaluate` library: `evaluate.load("trai
 import datasets
 import evaluate
 
+from training.corpus.spans import trim
 from training.evaluation.overlap import curve, match_overlap, touched_words
 from training.evaluation.scoring import Entity, as_spans, match, summarise
 
@@ -25,12 +26,14 @@ Args:
     words (optional): for each document the (start, end) of its words, as `processor.split_words(text)` returns them;
         the scores by overlap are then those of `training/score.py`. Without words, overlap is counted in the units of
         `start` and `end`: words for documents of words, characters for raw text.
+    texts (optional): the documents, strings or lists of words: with them white space around entities, gold or
+        predicted, is trimmed, as in training and `training/score.py`.
 
 Returns:
-    The result of `evaluation.scoring.score`: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
-    `macro`, `per_label`; `overlap`: the same by overlap; and, if every prediction has a score, `overlap_curve`: the
-    result of `evaluation.overlap.curve`. The curve ends at the lowest predicted score: extract with a low threshold to
-    see more of it.
+    What `evaluation.scoring.score` returns: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
+    `macro`, `per_label`; `overlap`: the same by overlap; and `overlap_curve`, where every prediction has a score: what
+    `evaluation.overlap.curve` returns; with `texts`, `trimmed`: how many entities had white space around them. The
+    curve ends where the predictions do: to see more of it, extract with a low threshold.
 """
 
 
@@ -50,6 +53,22 @@ def _by_score(entities: list[dict]) -> dict[Entity, float]:
     return dict(zip(as_spans(ascending), (entity["score"] for entity in ascending), strict=True))
 
 
+def _trimmed(texts: list, documents: list[list[dict]], name: str) -> list[list[dict]]:
+    """The entities of each document without white space around them."""
+    if len(texts) != len(documents):
+        raise ValueError(f"texts has {len(texts)} documents, {name} {len(documents)}: give each its own")
+    result = []
+    for number, (text, entities) in enumerate(zip(texts, documents, strict=True)):
+        result.append([])
+        for entity in entities:
+            start, end = trim(text, entity["start"], entity["end"])
+            if start == end:
+                place = f"[{entity['start']}, {entity['end']})"
+                raise ValueError(f"{name}[{number}]: {place} of the text is white space alone: remove it")
+            result[-1].append(entity | {"start": start, "end": end})
+    return result
+
+
 class EntityScores(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         entity = {"start": datasets.Value("int64"), "end": datasets.Value("int64"), "label": datasets.Value("string")}
@@ -66,11 +85,19 @@ class EntityScores(evaluate.Metric):
         """Add the entities of one document."""
         super().add(prediction=_scored(prediction), reference=_bare(reference), **kwargs)
 
-    def _compute(self, predictions: list[list[dict]], references: list[list[dict]], words: list | None = None) -> dict:
+    def _compute(self, predictions: list[list[dict]], references: list[list[dict]], words: list | None = None,
+                 texts: list | None = None) -> dict:  # fmt: skip
+        given = [*references, *predictions]
+        if texts is not None:
+            references = _trimmed(texts, references, "references")
+            predictions = _trimmed(texts, predictions, "predictions")
         gold = [as_spans(entities) for entities in references]
         outcomes = match(gold, [as_spans(entities) for entities in predictions])
         result = summarise(outcomes, {})
         result["overlap"] = summarise(match_overlap(outcomes, *touched_words(outcomes, words)), {})
+        if texts is not None:
+            pairs = zip(given, [*references, *predictions], strict=True)
+            result["trimmed"] = sum(a != b for before, after in pairs for a, b in zip(before, after, strict=True))
         if all(entity["score"] is not None for entities in predictions for entity in entities):
             result["overlap_curve"] = curve(gold, [_by_score(entities) for entities in predictions], words)
         return result
