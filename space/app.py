@@ -10,13 +10,16 @@ that comes with the repository.
 import itertools
 import json
 import os
-import signal
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+from ending import take_signals
 
+
+if __name__ == "__main__":
+    take_signals()
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read where the library is imported
 
 try:
@@ -251,9 +254,9 @@ def main() -> None:
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted then, too
     refuse_downloads()
     with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
+        take_signals(folder)
         os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
         keep_clean(Path(folder))
         build(extractor).launch(

@@ -16,6 +16,10 @@ With `--by_length` one trained model sees texts of at most 256, 512, ... 8,192 t
 overlap, and then whole texts (the paper's Figure 2a): `by_length.json`, `by_length.md`, `by_length.png`.
 """
 
+from training.common.start import end_with_parent, run, undone_by_signal
+
+
+# isort: split
 import argparse
 import json
 import os
@@ -36,7 +40,6 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
-from training.common.cli import end_with_parent, run
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document, window_bounds
 from training.evaluation.scoring import as_spans, score
@@ -125,7 +128,7 @@ def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], N
     with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace",
         preexec_fn=end_with_parent if sys.platform == "linux" else None,  # Windows takes none
-    ) as child:  # fmt: skip
+    ) as child, undone_by_signal(child.terminate):  # fmt: skip
         begin = file.tell()
         try:
             for line in child.stdout:
@@ -347,4 +350,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command goes on")

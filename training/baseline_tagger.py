@@ -18,6 +18,10 @@ and by label, without its other groups; `output_dir` gets it as `report.json`, b
 `AutoModelForTokenClassification` loads it.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import copy
 import json
 from dataclasses import dataclass, field, replace
@@ -38,7 +42,7 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
-from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.common.cli import keep_freed_memory, on_main_process, use_all_cores
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
 from training.corpus.report import DataReport

@@ -11,6 +11,10 @@ It takes texts of any number and length. What the model itself computes in parts
 its memory grows with the text. Its guards note how tracing went where a size may be 1; the result is the same.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import warnings
 from pathlib import Path
@@ -19,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
-from training.common.cli import run
 from training.fitting.checkpoint import load_checkpoint
 
 

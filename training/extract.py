@@ -8,6 +8,10 @@ A table (text, label, score, position in characters) and a summary; with `--form
 CoNLL columns (a word and its IOB tag), whose entities are flat: of those that overlap the one with the highest score.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import json
 import shutil
@@ -17,7 +21,6 @@ from collections import Counter
 
 from transformers.utils import logging
 
-from training.common.cli import run
 from training.common.files import BUNDLED
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract

@@ -10,11 +10,14 @@ The format is recognised by the content. What cannot be kept is counted, shown, 
 With --dev_share some documents go into train.dev.jsonl, chosen by their text alone: the same ones every time.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 from pathlib import Path
 
 from modeling_sener import SenerConfig, SenerProcessor
-from training.common.cli import run
 from training.common.files import BUNDLED
 from training.corpus.data import stream_files
 from training.corpus.recognise import FORMATS

@@ -16,6 +16,10 @@ same command with `--resume` goes on where it was; what is done lies in `entitie
 With another model, threshold, list of inputs or text than what is done was made with, it does not.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 from datetime import timedelta
 from functools import partial
@@ -23,7 +27,7 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
-from training.common.cli import keep_few_kernels, on_main_process, run, use_all_cores
+from training.common.cli import keep_few_kernels, on_main_process, use_all_cores
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract_shared
 from training.inference.job import Prediction, argument_parser, signature_of
@@ -71,4 +75,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

@@ -9,12 +9,15 @@ The checkpoints must come from runs that began alike: same encoder, fields of th
 began with the same weights. What the runs may differ in is learning rates, masking, epochs and the like.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 from pathlib import Path
 
 import torch
 
-from training.common.cli import run
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 

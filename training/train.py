@@ -13,11 +13,15 @@ training/configs/accelerate/) a step has as many times more windows, and the pro
 same `output_dir`.
 """
 
+from training.common.start import run
+
+
+# isort: split
 from pathlib import Path
 
 from transformers.utils import logging
 
-from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.common.cli import keep_freed_memory, on_main_process, use_all_cores
 from training.common.files import writing
 from training.fitting.fields import parse_fields
 from training.fitting.loop import train
@@ -50,4 +54,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

@@ -81,9 +81,10 @@ def _work(writer, command, arguments, limit, environment):
     one_core()
     torch.set_num_threads(1)
     limit_files(limit)
-    from training.common.cli import run
+    from training.common.start import run
 
-    run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]))
+    advice = "go on with --resume" if command in ("train", "predict") else ""
+    run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]), advice)
     sys.stdout.flush()
 
 

@@ -12,6 +12,10 @@ repository's own code. `device_map` is tried where Accelerate is installed, too.
 is, of any versions.
 """
 
+from training.common.start import run, undone_by_signal
+
+
+# isort: split
 import argparse
 import importlib.metadata
 import json
@@ -22,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +38,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tqdm.auto import tqdm
 
-from training.common.cli import run
 from training.fitting.checkpoint import load_checkpoint
 
 
@@ -89,7 +93,10 @@ def check(folder: str | Path, python: str | Path | None = None, recorded: dict |
     result = Result(failures=check_files(folder))
     if not result.failures:
         result.passed["files"] = 0.0
-    with tempfile.TemporaryDirectory(prefix="published-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="published-") as temporary,
+        undone_by_signal(partial(shutil.rmtree, temporary, ignore_errors=True)),
+    ):
         place = Path(temporary).resolve()
         shutil.copytree(folder, place / "copy")
         (place / "recorded.json").write_text(json.dumps(recorded), encoding="ascii")
