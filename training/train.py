@@ -21,7 +21,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from training.common.cli import keep_freed_memory, on_main_process, use_all_cores
+from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
 from training.common.files import writing
 from training.fitting.fields import parse_fields
 from training.fitting.loop import train
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     with exclusive_run(accelerator, checkpoints):
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
+        set_timeout(fields.timeout)
         progress = train(this_run)
         # Where the last exchange was one of objects, gloo's thread may want Python's lock while the model's end, which
         # holds it, waits for that thread.

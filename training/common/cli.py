@@ -5,7 +5,9 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list
 
@@ -31,12 +33,21 @@ def reason(error: Exception) -> str | None:
         return str(error)
     if str(error).startswith("DataLoader worker"):
         return f"a process that makes batches has ended ({first_line(error)})"
-    is_of_group = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-    return f"another process of this run has ended ({first_line(error)})" if is_of_group else None
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        return None
+    if "imed out" in str(error):
+        return f"another process of this run hangs, or needs more than the minutes of `timeout` ({first_line(error)})"
+    return f"another process of this run has ended ({first_line(error)})"
 
 
 def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def set_timeout(minutes: float) -> None:
+    """After so many minutes in which another process of the run does not do its part, this one ends with an error."""
+    if torch.distributed.is_initialized():
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(minutes=minutes))  # no public name does this
 
 
 def on_main_process(accelerator, function: Callable[[], object]):
@@ -65,11 +76,22 @@ def use_all_cores(device: torch.device) -> None:
 
     `accelerate launch` and `torchrun` give a process one thread (`OMP_NUM_THREADS=1`) unless that variable is set to
     something else; training then takes as many times longer as there are cores. A process that was started otherwise
-    is left alone.
+    is left alone, and so is one whose launcher was told how many threads there are to be.
     """
-    if device.type == "cpu" and is_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
+    is_one = os.environ.get("OMP_NUM_THREADS") == "1"
+    if device.type == "cpu" and is_launched() and is_one and not threads_are_chosen():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def threads_are_chosen() -> bool:
+    """Whether the environment or the command line of the launcher says how many threads a process has."""
+    try:
+        launcher = psutil.Process(os.getppid())
+        is_told = any("num_cpu_threads_per_process" in argument for argument in launcher.cmdline())
+        return is_told or "OMP_NUM_THREADS" in launcher.environ()
+    except psutil.Error:
+        return False
 
 
 def keep_few_kernels() -> None:

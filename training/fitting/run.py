@@ -30,7 +30,7 @@ from training.fitting.state import Progress, checksum, clear, load_state, newest
 
 
 # Fields that may differ where a run is resumed; all others change what it computes.
-FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype")
+FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype", "timeout")
 LOGS = "logs"  # the folder of the trackers
 
 
@@ -127,8 +127,7 @@ def build_accelerator(fields: TrainingFields) -> Accelerator:
         mixed_precision=precision,
         log_with=trackers or None,
         project_dir=Path(fields.output_dir) / "checkpoints",
-        # Reading a large corpus, or a long evaluation, is no fault of the processes that wait for it.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=2 * fields.timeout))],
     )
     if line is not None:
         accelerator.print(line)
