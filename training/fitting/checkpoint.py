@@ -21,13 +21,15 @@ class CheckpointError(ValueError):
     """A folder or repository that is not a SeNER checkpoint."""
 
 
-def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32") -> None:
+def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32",
+                    advice: str = "") -> None:  # fmt: skip
     """
     Write a Hub folder: code, config, tokenizer and weights, adapters merged.
 
     Args:
         dtype: precision of the stored numbers. The config says float32 all the same, so that a plain `from_pretrained`
             computes in float32: half precision halves the file, not the arithmetic.
+        advice: what the message of a `WriteError` ends with.
 
     The files are written aside and moved into place one by one, the weights last.
 
@@ -39,7 +41,7 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
     shutil.rmtree(aside, ignore_errors=True)
     state = {name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
              for name, tensor in merged_state_dict(model).items()}  # fmt: skip
-    with writing(folder, "; make room and go on with --resume"):
+    with writing(folder, advice):
         model.save_pretrained(aside, state_dict=state)
         processor.save_pretrained(aside)
         for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
