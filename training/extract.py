@@ -22,9 +22,9 @@ from collections import Counter
 from transformers.utils import logging
 
 from training.common.files import BUNDLED
+from training.corpus.data import read_text
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
-from training.inference.inputs import read_text
 from training.inference.interop import flat, to_brat, to_conll
 
 

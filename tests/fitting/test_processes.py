@@ -205,11 +205,11 @@ def test_processes_wait_no_longer_than_they_were_told():
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_hangs_in_training_ends_the_others(toy, tmp_path, rank):
-    given = training_arguments(toy, tmp_path / "out", *FIELDS[2:], "--num_epochs", "500", "--timeout", "0.1")
+    given = training_arguments(toy, tmp_path / "out", *FIELDS[2:], "--num_epochs", "500", "--timeout", "0.5")
     both = pair("train", given, 29541 + rank)
     wait_for(lambda: newest_state(tmp_path / "out" / "checkpoints"), lambda: all(each.is_running() for each in both))
     both[rank].send(signal.SIGSTOP)
-    code, lines = both[1 - rank].end(timeout=MINUTE)
+    code, lines = both[1 - rank].end(timeout=2 * MINUTE)
     both[rank].send(signal.SIGKILL)
     assert code == 1 and "another process of this run hangs, or needs more than the minutes" in lines[-1], lines
 

@@ -6,6 +6,7 @@ Everything is checked before anything is computed: the first fault raises `DataE
 """
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.common.cli import first_line
-from training.corpus.recognise import advice
+from training.corpus.recognise import advice, encoding_of
 
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -106,17 +107,44 @@ def is_file(source: str) -> bool:
     return Path(source).is_file() or source.endswith(FILE_ENDINGS)
 
 
+def decode(content: bytes, path: str) -> str:
+    """The text of a file (`encoding_of`), line ends as they are, so that offsets are offsets into the file's text."""
+    try:
+        return content.decode(encoding_of(content))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text, nor UTF-16 with its byte-order mark (byte {error.start}: "
+                        f"{error.reason}); save it as UTF-8") from error  # fmt: skip
+
+
+def read_text(path: str) -> str:
+    """The text of a file, see `decode`."""
+    try:
+        return decode(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of every line of a UTF-8 file, gzipped where its name ends so, that is not blank."""
+    r"""
+    (line number from 1, line) of every line that is not blank of a file (`encoding_of`), gzipped where its name ends
+    so. Lines end with \n, \r or \r\n; what they are given with is \n.
+    """
+    number = 0
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-                if text.strip():
-                    yield number, text
+            encoding = encoding_of(file.read(2))
+            file.seek(0)
+            # What is not UTF-8 becomes surrogates, which its line is then refused for.
+            lines = io.TextIOWrapper(file, encoding, "strict" if encoding == "utf-16" else "surrogateescape")
+            for number, line in enumerate(lines, start=1):  # noqa: B007
+                if line.strip():
+                    line.encode()
+                    yield number, line
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 text, nor UTF-16 with its byte-order mark; save it as "
+                        "UTF-8") from error  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-16 text after line {number} ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from training.common.cli import first_line
-from training.corpus.data import DataError, read_lines
+from training.corpus.data import DataError, decode, read_lines
 from training.corpus.recognise import read_head, recognise
 
 
@@ -52,14 +52,6 @@ def read_whole(path: str) -> bytes:
     return content
 
 
-def read_text(path: str) -> str:
-    """A UTF-8 file as it is, line ends included; errors as for `read_whole`."""
-    try:
-        return read_whole(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
-
-
 def _is_lines(path: str) -> bool:
     """Whether each line of a file is a record; otherwise it is an array of them, or an object over several lines."""
     for _, line in read_lines(path):
@@ -80,7 +72,7 @@ def _parsed(line: str, where: str):
 
 def _read_values(path: str) -> Iterator[tuple[str, object]]:
     """The items of a JSON array, or JSON values one after the other, decoded one by one."""
-    text = read_text(path).removeprefix("\ufeff")
+    text = decode(read_whole(path), path)
     place = _after_blanks(text, 0)
     in_array = text[place : place + 1] == "["
     place = _after_blanks(text, place + in_array)

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from training.corpus.data import DataError
+from training.corpus.data import DataError, decode
+from training.corpus.recognise import LINE_END
 from training.importing.draft import Draft, Reading, Span
 from training.importing.offsets import UNITS, unit_starts
-from training.importing.records import read_text
+from training.importing.records import read_whole
 
 
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core."
@@ -61,7 +62,7 @@ def read_webanno(path: str, reading: Reading) -> Iterator[Draft]:
     Raises:
         DataError: for a file that is not of this format, and tokens that are not where their offsets say.
     """
-    lines = read_text(path).removeprefix("\ufeff").split("\n")
+    lines = LINE_END.split(decode(read_whole(path), path))
     layers = _layers(lines, reading)
     sentences = _sentences(path, lines)
     text, places = _assembled(path, sentences, reading.offsets or "utf-16")
@@ -76,7 +77,6 @@ def _layers(lines: list[str], reading: Reading) -> list[Layer]:
     """The layers whose spans are entities; the others are noted."""
     layers, column = [], 0
     for line in lines:
-        line = line.rstrip("\r")
         if not line.startswith(("#T_SP=", "#T_CH=", "#T_RL=")):
             continue
         kind, _, rest = line.partition("=")
@@ -100,7 +100,6 @@ def _layers(lines: list[str], reading: Reading) -> list[Layer]:
 def _sentences(path: str, lines: list[str]) -> list[Sentence]:
     sentences, in_text = [], False
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r")
         if line.startswith("#Text="):
             text = _unescaped(line.removeprefix("#Text="))
             if in_text:

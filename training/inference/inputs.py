@@ -1,11 +1,10 @@
 """The texts of files, read one by one and counted."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, read_text, stream_documents
 
 
 def count_texts(path: str) -> int:
@@ -42,13 +41,3 @@ def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
             yield Document(path, read_text(path))
         else:
             yield from stream_documents(path, with_gold=False)
-
-
-def read_text(path: str) -> str:
-    """A UTF-8 file as it is, line ends included, so that offsets are offsets into the file's own text."""
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
