@@ -27,7 +27,10 @@ BLOCK = 64
 
 
 class OnlineSoftmax:
-    """softmax(scores) @ values of one row per head over keys that arrive in parts; nothing of a part is kept."""
+    """
+    softmax(scores) @ values of one row per head over keys that arrive in parts; nothing of a part is kept. Sums are in
+    float32 at least: over thousands of parts, bfloat16 would round the last ones away.
+    """
 
     def __init__(self):
         self.highest = self.total = self.weighted = None
@@ -38,21 +41,24 @@ class OnlineSoftmax:
             scores: *Shape:* (B, H, 1, n), -inf for keys that do not count; of the first part at least one does.
             value: *Shape:* (B, H, n, D).
         """
-        scores = scores.to(_at_least_float(scores))
+        dtype = _at_least_float(scores)
+        scores, self.dtype = scores.to(dtype), value.dtype
         highest = scores.amax(dim=-1, keepdim=True)
         if self.highest is not None:
             highest = torch.maximum(highest, self.highest)
         weights = (scores - highest).exp()
         dropped = weights if dropout is None else dropout(weights)
-        total, weighted = weights.sum(-1, keepdim=True), dropped.to(value.dtype) @ value
+        total = weights.sum(-1, keepdim=True)
+        with torch.autocast(value.device.type, enabled=False):
+            weighted = dropped.to(dtype) @ value.to(dtype)
         if self.highest is not None:
             before = (self.highest - highest).exp()
-            total, weighted = total + self.total * before, weighted + self.weighted * before.to(value.dtype)
+            total, weighted = total + self.total * before, weighted + self.weighted * before
         self.highest, self.total, self.weighted = highest, total, weighted
 
     def result(self) -> Tensor:
         """*Shape:* (B, H, 1, D)."""
-        return self.weighted / self.total.to(self.weighted.dtype)
+        return (self.weighted / self.total).to(self.dtype)
 
 
 @dataclass
