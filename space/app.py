@@ -259,7 +259,8 @@ def main() -> None:
         take_signals(folder)
         os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
         keep_clean(Path(folder))
-        build(extractor).launch(
+        page = build(extractor)
+        page.launch(
             theme=THEME,
             css=read_page("viewer.css"),
             footer_links=["api", "settings"],
@@ -269,7 +270,13 @@ def main() -> None:
             enable_monitoring=False,
             run_history=False,
             ssr_mode=False,
+            prevent_thread_lock=True,
         )
+        if page.server_port != (wanted := int(os.environ.get("GRADIO_SERVER_PORT", "7860"))):
+            print(
+                f"note: port {wanted} is taken, perhaps by another page: this one is at {page.local_url}", flush=True
+            )
+        page.block_thread()
 
 
 if __name__ == "__main__":
