@@ -272,10 +272,9 @@ def main() -> None:
             ssr_mode=False,
             prevent_thread_lock=True,
         )
-        if page.server_port != (wanted := int(os.environ.get("GRADIO_SERVER_PORT", "7860"))):
-            print(
-                f"note: port {wanted} is taken, perhaps by another page: this one is at {page.local_url}", flush=True
-            )
+        wanted = os.environ.get("GRADIO_SERVER_PORT", "7860")
+        if str(page.server_port) != wanted:
+            print(f"note: port {wanted} is taken, perhaps by another page; this is at {page.local_url}", flush=True)
         page.block_thread()
 
 
