@@ -27,7 +27,10 @@ BLOCK = 64  # queries of a block
 
 
 class OnlineSoftmax:
-    """softmax(scores) @ values of one query per head, over keys that arrive in chunks; keeps nothing of a chunk."""
+    """
+    softmax(scores) @ values of one query per head, over keys that arrive in chunks; keeps nothing of a chunk. Sums are
+    in float32 at least: over thousands of chunks, bfloat16 would round the last ones away.
+    """
 
     def __init__(self):
         self.highest = self.total = self.weighted = None
@@ -39,20 +42,24 @@ class OnlineSoftmax:
             value: *Shape:* (B, H, n, D).
             p: probability that a weight is dropped.
         """
+        dtype = _at_least_float(scores)
+        scores, self.dtype = scores.to(dtype), value.dtype
         highest = scores.detach().amax(dim=-1, keepdim=True)  # cancels out: it needs no gradient
         if self.highest is not None:
             highest = torch.maximum(highest, self.highest)
         weights = (scores - highest).exp()
         dropped = dropout(weights, p) if p else weights
-        total, weighted = weights.sum(-1, keepdim=True), dropped.to(value.dtype) @ value
+        total = weights.sum(-1, keepdim=True)
+        with torch.autocast(value.device.type, enabled=False):
+            weighted = dropped.to(dtype) @ value.to(dtype)
         if self.highest is not None:
             before = (self.highest - highest).exp()
-            total, weighted = total + self.total * before, weighted + self.weighted * before.to(value.dtype)
+            total, weighted = total + self.total * before, weighted + self.weighted * before
         self.highest, self.total, self.weighted = highest, total, weighted
 
     def result(self) -> Tensor:
         """*Shape:* (B, H, 1, D)."""
-        return self.weighted / self.total.to(self.weighted.dtype)
+        return (self.weighted / self.total).to(self.dtype)
 
 
 @dataclass

@@ -51,6 +51,18 @@ def check_weights(model: nn.Module, info: dict, name: str):
         )
 
 
+def check_one_device(model: nn.Module):
+    """
+    Raise `ValueError` where Accelerate moves the parts of a model as they are called (`device_map`, `cpu_offload`,
+    `disk_offload`): what a text's chunks share stays where it was made.
+    """
+    if any(hasattr(module, "_hf_hook") for module in model.modules() if module is not model):
+        raise ValueError(
+            "the weights lie on several devices, or are kept on another one than they compute on: load the model "
+            'without device_map, or with one device (device_map={"": "cuda:0"})'
+        )
+
+
 def explain(model: nn.Module, compute: Callable[[], object]) -> str:
     """
     Find out why a model's result is not finite.

@@ -38,7 +38,7 @@ from transformers.utils import ModelOutput
 from .arrow_attention import NAME, ArrowAttentionContext
 from .band import Band, must_run_whole
 from .bispa import BiaffineBand, BilinearWeight, BiSPABlock
-from .checks import check_weights, explain, is_finite
+from .checks import check_one_device, check_weights, explain, is_finite
 from .chunked_layers import compute_layers_in_chunks
 from .configuration_sener import SenerConfig
 from .deberta_arrow import DebertaArrowModel
@@ -221,6 +221,7 @@ class SenerModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, word_index: Tensor) -> tuple[Tensor, Tensor]:
         """Word states (B, N, d), zeros past the end of a text, and the number of words of each text (B,)."""
+        check_one_device(self)
         config = self.config
         arrow = ArrowAttentionContext(
             config.attention,

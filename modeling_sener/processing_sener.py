@@ -279,9 +279,13 @@ class SenerProcessor(ProcessorMixin):
     def _backend(self) -> Tokenizer:
         """The Rust tokenizer, its settings restored: a call of `self.tokenizer` may have changed them."""
         backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True  # "[SEP]" in a text is text
+        # Changed only where it must be: before 0.23, tokenizers lets nobody do so while another thread encodes.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if not backend.encode_special_tokens:
+            backend.encode_special_tokens = True  # "[SEP]" in a text is text
         return backend
 
 

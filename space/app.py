@@ -10,13 +10,16 @@ user/name@revision on the Hub).
 import itertools
 import json
 import os
-import signal
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+from ending import take_signals
 
+
+if __name__ == "__main__":
+    take_signals()
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read where the library is imported
 
 try:
@@ -259,12 +262,13 @@ def main() -> None:
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted then, too
     refuse_downloads()
     with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
+        take_signals(folder)
         os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
         keep_clean(Path(folder))
-        build(models).launch(
+        page = build(models)
+        page.launch(
             theme=THEME,
             css=read_page("viewer.css"),
             footer_links=["api", "settings"],
@@ -274,7 +278,12 @@ def main() -> None:
             enable_monitoring=False,
             run_history=False,
             ssr_mode=False,
+            prevent_thread_lock=True,
         )
+        wanted = os.environ.get("GRADIO_SERVER_PORT", "7860")
+        if str(page.server_port) != wanted:
+            print(f"note: port {wanted} is taken, perhaps by another page; this is at {page.local_url}", flush=True)
+        page.block_thread()
 
 
 if __name__ == "__main__":

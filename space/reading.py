@@ -6,6 +6,7 @@ A file is read by a process of its own, as what is written to exhaust a reader h
 
 import codecs
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from pypdf.errors import PyPdfError
 
 
 SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf", ".jsonl")
+LINE_END = re.compile(r"\r\n?|\n")
 MAX_NAME = 100  # characters of a text's name
 INVISIBLE = "//template | //noscript | //*[@hidden]"  # beside what Inscriptis leaves out itself: scripts, styles, ...
 
@@ -93,12 +95,14 @@ def read_file(path: str | Path) -> list[tuple[str, str]]:
 
 
 def read_plain(path: Path) -> str:
-    """Text as it is, line ends included, so that offsets are offsets into the file's own text."""
+    """
+    UTF-8, or UTF-16 with its mark; without the mark, line ends as they are, so that offsets are the file's own (the
+    same rule as training/corpus/data.py).
+    """
     content = path.read_bytes()
-    marked = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-    encoding = next((name for mark, name in marked if content.startswith(mark)), "utf-8")
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode(encoding)
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DemoError(f"{path.name}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
 
@@ -154,7 +158,7 @@ def read_jsonl(path: Path) -> list[tuple[str, str]]:
     Records with a `text`, a string or a list of words (joined by spaces), named by `id` or `doc_id`, else by line.
     """
     texts = []
-    for number, line in enumerate(read_plain(path).split("\n"), start=1):
+    for number, line in enumerate(LINE_END.split(read_plain(path)), start=1):
         if not line.strip():
             continue
         where = f"{path.name}, line {number}"

@@ -17,6 +17,10 @@ state. It writes `ablations.json` and `ablations.md`, and prints the latter.
 and on whole texts (the paper's Figure 2a). It writes `by_length.json`, `by_length.md` and `by_length.png`.
 """
 
+from training.common.start import end_with_parent, run, undone_by_signal
+
+
+# isort: split
 import argparse
 import json
 import os
@@ -37,7 +41,6 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
-from training.common.cli import end_with_parent, run
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document, window_bounds
 from training.evaluation.scoring import as_spans, score
@@ -126,7 +129,7 @@ def run_command(script: str, arguments: list, log: Path, tell: Callable[[str], N
     with log.open("a", encoding="utf-8", buffering=1) as file, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=file, env=environment, encoding="utf-8", errors="replace",
         preexec_fn=end_with_parent if sys.platform == "linux" else None,  # Windows has no such argument
-    ) as child:  # fmt: skip
+    ) as child, undone_by_signal(child.terminate):  # fmt: skip
         begin = file.tell()
         try:
             for line in child.stdout:
@@ -348,4 +351,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command goes on")

@@ -18,6 +18,10 @@ macro and per label. `output_dir` gets the same object as `report.json`, and tha
 `AutoModelForTokenClassification` loads.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import copy
 import json
 from dataclasses import dataclass, field, replace
@@ -42,7 +46,7 @@ from transformers.utils import logging
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
 from modeling_sener.tokenization import WORD_PATTERN
-from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
 from training.corpus.report import DataReport
@@ -359,6 +363,7 @@ def main(arguments: list[str] | None = None) -> None:
     with exclusive_run(accelerator, Path(fields.output_dir) / "checkpoints"):
         this_run = build_tagger_run(accelerator, fields)
         start_trackers(accelerator, fields)
+        set_timeout(fields.timeout)
         best = train_tagger(this_run)
         accelerator.print(json.dumps(best), flush=True)
         accelerator.wait_for_everyone()  # as in training/train.py

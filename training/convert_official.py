@@ -8,6 +8,10 @@ Give the labels in the order of the checkpoint's outputs. Sizes are read from it
 If `--backbone` is a config file (JSON), no tokenizer is written.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import json
 import re
@@ -18,7 +22,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
-from training.common.cli import first_line, run
+from training.common.cli import first_line
 from training.common.files import nearest, unreadable
 
 

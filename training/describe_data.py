@@ -4,10 +4,13 @@ Print a report on data files: texts, words, entities of each label, their overla
     python training/describe_data.py train.jsonl --span_window 128
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 
 from modeling_sener import SenerConfig, SenerProcessor
-from training.common.cli import run
 from training.common.files import BUNDLED
 from training.corpus.data import stream_files
 from training.corpus.report import read_and_report

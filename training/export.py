@@ -12,6 +12,10 @@ at once, so its memory grows with the length. `check_guards=False` skips the gua
 the result is the same.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import warnings
 from pathlib import Path
@@ -20,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
-from training.common.cli import run
 from training.fitting.checkpoint import load_checkpoint
 
 

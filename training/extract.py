@@ -11,6 +11,10 @@ format, or CoNLL columns (a word and its IOB tag) instead. CoNLL holds flat enti
 with the highest score is printed.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import json
 import shutil
@@ -20,11 +24,10 @@ from collections import Counter
 
 from transformers.utils import logging
 
-from training.common.cli import run
 from training.common.models import MODELS, find_model
+from training.corpus.data import read_text
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
-from training.inference.inputs import read_text
 from training.inference.interop import flat, to_brat, to_conll
 
 

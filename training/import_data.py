@@ -11,11 +11,14 @@ in train.left-out.txt.
 With --dev_share some documents go into train.dev.jsonl. The choice depends only on their text: it is always the same.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 from pathlib import Path
 
 from modeling_sener import SenerConfig, SenerProcessor
-from training.common.cli import run
 from training.common.files import BUNDLED
 from training.corpus.data import stream_files
 from training.corpus.recognise import FORMATS

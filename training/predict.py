@@ -16,6 +16,10 @@ command with `--resume` continues; until the output is complete, it is `entities
 with another model, threshold, list of inputs, or changed texts.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 from datetime import timedelta
 from functools import partial
@@ -23,18 +27,17 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
-from training.common.cli import keep_few_kernels, on_main_process, run, use_all_cores
+from training.common.cli import keep_few_kernels, on_main_process, set_timeout, use_all_cores
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract_shared
 from training.inference.job import Prediction, argument_parser, signature_of
 
 
-PATIENCE = timedelta(days=7)  # of processes that wait while the first one reads the lines that are done
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--batch_size", type=int, default=16, help="the most texts in a batch (default: 16)")
+    parser.add_argument("--timeout", type=float, default=5, metavar="MINUTES", help="that processes wait for one that "
+                        "hangs; twice as many at first, while one reads the input (default: 5)")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -55,20 +58,24 @@ def load_on_every_process(options: argparse.Namespace, state: PartialState) -> t
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    if options.timeout <= 0:
+        raise ValueError(f"--timeout {options.timeout}: expected a number of minutes above 0")
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(minutes=2 * options.timeout))
     use_all_cores(state.device)
     keep_few_kernels()
     job = Prediction(options.input, options.output, options.resume, state.num_processes)
     if on_main_process(state, job.start):
         model, processor = load_on_every_process(options, state)
         on_main_process(state, lambda: job.show(signature_of(model, processor, options.threshold)))
+        set_timeout(options.timeout)
         while texts := on_main_process(state, job.next_texts):
             found = extract_shared(model, processor, texts, batch_size=options.batch_size,
                                    threshold=options.threshold, keep_going=True)  # fmt: skip
             on_main_process(state, partial(job.add, found))
-        on_main_process(state, job.finish)
+        if state.is_main_process:
+            job.finish()  # which takes as long as it takes: nobody waits for it
     state.destroy_process_group()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

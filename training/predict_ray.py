@@ -10,6 +10,10 @@ that all nodes share; the output is written where the command runs. Files are re
 of the cluster holds a copy of the model; without GPUs, each core but one.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import json
 import logging
@@ -22,7 +26,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError
 
-from training.common.cli import keep_few_kernels, run
+from training.common.cli import keep_few_kernels
 from training.corpus.data import DataError
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
@@ -111,4 +115,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

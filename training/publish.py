@@ -13,6 +13,10 @@ the card. To edit a card, make a dry run, edit it, and publish `--model publishe
 with write access: `hf auth login`, or the variable HF_TOKEN.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import shutil
 import sys
@@ -26,7 +30,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 from modeling_sener import SenerModel
-from training.common.cli import first_line, run
+from training.common.cli import first_line
 from training.common.files import nearest
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing.card import build_card, read_scores

@@ -13,6 +13,10 @@ the same with plots as an HTML page. Progress and the data report go to standard
 development data: scores on the data of the fit are too high.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
 import json
 import sys
@@ -22,7 +26,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from training.common.cli import run, use_all_cores
+from training.common.cli import use_all_cores
 from training.common.files import nearest, write_text, writing
 from training.corpus.data import is_file, read_documents
 from training.corpus.report import report_on

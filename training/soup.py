@@ -9,12 +9,17 @@ The runs of the checkpoints must have the same encoder, fields of the model and 
 the same weights. Learning rates, masking, epochs and the like may differ.
 """
 
+from training.common.start import run
+
+
+# isort: split
 import argparse
+import zlib
 from pathlib import Path
 
 import torch
 
-from training.common.cli import run
+from modeling_sener import SenerProcessor
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -42,13 +47,13 @@ def average(models: list[str], output_dir: str, save_dtype: str) -> None:
         CheckpointError: two models differ in more than their thresholds.
     """
     mean, processor = load_checkpoint(models[0])
-    config = fields_of(mean) | {"word_pattern": processor.word_pattern}
+    fields = fields_of(mean, processor)
     total = {name: tensor.double() for name, tensor in mean.state_dict().items()}
     for folder in models[1:]:
-        model, other = load_checkpoint(folder)
-        for name, value in (fields_of(model) | {"word_pattern": other.word_pattern}).items():
-            if value != config.get(name):
-                raise CheckpointError(f"{folder}: {name} is {value!r}, in {models[0]} {config.get(name)!r}: only "
+        model, own_processor = load_checkpoint(folder)
+        for name, value in fields_of(model, own_processor).items():
+            if value != fields.get(name):
+                raise CheckpointError(f"{folder}: {name} is {value!r}, in {models[0]} {fields.get(name)!r}: only "
                                       "checkpoints of the same model have a mean")  # fmt: skip
         for name, tensor in model.state_dict().items():
             total[name] += tensor.double()
@@ -57,10 +62,12 @@ def average(models: list[str], output_dir: str, save_dtype: str) -> None:
     save_checkpoint(mean, processor, output_dir, save_dtype)
 
 
-def fields_of(model: torch.nn.Module) -> dict:
-    """The fields of a model's config that its weights depend on."""
-    return {name: value for name, value in model.config.to_dict().items()
-            if name not in ("threshold", "dtype", "transformers_version", "_name_or_path")}  # fmt: skip
+def fields_of(model: torch.nn.Module, processor: SenerProcessor) -> dict:
+    """All that the meaning of a model's weights depends on: fields of its config, words, tokens."""
+    fields = {name: value for name, value in model.config.to_dict().items()
+              if name not in ("threshold", "dtype", "transformers_version", "_name_or_path")}  # fmt: skip
+    tokenizer = zlib.crc32(processor.tokenizer.backend_tokenizer.to_str().encode())
+    return fields | {"word_pattern": processor.word_pattern, "checksum of the tokenizer": tokenizer}
 
 
 if __name__ == "__main__":

@@ -14,11 +14,15 @@ training/configs/accelerate/) a step has n times as many windows. The processes 
 `output_dir`.
 """
 
+from training.common.start import run
+
+
+# isort: split
 from pathlib import Path
 
 from transformers.utils import logging
 
-from training.common.cli import keep_freed_memory, on_main_process, run, use_all_cores
+from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
 from training.common.files import writing
 from training.fitting.fields import parse_fields
 from training.fitting.loop import train
@@ -38,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     with exclusive_run(accelerator, checkpoints):
         this_run = build_run(accelerator, fields, labels, checkpoints)
         start_trackers(accelerator, fields)
+        set_timeout(fields.timeout)
         progress = train(this_run)
         # Avoid a deadlock: after an exchange of objects gloo's thread may need the GIL, while the model's destructor
         # holds it and waits for that thread.
@@ -50,4 +55,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

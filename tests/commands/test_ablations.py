@@ -204,7 +204,7 @@ def test_its_training_ends_with_the_command(tmp_path, number):
             if process.is_running():
                 process.kill()
     if number == signal.SIGTERM:
-        assert command.returncode == 143 and printed.splitlines()[-1] == "terminated"
+        assert command.returncode == 143 and printed.splitlines()[-1] == "terminated; the same command goes on"
 
 
 def test_the_fault_of_an_earlier_run_is_not_told_again(tmp_path, monkeypatch):

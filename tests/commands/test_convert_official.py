@@ -98,7 +98,7 @@ QUERY = f"{PREFIX}pretrain_model.encoder.layer.0.attention.self.query_proj."
 )
 def test_what_does_not_fit_is_named(golden, backbone, tmp_path, change, message, capsys):
     from training import convert_official
-    from training.common.cli import run
+    from training.common.start import run
 
     given = [str(a) for a in arguments(golden, backbone, tmp_path / "out", changed(tmp_path, change))]
     with pytest.raises(SystemExit) as end:

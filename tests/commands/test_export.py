@@ -10,7 +10,7 @@ from support.tiny_models import BACKBONES, batch, tiny_model
 
 from modeling_sener import SenerPipeline, SenerProcessor
 from modeling_sener.band import Band
-from training.common.cli import run
+from training.common.start import run
 from training.export import export, main
 
 

@@ -278,7 +278,8 @@ def test_a_terminated_training_says_so_and_goes_on_to_the_same_weights(toy, tmp_
         wait_for(lambda: folder.exists() and getattr(newest_state(folder), "name", "") >= state, command.is_running)  # noqa: B023
         command.send(signal.SIGTERM)
         code, lines = command.end()
-        assert code == 143 and lines[-1] == "terminated" and "Traceback" not in str(lines), lines
+        assert code == 143 and lines[-1] == "terminated; go on with --resume", lines
+        assert "Traceback" not in str(lines), lines
     assert_resumes(toy, tmp_path, unbroken)
 
 
@@ -291,7 +292,8 @@ def test_a_terminated_prediction_says_so_and_goes_on(made, tmp_path):
         wait_for(lambda: aside.exists() and aside.stat().st_size > size, command.is_running)  # noqa: B023
         command.send(signal.SIGTERM)
         code, lines = command.end()
-        assert code == 143 and lines[-1] == "terminated" and "Traceback" not in str(lines), lines
+        assert code == 143 and lines[-1] == "terminated; go on with --resume", lines
+        assert "Traceback" not in str(lines), lines
     predict.main(given)
     assert_same(read(tmp_path / "out.jsonl"), read(made / "expected.jsonl"))
 

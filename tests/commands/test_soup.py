@@ -1,13 +1,18 @@
 """The mean of checkpoints: weights, thresholds, and checkpoints that cannot be averaged."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.hostile import full_disk
 from support.tiny import tiny_tokenizer
 from support.tiny_models import BACKBONES, tiny_model
 
 from modeling_sener import SenerProcessor
 from training import soup
+from training.common.files import WriteError
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -46,3 +51,27 @@ def test_one_checkpoint_has_no_mean_and_none_is_replaced(checkpoints, tmp_path, 
     with pytest.raises(SystemExit):
         soup.main(["--models", *(checkpoints[i] for i in models), "--output_dir", str(tmp_path / output)])
     assert "--models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["the tokenizer", "word_pattern"])
+def test_checkpoints_that_read_texts_in_other_ways_have_no_mean(checkpoints, tmp_path, changed):
+    """A row of the embeddings is another token's, or a cell is another pair of words: a mean would mean nothing."""
+    folder = Path(checkpoints[1])
+    if changed == "the tokenizer":
+        state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab = state["model"]["vocab"]
+        first, second, *_ = (word for word in vocab if word.isalpha())
+        vocab[first], vocab[second] = vocab[second], vocab[first]
+        (folder / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    else:
+        fields = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+        content = json.dumps(fields | {"word_pattern": r"\\S+"})
+        (folder / "processor_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"1: .*{changed} is .*only checkpoints of the same model have a mean"):
+        soup.main(["--models", *checkpoints[:2], "--output_dir", str(tmp_path / "mean")])
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_full_disk_is_told_without_an_option_that_the_command_lacks(checkpoints, tmp_path):
+    with full_disk(20_000), pytest.raises(WriteError, match=r"cannot be written \([^)]*\)$"):
+        soup.main(["--models", *checkpoints[:2], "--output_dir", str(tmp_path / "mean")])

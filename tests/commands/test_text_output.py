@@ -11,7 +11,7 @@ from support.demo_server import DemoServer
 from support.predictions import toy_checkpoint
 from support.toy import CODE, ROOT, as_raw, python, toy_folder, toy_records, training_arguments, write_jsonl
 
-from training.common.cli import run
+from training.common.start import run
 
 
 LABEL = "药物💊"

@@ -38,7 +38,6 @@ def task(*regions, text=TEXT, **fields):
         ("a.zip", b"PK\x03\x04", "a.zip: its format is not recognised (a zip archive: unpack it"),
         ("a.xmi", "<?xml?>", "a.xmi: its format is not recognised (XML: export JSON, from INCEpTION WebAnno TSV 3)"),
         ("a.csv", "text,label\na,X\n", "a.csv: its format is not recognised (CSV: export JSON)"),
-        ("a.tsv", "a\tO\n".encode("utf-16"), "a.tsv: its format is not recognised (UTF-16 text: save it as UTF-8)"),
         ("a.txt", "Some prose.\nMore of it.\n", "a.txt: its format is not recognised"),
         ("a.jsonl", json.dumps(GOOD) + "\n{", "a.jsonl:2: not valid JSON"),
         ("a.jsonl", json.dumps(GOOD).encode() + b"\n\xff", "a.jsonl:2: not UTF-8 text"),

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Models, on_offer
 from pypdf import PdfWriter
-from support.demo_server import tiny_checkpoint
+from support.demo_server import DemoServer, tiny_checkpoint
 from support.tiny_models import batch, tiny_model
 from support.toy import LABELS, ROOT
 from transformers import pipeline
@@ -263,6 +265,25 @@ def test_a_failing_load_ends_with_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: SENER_MODEL is 'nobody/nothing': no such folder")
+
+
+@pytest.mark.slow
+def test_a_page_on_another_port_says_so(checkpoint):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        server = DemoServer(checkpoint, GRADIO_SERVER_PORT=port)
+        deadline = time.monotonic() + 60
+        while "note: " not in server.log and time.monotonic() < deadline:
+            time.sleep(0.1)
+        server.stop()
+    note = next(line for line in server.lines if line.startswith("note: "))
+    assert note.strip().removesuffix("/") == (
+        f"note: port {port} is taken, perhaps by another page; this is at {server.url}".removesuffix("/")
+    )
+    assert port not in server.url and server.process.returncode == 143
+    assert server.lines[-1] == "terminated\n"
 
 
 # Files.

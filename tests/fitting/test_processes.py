@@ -1,19 +1,25 @@
 """Runs on several processes equal those on one, through the real command; precisions and trackers."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from accelerate.utils.fsdp_utils import get_module_class_from_name
 from safetensors.torch import load_file
+from support.hostile import MINUTE, pair, wait_for
 from support.tiny_models import BACKBONES, batch, tiny_model
-from support.toy import ONE_PROCESS, TWO_PROCESSES, launch, python, toy_folder, training_arguments
+from support.toy import ONE_PROCESS, ROOT, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 from torch.distributed.fsdp import fully_shard
 
 from training import train as training
 from training.common.cli import on_main_process
 from training.fitting.fields import FieldError, parse_fields
 from training.fitting.lora import add_lora, merged_state_dict
+from training.fitting.state import newest_state
 
 
 # Two epochs over 15 windows in steps of 4: the last step has 3. No dropout, as processes draw it differently.
@@ -134,6 +140,78 @@ def test_the_main_process_alone_reports_its_failure():
     assert on_main_process(Accelerator, lambda: 7) == 7
     with pytest.raises(ValueError, match="why"):
         on_main_process(Accelerator, lambda: (_ for _ in ()).throw(ValueError("why")))
+
+
+THREADS = """
+import os, torch
+from training.common.cli import use_all_cores
+use_all_cores(torch.device("cpu"))
+open(os.environ["THREADS_FILE"], "a").write(f"{torch.get_num_threads()} ")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.parametrize("chosen, options, threads", [
+    (None, [], "all"), (None, TWO_PROCESSES, "half"), ("1", [], 1), ("2", [], 2), ("1", TWO_PROCESSES, 1),
+    (None, ["--num_cpu_threads_per_process", "1"], 1),
+])  # fmt: skip
+def test_a_launched_process_has_all_cores_unless_others_were_chosen(tmp_path, chosen, options, threads):
+    (tmp_path / "threads.py").write_text(THREADS)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"THREADS_FILE": str(tmp_path / "found"), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    environment |= {} if chosen is None else {"OMP_NUM_THREADS": chosen}
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(tmp_path / "threads.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    cores = len(os.sched_getaffinity(0))
+    expected = {"all": cores, "half": max(1, cores // 2)}.get(threads, threads)
+    assert {*(tmp_path / "found").read_text().split()} == {str(expected)}
+
+
+WAITING = """
+import sys, time
+from datetime import timedelta
+from accelerate import PartialState
+from training.common.cli import on_main_process, set_timeout
+from training.common.start import run
+def main():
+    state = PartialState(cpu=True, timeout=timedelta(minutes=5))
+    on_main_process(state, lambda: time.sleep(5))
+    set_timeout(2 / 60)
+    on_main_process(state, lambda: time.sleep(20))
+run(main)
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_no_longer_than_they_were_told():
+    """Five seconds at first, where minutes are allowed; not twenty, where two seconds are."""
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
+    first, second = [
+        subprocess.Popen([sys.executable, "-c", WAITING], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                         env={**environment, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]  # fmt: skip
+    errors = second.communicate(timeout=120)[1]
+    assert first.poll() is None  # at work still
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1 and errors.splitlines()[-1].startswith(
+        "error: another process of this run hangs, or needs more than the minutes of `timeout` ("
+    ), errors  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_in_training_ends_the_others(toy, tmp_path, rank):
+    given = training_arguments(toy, tmp_path / "out", *FIELDS[2:], "--num_epochs", "500", "--timeout", "0.5")
+    both = pair("train", given, 29541 + rank)
+    wait_for(lambda: newest_state(tmp_path / "out" / "checkpoints"), lambda: all(each.is_running() for each in both))
+    both[rank].send(signal.SIGSTOP)
+    code, lines = both[1 - rank].end(timeout=2 * MINUTE)
+    both[rank].send(signal.SIGKILL)
+    assert code == 1 and "another process of this run hangs, or needs more than the minutes" in lines[-1], lines
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -82,7 +82,7 @@ print(json.dumps({"found": [entities and len(entities) for entities in found], "
 COMMAND = """
 from importlib import import_module
 import training.corpus.parquet
-from training.common.cli import run
+from training.common.start import run
 room, main, sys.argv = int(sys.argv[2]), import_module(f"training.{sys.argv[3]}").main, ["training", *sys.argv[4:]]
 extract(model, processor, [text(500)] * 16)
 bound(room)

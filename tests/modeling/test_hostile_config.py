@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import extract
-from training.common.cli import run
+from training.common.start import run
 from training.fitting.checkpoint import load_checkpoint
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from support.tiny_models import DEBERTAS, OTHERS, batch, tiny_model
 
+from modeling_sener.arrow_attention import OnlineSoftmax
+
 
 PRECISIONS = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # and the rounding of one number
 BACKBONES = [DEBERTAS[0], "bert", "modernbert"]
@@ -71,3 +73,20 @@ def test_sums_over_long_texts_stay_within_float16(backbone):
     assert loss > 65_504 and loss.isfinite()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("under_autocast", [False, True])
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+def test_a_row_over_a_thousand_parts_is_rounded_once(dtype, under_autocast):
+    """As the row over all keys at once is, computed in double precision from the same rounded numbers."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 2, 1, 4000, generator=generator).to(dtype)
+    value = (1 + 0.01 * torch.randn(1, 2, 4000, 8, generator=generator)).to(dtype)
+    row = OnlineSoftmax()
+    with torch.autocast("cpu", dtype, enabled=under_autocast):
+        for first in range(0, 4000, 4):
+            row.add(scores[..., first : first + 4], value[:, :, first : first + 4])
+        found = row.result()
+    expected = scores.double().softmax(-1) @ value.double()
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=PRECISIONS[dtype], atol=0)

@@ -228,6 +228,29 @@ def test_the_tokenizers_own_cut_and_padding_do_not_count(wordpiece):
     assert len(tokenizer("we train we train we train we train").input_ids) == 10
 
 
+class Borrowed:
+    """A tokenizer as another thread's encoding leaves it to this one, before tokenizers 0.23."""
+
+    def __init__(self, tokenizer):
+        self.__dict__["own"] = tokenizer
+
+    def __getattr__(self, name):
+        return self.refuse if name.startswith(("no_", "enable_")) else getattr(self.own, name)
+
+    def __setattr__(self, name, value):
+        self.refuse()
+
+    def refuse(self, *args):
+        raise RuntimeError("Already borrowed")
+
+
+def test_threads_do_not_change_the_tokenizer_that_they_share():
+    processor = SenerProcessor(tiny_tokenizer("wordpiece"), SenerConfig())
+    expected = processor("We train ResNet-50 on it.")["input_ids"].tolist()
+    processor.tokenizer._tokenizer = Borrowed(processor.tokenizer._tokenizer)
+    assert processor("We train ResNet-50 on it.")["input_ids"].tolist() == expected
+
+
 def test_a_long_text_is_whole_and_without_a_warning(processor, caplog, recwarn):
     tokenizer = processor.tokenizer
     own = SenerProcessor(PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, model_max_length=16,

@@ -27,7 +27,7 @@ from training.publishing.check_published import (
 )
 
 
-SETTINGS = ["config", "token_ids", "model", "pipeline", "float32", "float16", "bfloat16", "saved_again"]
+SETTINGS = ["config", "token_ids", "threads", "model", "pipeline", "float32", "float16", "bfloat16", "saved_again"]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_every_difference_from_the_record_is_found_in_one_run(published, folder,
     with (folder / "decoding.py").open("a") as code:
         code.write(FAULT)
     found = run_isolated(place_of(folder, recorded, tmp_path / "place"), "run", "folder", False, None)
-    assert list(found["passed"]) == ["alone", "config"]
+    assert list(found["passed"]) == ["alone", "config", "threads"]
     failures = "\n".join(found["failures"])
     changed = "saved_again: save_pretrained wrote other code than the repository's: decoding.py"
     wanted = ["token_ids: input_ids of 'We train", "model: ", "pipeline: ", changed, "isolation: open ",

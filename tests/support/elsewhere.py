@@ -72,7 +72,7 @@ def main():
             sys.argv = ["reading.py", *arguments]
             import_module("reading").main()
         else:
-            import_module("training.common.cli").run(lambda: import_module(f"training.{command}").main(arguments))  # noqa: B023
+            import_module("training.common.start").run(lambda: import_module(f"training.{command}").main(arguments))  # noqa: B023
 
 
 if __name__ == "__main__":

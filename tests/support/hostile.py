@@ -76,13 +76,15 @@ def _work(writer, command, arguments, limit, environment):
     for descriptor in (1, 2):
         os.dup2(writer.fileno(), descriptor)
     writer.close()
+    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False, encoding="utf-8") for descriptor in (1, 2))
     os.environ.update(environment, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", COLUMNS="80")
     one_core()
     torch.set_num_threads(1)
     limit_files(limit)
-    from training.common.cli import run
+    from training.common.start import run
 
-    run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]))
+    advice = "go on with --resume" if command in ("train", "predict") else ""
+    run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]), advice)
     sys.stdout.flush()
 
 

@@ -1,92 +1,21 @@
-"""Shared by the commands: error messages and exit codes in place of tracebacks, CPU threads, memory settings."""
+"""Shared by the commands: what a user is told of an error, CPU threads, memory settings."""
 
 import ctypes
 import os
 import platform
-import signal
 import sys
-import threading
 from collections.abc import Callable
+from datetime import timedelta
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 
 from modeling_sener.memory import TextTooLargeError, is_out_of_memory
+from training.common.start import is_launched
 
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
-
-
-def run(main: Callable[[], None]) -> None:
-    """
-    Call `main` and turn expected failures into one line on standard error.
-
-    Exit code 1: a `ValueError` (bad data, field, config or checkpoint; the message names it), an `OSError` (a file
-    that cannot be read or written), a `FloatingPointError` (scores that are not finite), out of memory, or the end of
-    another process of the run. Exit code 130: SIGINT. Exit code 143: SIGTERM. When a launcher ends, this process ends,
-    too.
-    """
-    take_any_text()
-    signal.signal(signal.SIGTERM, raise_terminated)
-    threading.excepthook = tell_of_thread
-    if is_launched():
-        end_with_parent()
-    try:
-        main()
-        sys.stdout.flush()
-    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        fault = reason(error)
-        if fault is None:
-            raise
-        leave(f"error: {fault}", 1)
-    except KeyboardInterrupt:
-        leave("interrupted", 130)
-    except Terminated:
-        leave("terminated", 143)
-
-
-def take_any_text() -> None:
-    """
-    Let standard output and error take any string. Characters that their encoding lacks (labels in a terminal of code
-    page 1252, half of a surrogate pair in a file name) are written as escapes. A missing stream discards its output.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-        elif hasattr(stream, "reconfigure"):  # not in a notebook
-            stream.reconfigure(errors="backslashreplace")
-
-
-def end_with_parent() -> None:
-    """Get SIGTERM when the parent process ends, for whatever reason. Only Linux supports this."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def leave(message: str, code: int) -> None:
-    """Exit with a message as the last line, below all progress bars."""
-    for bar in list(tqdm._instances):
-        bar.close()
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
-def tell_of_thread(failure) -> None:
-    """Print a thread's traceback, unless it is an `OSError`: TensorBoard raises that in the main thread, too."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
-
-
-class Terminated(BaseException):
-    """Raised on SIGTERM. Only `run` catches it, as it does `KeyboardInterrupt`."""
-
-
-def raise_terminated(number: int, frame) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second SIGTERM ends the process at once
-    raise Terminated
 
 
 def reason(error: Exception) -> str | None:
@@ -102,12 +31,23 @@ def reason(error: Exception) -> str | None:
         return str(error) if is_named else f"out of memory ({first_line(error)})"
     if not isinstance(error, RuntimeError):
         return str(error)
-    is_of_group = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-    return f"another process of this run has ended ({first_line(error)})" if is_of_group else None
+    if str(error).startswith("DataLoader worker"):
+        return f"a process that makes batches has ended ({first_line(error)})"
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        return None
+    if "imed out" in str(error):
+        return f"another process of this run hangs, or needs more than the minutes of `timeout` ({first_line(error)})"
+    return f"another process of this run has ended ({first_line(error)})"
 
 
 def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def set_timeout(minutes: float) -> None:
+    """After so many minutes in which another process of the run does not do its part, this one ends with an error."""
+    if torch.distributed.is_initialized():
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(minutes=minutes))  # no public name does this
 
 
 def on_main_process(accelerator, function: Callable[[], object]):
@@ -130,21 +70,28 @@ def on_main_process(accelerator, function: Callable[[], object]):
     return outcome[1]
 
 
-def is_launched() -> bool:
-    """Whether `accelerate launch` or `torchrun` has started this process."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def use_all_cores(device: torch.device) -> None:
     """
     On the CPU, divide the cores among this machine's processes.
 
     `accelerate launch` and `torchrun` set `OMP_NUM_THREADS=1` unless the variable is set; training would then use a
-    single core. A process that was started without them is left alone.
+    single core. A process that was started without them is left alone, and so is one whose launcher was told the
+    number of threads.
     """
-    if device.type == "cpu" and is_launched() and os.environ.get("OMP_NUM_THREADS") == "1":
+    is_one = os.environ.get("OMP_NUM_THREADS") == "1"
+    if device.type == "cpu" and is_launched() and is_one and not threads_are_chosen():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def threads_are_chosen() -> bool:
+    """Whether the environment or the command line of the launcher says how many threads a process has."""
+    try:
+        launcher = psutil.Process(os.getppid())
+        is_told = any("num_cpu_threads_per_process" in argument for argument in launcher.cmdline())
+        return is_told or "OMP_NUM_THREADS" in launcher.environ()
+    except psutil.Error:
+        return False
 
 
 def keep_few_kernels() -> None:

@@ -6,7 +6,9 @@ Data is checked before anything is computed: the first fault raises `DataError` 
 """
 
 import gzip
+import io
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from tqdm.auto import tqdm
 
 from training.common.cli import first_line
 from training.common.files import nearest, unreadable
-from training.corpus.recognise import advice
+from training.corpus.recognise import advice, encoding_of
 from training.corpus.spans import trim
 
 
@@ -110,17 +112,45 @@ def is_file(source: str) -> bool:
     return Path(source).is_file() or source.endswith(FILE_ENDINGS)
 
 
+def decode(content: bytes, path: str) -> str:
+    """Decode a file (`encoding_of`) and keep its line ends: offsets are offsets into the file's own text."""
+    try:
+        return content.decode(encoding_of(content))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text, nor UTF-16 with its byte-order mark (byte {error.start}: "
+                        f"{error.reason}); save it as UTF-8") from error  # fmt: skip
+
+
+def read_text(path: str) -> str:
+    """Read a text file, or standard input for "-"; see `decode`."""
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(unreadable(path, error)) from error
+    return decode(content, "standard input" if path == "-" else path)
+
+
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) for the lines of a UTF-8 file that are not blank; a `.gz` file is unpacked."""
+    r"""
+    Yield (line number from 1, line) for the lines of a file (`encoding_of`) that are not blank; a `.gz` file is
+    unpacked. Lines end with \n, \r or \r\n in the file, with \n as they are yielded.
+    """
+    number = 0
     try:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-                if text.strip():
-                    yield number, text
+            encoding = encoding_of(file.read(2))
+            file.seek(0)
+            # What is not UTF-8 becomes surrogates, which its line is then refused for.
+            lines = io.TextIOWrapper(file, encoding, "strict" if encoding == "utf-16" else "surrogateescape")
+            for number, line in enumerate(lines, start=1):  # noqa: B007
+                if line.strip():
+                    line.encode()
+                    yield number, line
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8 text, nor UTF-16 with its byte-order mark; save it as "
+                        "UTF-8") from error  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-16 text after line {number} ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(unreadable(path, error)) from error
 

@@ -1,5 +1,6 @@
 """Recognise the annotation tool that wrote a record or file, by its content."""
 
+import codecs
 import gzip
 import re
 import zlib
@@ -20,10 +21,16 @@ FORMATS = {
     "webanno": "a WebAnno TSV 3 file (INCEpTION)",
     "sener": "this project's own JSON Lines",
 }
+LINE_END = re.compile(r"\r\n?|\n")
 TAG = re.compile(r"O|[BILEUS]-\S.*")
 TAG_FIELDS = ("ner_tags", "tags", "labels", "ner")
 _SEVERAL_LINES = re.compile(rb'\s*[\[{]\s*\n\s*["\[{]')
 _BRAT_LINE = re.compile(r"T\d+\t\S+ \d+ \d+(;\d+ \d+)*\t|[REAMN]\d+\t\S+ |#\d*\t\S+ |\*\t\S+ ")
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text file that begins with `head`: UTF-8, or UTF-16 with its mark. No mark is part of it."""
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def recognise(record) -> str | None:
@@ -65,12 +72,12 @@ def recognise_head(head: bytes) -> str | None:
         return "parquet"
     if head[:2] in (b"x\x01", b"x\x9c", b"x\xda"):  # zlib's header: a DocBin
         return "spacy"
-    text = head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
+    text = head.decode(encoding_of(head), "replace").lstrip()
     if text.startswith(("{", "[")):
         return "json"
     if text.startswith("#FORMAT=WebAnno TSV 3"):
         return "webanno"
-    lines = [line.rstrip("\r") for line in text.split("\n")[:50]]
+    lines = LINE_END.split(text, maxsplit=50)[:50]
     if len(head) == HEAD and len(lines) < 50:
         lines.pop()  # the last line may be cut off
     lines = [line for line in lines if line.strip()]

@@ -21,7 +21,8 @@ class CheckpointError(ValueError):
     """A folder or repository is not a SeNER checkpoint."""
 
 
-def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32") -> None:
+def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | Path, dtype: str = "float32",
+                    advice: str = "") -> None:  # fmt: skip
     """
     Write a Hub folder: code, config, tokenizer and weights, adapters merged. The files are written aside and moved to
     their places one by one, the weights last.
@@ -29,6 +30,7 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
     Args:
         dtype: precision of the stored weights. The config always says float32, so that a plain `from_pretrained`
             computes in float32: half precision halves the file size only.
+        advice: the end of a `WriteError`'s message.
 
     Raises:
         WriteError: a file cannot be written, as on a full disk; the previous checkpoint is kept.
@@ -38,7 +40,7 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
     shutil.rmtree(aside, ignore_errors=True)
     state = {name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor
              for name, tensor in merged_state_dict(model).items()}  # fmt: skip
-    with writing(folder, "; make room and go on with --resume"):
+    with writing(folder, advice):
         model.save_pretrained(aside, state_dict=state)
         processor.save_pretrained(aside)
         for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):

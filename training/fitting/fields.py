@@ -46,6 +46,8 @@ class TrainingFields:
         save_dtype: precision of the saved weights: "float32", "float16" or "bfloat16".
         save_steps: steps after which the run's state is saved for `--resume`; each epoch's end saves it, too.
         report_to: trackers of Accelerate ("tensorboard,wandb"), "none" for no tracker.
+        timeout: minutes that processes wait for one that hangs; twice as many until training begins, as the first one
+            reads the data alone.
         resume: go on from the newest state below `output_dir`, or start anew if there is none.
         model: the fields of `SenerConfig`.
     """
@@ -77,6 +79,7 @@ class TrainingFields:
     seed: int = 42
     save_steps: int = 100
     report_to: str = "tensorboard"
+    timeout: float = 5.0
     resume: bool = False
     model: dict = field(default_factory=dict)
 
@@ -85,7 +88,7 @@ class TrainingFields:
                      "save_steps"):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
-        for name in ("learning_rate", "head_learning_rate", "max_norm_ratio", "lora_alpha"):
+        for name in ("learning_rate", "head_learning_rate", "max_norm_ratio", "lora_alpha", "timeout"):
             _require(self, name, getattr(self, name) > 0, "a number above 0")
         for name in ("lora_rank", "weight_decay", "seed", "masked_words_weight"):
             _require(self, name, getattr(self, name) >= 0, "a number from 0")

@@ -39,7 +39,8 @@ def train(run: Run) -> Progress:
             run.bar.write("epoch {epoch}: loss {loss:.3f}, dev P {precision:.4f} R {recall:.4f} F1 {f1:.4f}, "
                           "{seconds} s".format(**entry) + (" (best so far)" if is_best else ""))  # fmt: skip
             if is_best or not progress.best_epoch:  # while nothing is learnt, the latest, so that there is a model
-                save_checkpoint(run.eval_model, run.processor, fields.output_dir, fields.save_dtype)
+                save_checkpoint(run.eval_model, run.processor, fields.output_dir, fields.save_dtype,
+                                advice="; make room and go on with --resume")  # fmt: skip
                 folder = Path(fields.output_dir)
                 progress.best_files = checksums(folder.glob("model*.safetensors"), folder)
             write_text(run.checkpoints / "history.json", json.dumps(progress.history, indent=1))

@@ -30,7 +30,7 @@ from training.fitting.state import Progress, checksum_of_data, load_state, newes
 
 
 # Fields that may differ when a run is resumed; all others change its results.
-FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype")
+FREE_FIELDS = ("output_dir", "resume", "save_steps", "report_to", "save_dtype", "timeout")
 LOGS = "logs"  # the folder of the trackers
 
 
@@ -128,8 +128,7 @@ def build_accelerator(fields: TrainingFields) -> Accelerator:
         mixed_precision=precision,
         log_with=trackers or None,
         project_dir=Path(fields.output_dir) / "checkpoints",
-        # Other processes wait while one reads a large corpus or ends a long evaluation.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=2 * fields.timeout))],
     )
     if line is not None:
         accelerator.print(line)

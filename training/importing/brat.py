@@ -5,13 +5,14 @@ An entity of several fragments with only white space between them (over a line e
 between its fragments is discontinuous; no span can hold it, so it is left out. Offsets count characters.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.corpus.data import DataError
+from training.corpus.data import DataError, decode, read_lines
 from training.importing.draft import Draft, Reading, Span
-from training.importing.records import read_whole_text
+from training.importing.records import head_of, read_whole
 
 
 _ENTITY = re.compile(r"(T\S*)\t(\S+) (\d{1,18} \d{1,18}(?:;\d{1,18} \d{1,18})*)\t?(.*)")
@@ -36,16 +37,16 @@ def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
             known, missing = (text, ".ann") if text.is_file() else (annotations, ".txt")
             reading.leave_out(str(known), "document", f"no {missing} file beside it")
             continue
-        content = read_whole_text(str(text))
-        spans = list(_spans(read_whole_text(str(annotations)), content, str(annotations), reading))
+        content = decode(read_whole(str(text)), str(text))
+        if head_of(str(text)).startswith(codecs.BOM_UTF8):
+            content = "\ufeff" + content  # which brat's offsets count
+        spans = list(_spans(str(annotations), content, reading))
         yield Draft(name, content, str(annotations), spans, has_unit=True)
 
 
-def _spans(annotations: str, text: str, path: str, reading: Reading) -> Iterator[Span]:
-    for number, line in enumerate(annotations.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
-            continue
+def _spans(path: str, text: str, reading: Reading) -> Iterator[Span]:
+    for number, line in read_lines(path):
+        line = line.rstrip("\n")
         if not line.startswith("T"):
             reading.ignored[_OTHERS.get(line[0], "lines of unknown kind")] += 1
             continue

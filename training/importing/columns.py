@@ -96,7 +96,7 @@ def _blocks(path: str, reading: Reading) -> Iterator[tuple[str, str | None, list
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    return ((number, line.rstrip("\r\n")) for number, line in read_lines(path))
+    return ((number, line.rstrip("\n")) for number, line in read_lines(path))
 
 
 def _is_mark(columns: list[str]) -> bool:

@@ -137,8 +137,6 @@ def _cure(path: str) -> str:
         return " (a folder without .ann files: name its files)"
     if head.startswith(b"PK"):
         return " (a zip archive: unpack it, and name its files)"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return " (UTF-16 text: save it as UTF-8)"
     if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"<"):
         return " (XML: export JSON, from INCEpTION WebAnno TSV 3)"
     if path.endswith(".csv"):

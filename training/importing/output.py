@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.common.files import write_text, writing
+from training.common.start import undone_by_signal
 from training.corpus.data import DataError, Document
 from training.corpus.recognise import FORMATS
 from training.importing.documents import Source
@@ -77,12 +78,17 @@ def _aside(path: Path) -> Path:
 @contextmanager
 def _removed(*paths: Path) -> Iterator[None]:
     """Remove these files on exit, if they still exist."""
-    try:
-        yield
-    finally:
+
+    def remove():
         for path in paths:
             with suppress(OSError):
                 path.unlink()
+
+    try:
+        with undone_by_signal(remove):
+            yield
+    finally:
+        remove()
 
 
 def text_hash(text: str | list[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from training.common.cli import first_line
 from training.common.files import unreadable
-from training.corpus.data import DataError, read_lines
+from training.corpus.data import DataError, decode, read_lines
 from training.corpus.recognise import read_head, recognise
 
 
@@ -53,14 +53,6 @@ def read_whole(path: str) -> bytes:
     return content
 
 
-def read_whole_text(path: str) -> str:
-    """Read a UTF-8 file and keep its line ends; errors as for `read_whole`."""
-    try:
-        return read_whole(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
-
-
 def _is_lines(path: str) -> bool:
     """Whether a file is JSON Lines, by its first line; otherwise it is an array, or values over several lines."""
     for _, line in read_lines(path):
@@ -81,7 +73,7 @@ def _parsed(line: str, where: str):
 
 def _read_values(path: str) -> Iterator[tuple[str, object]]:
     """Decode the items of a JSON array, or consecutive JSON values, one by one."""
-    text = read_whole_text(path).removeprefix("\ufeff")
+    text = decode(read_whole(path), path)
     place = _after_blanks(text, 0)
     in_array = text[place : place + 1] == "["
     place = _after_blanks(text, place + in_array)

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from training.corpus.data import DataError
+from training.corpus.data import DataError, decode
+from training.corpus.recognise import LINE_END
 from training.importing.draft import Draft, Reading, Span
 from training.importing.offsets import UNITS, unit_starts
-from training.importing.records import read_whole_text
+from training.importing.records import read_whole
 
 
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core."
@@ -63,7 +64,7 @@ def read_webanno(path: str, reading: Reading) -> Iterator[Draft]:
     Raises:
         DataError: the file is not of this format, or a token is not at its offsets.
     """
-    lines = read_whole_text(path).removeprefix("\ufeff").split("\n")
+    lines = LINE_END.split(decode(read_whole(path), path))
     layers = _layers(lines, reading)
     sentences = _sentences(path, lines)
     text, places = _assembled(path, sentences, reading.offsets or "utf-16")
@@ -78,7 +79,6 @@ def _layers(lines: list[str], reading: Reading) -> list[Layer]:
     """The layers whose spans are entities; other layers are noted."""
     layers, column = [], 0
     for line in lines:
-        line = line.rstrip("\r")
         if not line.startswith(("#T_SP=", "#T_CH=", "#T_RL=")):
             continue
         kind, _, rest = line.partition("=")
@@ -102,7 +102,6 @@ def _layers(lines: list[str], reading: Reading) -> list[Layer]:
 def _sentences(path: str, lines: list[str]) -> list[Sentence]:
     sentences, in_text = [], False
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\r")
         if line.startswith("#Text="):
             text = _unescaped(line.removeprefix("#Text="))
             if in_text:

@@ -1,13 +1,12 @@
 """Count the texts of files, and read them one by one."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from training.common.files import nearest, unreadable
-from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, stream_documents
+from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, read_text, stream_documents
 
 
 def count_texts(path: str) -> int:
@@ -46,18 +45,3 @@ def stream_inputs(paths: Iterable[str]) -> Iterator[Document]:
             yield Document(path, read_text(path))
         else:
             yield from stream_documents(path, with_gold=False)
-
-
-def read_text(path: str) -> str:
-    """
-    A UTF-8 file, or standard input for "-", as it is, line ends included, so that offsets are offsets into the file's
-    own text.
-    """
-    name = "standard input" if path == "-" else path
-    try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text (byte {error.start}: {error.reason})") from error
-    except OSError as error:
-        raise DataError(unreadable(path, error)) from error

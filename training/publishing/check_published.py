@@ -11,6 +11,10 @@ entities, the score of every span) are recorded here with the repository's own c
 loads with `device_map`. `--python` uses another environment unchanged, with its own versions.
 """
 
+from training.common.start import run, undone_by_signal
+
+
+# isort: split
 import argparse
 import importlib.metadata
 import json
@@ -21,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +37,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tqdm.auto import tqdm
 
-from training.common.cli import run
 from training.fitting.checkpoint import load_checkpoint
 
 
@@ -90,7 +94,10 @@ def check_published_folder(
     result = Result(failures=file_faults(folder))
     if not result.failures:
         result.passed["files"] = 0.0
-    with tempfile.TemporaryDirectory(prefix="published-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="published-") as temporary,
+        undone_by_signal(partial(shutil.rmtree, temporary, ignore_errors=True)),
+    ):
         place = Path(temporary).resolve()
         shutil.copytree(folder, place / "copy")
         (place / "recorded.json").write_text(json.dumps(recorded), encoding="ascii")

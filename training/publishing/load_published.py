@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -155,6 +156,17 @@ class Checks:
         self.compare_entities(extract(self.texts))
         self.compare_entities(extract(self.texts, batch_size=2))
 
+    def threads(self):
+        """AutoProcessor: the recorded token ids from eight threads at once."""
+        processor = self.load_processor()
+        expected = [processor(text)["input_ids"].tolist() for text in self.texts]
+
+        def compute(_):
+            return all(processor(text)["input_ids"].tolist() == ids for text, ids in zip(self.texts, expected))  # noqa: B905
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(compute, range(400))), "a thread has other token ids"
+
     def float32(self):
         """dtype=torch.float32."""
         self.compare_model(dtype="float32")
@@ -184,7 +196,18 @@ class Checks:
         self.compare_model(device_map="auto")
 
 
-CHECKS = ("alone", "config", "token_ids", "model", "pipeline", "float32", "float16", "bfloat16", "saved_again")
+CHECKS = (
+    "alone",
+    "config",
+    "token_ids",
+    "threads",
+    "model",
+    "pipeline",
+    "float32",
+    "float16",
+    "bfloat16",
+    "saved_again",
+)
 
 
 def main():
