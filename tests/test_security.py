@@ -26,7 +26,8 @@ MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "joblib", "dill"
            "tarfile", "zipfile"}  # fmt: skip
 FUNCTIONS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.save",
              "shutil.unpack_archive"}  # fmt: skip
-YAML = {"safe_load", "safe_load_all", "safe_dump", "safe_dump_all", "YAMLError"}
+# `compose` makes nodes, no objects.
+YAML = {"safe_load", "safe_load_all", "safe_dump", "safe_dump_all", "compose", "SafeLoader", "YAMLError"}
 # Accelerate unpickles any object that is registered.
 METHODS = {"register_for_checkpointing", "extractall", "read_pickle", "to_pickle"}
 

@@ -108,8 +108,11 @@ def test_the_field_is_what_training_and_every_checkpoint_of_it_cut_with(tmp_path
         seen.append(run.processor)
         raise Stopped
 
-    for command, arguments in ((training, training_arguments), (tagger, tagger_arguments)):
-        monkeypatch.setattr(command, "train", stop)
+    for command, train, arguments in (
+        (training, "train", training_arguments),
+        (tagger, "train_tagger", tagger_arguments),
+    ):
+        monkeypatch.setattr(command, train, stop)
         for more in (["--word_pattern", pattern], []):
             with pytest.raises(Stopped):
                 command.main(arguments(toy, tmp_path / "out", *more, "--report_to", "none"))

@@ -156,12 +156,18 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     return TrainingFields(**own, model=model)
 
 
+def _as_written(text: str, name: str) -> list:
+    """The items of a list in a YAML mapping as strings, which YAML would else turn into values: NO, on, 1."""
+    nodes = {key.value: value for key, value in yaml.compose(text, Loader=yaml.SafeLoader).value}
+    return [item.value for item in nodes[name].value]
+
+
 def _read_yaml(path: str) -> dict:
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = yaml.safe_load(text)
-        if isinstance(values, dict) and values.get("labels") is not None:
-            values["labels"] = yaml.load(text, yaml.BaseLoader)["labels"]  # as they are written: NO, on, 1
+        if isinstance(values, dict) and isinstance(values.get("labels"), list):
+            values["labels"] = _as_written(text, "labels")
     except OSError as error:
         raise FieldError(unreadable(path, error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
