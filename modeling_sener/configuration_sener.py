@@ -143,8 +143,6 @@ class SenerConfig(PretrainedConfig):
         self.threshold = threshold
         self.allow_nested = allow_nested
         self.chunk_size = chunk_size
-        kwargs.setdefault("auto_map", dict(AUTO_MAP))
-        kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
         _check_given(kwargs)
         try:
             super().__init__(**kwargs)

@@ -65,7 +65,8 @@ def average(models: list[str], output_dir: str, save_dtype: str) -> None:
 def fields_of(model: torch.nn.Module, processor: SenerProcessor) -> dict:
     """All that the meaning of a model's weights depends on: fields of its config, words, tokens."""
     fields = {name: value for name, value in model.config.to_dict().items()
-              if name not in ("threshold", "dtype", "transformers_version", "_name_or_path")}  # fmt: skip
+              if name not in ("threshold", "dtype", "transformers_version", "_name_or_path", "auto_map",
+                              "custom_pipelines")}  # fmt: skip
     tokenizer = zlib.crc32(processor.tokenizer.backend_tokenizer.to_str().encode())
     return fields | {"word_pattern": processor.word_pattern, "checksum of the tokenizer": tokenizer}
 

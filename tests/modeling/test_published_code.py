@@ -11,8 +11,11 @@ FILES = sorted((ROOT / "modeling_sener").glob("*.py"))
 IMPORTED = {"collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers",
             "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
             "typing"}  # fmt: skip
-CALLED_AT_IMPORT = {"AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile",
-                    "dataclass", "field", "torch.no_grad"}  # fmt: skip
+CALLED_AT_IMPORT = {
+    "AutoConfig.register", "AutoModel.register", "AutoProcessor.register", "PIPELINE_REGISTRY.register_pipeline",
+    "AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile", "dataclass",
+    "field", "torch.no_grad",
+}  # fmt: skip
 # Ways to run code from data, to read the environment or to open a connection by what may be imported.
 NEVER = {"eval", "exec", "compile", "__import__", "globals", "locals", "vars", "input", "breakpoint"}
 NEVER_OF_TORCH = {"load", "hub", "jit", "package", "classes", "ops", "distributed"}

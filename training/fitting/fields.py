@@ -158,7 +158,8 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
 
 def _as_written(text: str, name: str) -> list:
     """The items of a list in a YAML mapping as strings, which YAML would else turn into values: NO, on, 1."""
-    nodes = {key.value: value for key, value in yaml.compose(text, Loader=yaml.SafeLoader).value}
+    mapping = yaml.compose(text, Loader=yaml.SafeLoader)
+    nodes = {key.value: value for key, value in mapping.value}
     return [item.value for item in nodes[name].value]
 
 

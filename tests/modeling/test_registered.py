@@ -1,0 +1,54 @@
+"""A checkpoint without a copy of the code: the imported package is what transformers loads it by."""
+
+import json
+
+import pytest
+from support.toy import LABELS, ROOT, python, toy_backbone
+
+from modeling_sener import SenerModel, SenerProcessor
+from training.fitting.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A checkpoint's folder with weights, tokenizer and settings alone, which name no code."""
+    folder = tmp_path_factory.mktemp("bare")
+    model = SenerModel.from_backbone(str(toy_backbone(folder / "bert")), LABELS, span_window=4)
+    save_checkpoint(model, SenerProcessor.from_backbone(str(folder / "bert"), model.config), folder / "model")
+    for code in (folder / "model").glob("*.py"):
+        code.unlink()
+    for name in ("config.json", "processor_config.json"):
+        file = folder / "model" / name
+        fields = json.loads(file.read_text())
+        assert fields.pop("auto_map")
+        fields.pop("custom_pipelines", None)
+        file.write_text(json.dumps(fields))
+    return folder / "model"
+
+
+LOAD = """
+import sys
+sys.path.insert(0, {root!r})
+{before}
+from transformers import AutoModel, AutoProcessor, pipeline
+extract = pipeline("entity-extraction", model={folder!r})
+model, processor = AutoModel.from_pretrained({folder!r}), AutoProcessor.from_pretrained({folder!r})
+print(type(extract).__module__, type(model).__module__, type(processor).__module__)
+extract("We train ResNet-50.", threshold=0)
+"""
+
+
+def load(folder, before):
+    return python("-c", LOAD.format(root=str(ROOT), folder=str(folder), before=before))
+
+
+def test_the_imported_package_loads_it_by_the_auto_classes_and_as_a_pipeline(bare):
+    done = load(bare, "import modeling_sener")
+    assert done.returncode == 0, done.stderr
+    modules = ["modeling_sener.pipeline_sener", "modeling_sener.modeling_sener", "modeling_sener.processing_sener"]
+    assert done.stdout.split() == modules
+
+
+def test_without_the_package_it_is_no_model_that_transformers_knows(bare):
+    done = load(bare, "")
+    assert done.returncode == 1 and "sener" in done.stderr
