@@ -88,5 +88,7 @@ def test_extract_reads_standard_input(monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found and all(text[entity["start"] : entity["end"]] == entity["text"] for entity in found)
     given(b"a\xff")
-    with pytest.raises(DataError, match=r"standard input: not UTF-8 text \(byte 1"):
+    with pytest.raises(
+        DataError, match=r"standard input: not UTF-8 text, nor UTF-16 with its byte-order mark \(byte 1"
+    ):
         extract.main(["-"])

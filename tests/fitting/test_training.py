@@ -110,8 +110,8 @@ def test_a_checkpoint_of_other_triangles_is_refused(toy, tmp_path):
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
 def test_the_mean_of_the_last_epochs_weights_is_evaluated(toy, tmp_path, monkeypatch, command):
-    module = loop if command is training else command
-    evaluate, ends, evaluated = module.evaluate, [], []
+    module, name = (loop, "evaluate") if command is training else (command, "evaluate_tagger")
+    evaluate, ends, evaluated = getattr(module, name), [], []
 
     def spy(run, *arguments):
         ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
@@ -119,7 +119,7 @@ def test_the_mean_of_the_last_epochs_weights_is_evaluated(toy, tmp_path, monkeyp
         evaluated.append({name: tensor.clone() for name, tensor in run.eval_model.state_dict().items()})
         return {**result, "f1": len(ends) / 10}  # each epoch is the best so far
 
-    monkeypatch.setattr(module, "evaluate", spy)
+    monkeypatch.setattr(module, name, spy)
     fields = ["--num_epochs", "5", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
     command.main(training_arguments(toy, tmp_path, *fields))
     stored, moved = load_file(tmp_path / "model.safetensors"), 0

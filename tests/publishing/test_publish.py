@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, SpaceCard
@@ -18,7 +19,8 @@ from support.toy import LABELS, ROOT, python
 
 from modeling_sener import SenerModel
 from training import publish
-from training.evaluation.scoring import match, summarise
+from training.evaluation.breakdown import by_depth
+from training.evaluation.scoring import Grouping, match, summarise
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing import check_published
 
@@ -60,10 +62,11 @@ def report(**changes):
     """A report like that of score.py, on four entities, one of them nested and missed."""
     gold = [[(0, 3, "Method"), (1, 2, "Task")], [(5, 6, "Person"), (7, 8, "Person")]]
     found = [[(0, 3, "Method")], [(5, 6, "Person"), (7, 9, "Person")]]
-    scores = summarise(match(gold, found), {})
-    depth = {"0": {"tp": 2, "fp": 1, "fn": 1}, "1": {"tp": 0, "fp": 0, "fn": 1}}
-    return scores | {
-        "by_depth": depth, "thresholds": dict.fromkeys(LABELS, 0.4), "data": ["/somewhere/dev.jsonl"], "texts": 2,
+    outcomes = match(gold, found)
+    short = Grouping(np.zeros_like(outcomes.label), ["1-3"])
+    return summarise(outcomes, {"by_length": short, "by_depth": by_depth(outcomes)}) | {
+        "overlap": summarise(outcomes, {}), "overlap_curve": {"area": 0.456, "precision_at_80_recall": None},
+        "thresholds": dict.fromkeys(LABELS, 0.4), "data": ["/somewhere/dev.jsonl"], "texts": 2,
         "words": 1234, "entities": 4, "wider_than_window": 1,
     } | changes  # fmt: skip
 
@@ -135,6 +138,9 @@ def test_the_card_has_the_measured_scores(model, here):
     assert {result.dataset_type for result in data.eval_results} == {"someone/papers"}
     text = card.text
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert rows["1-3"].startswith("| 1-3 | 4 | 66.7 (") and rows["1"].startswith("| 1 | 1 | 0.0 (")  # words, depth
+    assert "area under the precision-recall curve is 45.6, recall of 80 % is not reached" in text
+    assert "`triangles:\nupper`, `span_window: 5`" in text
     assert rows["Task"].startswith("| Task | 1 | 0.0 (") and rows["Person"].startswith("| Person | 2 | 50.0 (")
     low, high = report()["interval"]["f1"]
     assert f"57.1 ({100 * low:.1f}–{100 * high:.1f})" in rows["all (micro)"]
@@ -146,7 +152,7 @@ def test_the_card_has_the_measured_scores(model, here):
 
 
 def test_the_card_says_if_thresholds_were_fitted_or_nesting_not_measured(model, here):
-    scores = write_report(here, before_fitting={"f1": 0.123}, by_depth={"0": {"tp": 2, "fp": 1, "fn": 2}})
+    scores = write_report(here, before_fitting={"f1": 0.123}, by_depth={"0": report()["by_depth"]["0"]})
     publish.main(["--model", str(model), "--repo", "someone/sener", "--scores", scores, *CARD, "--dry-run"])
     text = (here / "published" / "someone" / "sener" / "README.md").read_text()
     assert "fitted on these very texts" in text and "12.3" in text and "no nested entities" in text
@@ -159,7 +165,7 @@ def test_names_are_escaped_in_the_card(name, model):
     scores = report(per_label={name: report()["per_label"]["Task"]})
     card = publish.build_card("someone/sener", loaded, scores, "mit", ["en"], [name], "someone/bert")
     assert ModelCard(str(card)).data.datasets == [name]
-    (row,) = [line for line in card.text.splitlines() if "| 1 | 0.0 (" in line]
+    row, _ = [line for line in card.text.splitlines() if "| 1 | 0.0 (" in line]  # and that of depth 1
     assert row.count("|") - row.count(r"\|") == 6
     assert "<img" not in card.text and "[y](z)" not in card.text and "*x*" not in card.text.replace(r"\*x\*", "")
 

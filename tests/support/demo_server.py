@@ -55,12 +55,15 @@ def tiny_checkpoint(folder: Path, **fields) -> Path:
 
 
 def checkout(root: Path, **models: Path) -> Path:
-    """A folder with this demo, and models by their place in it, such as `modeling_sener`, under another name each."""
+    """A folder with this demo and models by their place in it, `modeling_sener` a package as in the real one."""
     root.mkdir()
     (root / "space").symlink_to(ROOT / "space")
     for place, model in models.items():
-        (root / place).parent.mkdir(exist_ok=True)
-        (root / place).symlink_to(model)
+        (root / place).mkdir(parents=True)
+        for file in model.iterdir():
+            (root / place / file.name).symlink_to(file)
+    if "modeling_sener" in models:
+        (root / "modeling_sener" / "__init__.py").symlink_to(ROOT / "modeling_sener" / "__init__.py")
     return root
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 BUNDLED = Path(__file__).parents[2] / "modeling_sener"  # the checkpoint that comes with the code
 NAMES = 10_000  # of a folder in which the nearest one is looked for
+CLOSE = 0.75  # similarity of a name that is proposed: `user` is no `sener`
 # Of torch.save, which says nothing about the reason.
 TORCH_FAULTS = ("inline_container", "iostream error")
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
@@ -67,8 +68,10 @@ def nearest(path: str | Path) -> str:
     with suppress(OSError):
         names = sorted(islice((entry.name for entry in os.scandir(missing.parent)), NAMES))
         by_stem = {name.partition(".")[0]: name for name in names}
-        close = difflib.get_close_matches(missing.name, names, n=1)
-        close = close or [by_stem[stem] for stem in difflib.get_close_matches(missing.name, by_stem, n=1)]
+        close = difflib.get_close_matches(missing.name, names, n=1, cutoff=CLOSE)
+        close = close or [
+            by_stem[stem] for stem in difflib.get_close_matches(missing.name, by_stem, n=1, cutoff=CLOSE)
+        ]
         if close:
             found = missing.parent / close[0]
             rest = path.relative_to(missing)

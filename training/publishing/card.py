@@ -16,6 +16,7 @@ from training.evaluation.scoring import RATIOS
 
 TAGS = ["sener", "entity-extraction", "named-entity-recognition", "nested-entities", "long-text"]
 COUNTS = ("texts", "words", "entities", "wider_than_window")
+GROUPS = {"by_length": "words of the entity", "by_depth": "entities around it"}
 NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 CITATION = """```bibtex
 @inproceedings{chen2025sener,
@@ -44,7 +45,8 @@ def read_scores(path: str, config: SenerConfig) -> dict:
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(scores, dict):
         raise ValueError(f"{path}: expected the object that training/score.py writes")
-    for name in (*RATIOS, *COUNTS, "interval", "macro", "per_label", "by_depth", "thresholds", "data"):
+    for name in (*RATIOS, *COUNTS, "interval", "macro", "per_label", *GROUPS, "overlap", "overlap_curve", "thresholds",
+                 "data"):  # fmt: skip
         if name not in scores:
             raise ValueError(f"{path}: no field {name!r}: expected what training/score.py --output writes")
     try:
@@ -75,6 +77,9 @@ def check_values(scores: dict) -> None:
         AttributeError, KeyError, TypeError, ValueError: a value is missing or of another type.
     """
     score_table(scores)
+    overlap_scores(scores)
+    for group in GROUPS:
+        group_table(scores, group)
     fitting_note(scores)
     found_and_missed(scores)
     for number in (*scores["thresholds"].values(), *(scores[name] for name in COUNTS)):
@@ -123,7 +128,8 @@ def body(repo: str, model: SenerModel, scores: dict, names: list[str], datasets:
 # {escape(repo.split("/")[-1])}
 
 Finds {labels} in texts of any length, in one pass over the whole text: nested entities, too, with character offsets.
-SeNER (Chen, Zhang, Tang, AAAI 2025) on the encoder {escape(base_model)}; {size:.0f}M parameters.
+SeNER (Chen, Zhang, Tang, AAAI 2025) on the encoder {escape(base_model)}; {size:.0f}M parameters, `triangles:
+{config.triangles}`, `span_window: {"null" if config.span_window is None else config.span_window}`.
 
 ## Use
 ```python
@@ -145,6 +151,12 @@ On {scores["texts"]:,} texts ({escape(", ".join(names))}: {scores["words"]:,} wo
 over exact (start, end, label), in per cent; in brackets 95 % intervals from a bootstrap of whole texts.
 
 {score_table(scores)}
+
+{overlap_scores(scores)}
+
+{group_table(scores, "by_length")}
+
+{group_table(scores, "by_depth")}
 {fitting_note(scores)}
 ```
 accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
@@ -164,12 +176,38 @@ def score_table(scores: dict) -> str:
     rows += [("all (micro)", scores), ("mean of the labels (macro)", scores["macro"])]
     lines = ["| label | entities | precision | recall | F1 |", "|---|---|---|---|---|"]
     for name, entry in rows:
-        cells = []
-        for ratio in RATIOS:
-            value, low, high = (100 * number for number in (entry[ratio], *entry["interval"][ratio]))
-            cells.append(f"{value:.1f} ({low:.1f}–{high:.1f})")
         count = f"{entry['tp'] + entry['fn']:,}" if "tp" in entry else ""
-        lines.append(f"| {' | '.join([name, count, *cells])} |")
+        lines.append(f"| {' | '.join([name, count, *with_intervals(entry)])} |")
+    return "\n".join(lines)
+
+
+def with_intervals(entry: dict) -> list[str]:
+    """Precision, recall and F1 of an entry in per cent, each with its interval."""
+    cells = []
+    for ratio in RATIOS:
+        value, low, high = (100 * number for number in (entry[ratio], *entry["interval"][ratio]))
+        cells.append(f"{value:.1f} ({low:.1f}–{high:.1f})")
+    return cells
+
+
+def overlap_scores(scores: dict) -> str:
+    """Say how partial matches score, at the model's thresholds and over all of them."""
+    precision, recall, f1 = with_intervals(scores["overlap"])
+    area, at_80 = scores["overlap_curve"]["area"], scores["overlap_curve"]["precision_at_80_recall"]
+    reached = "recall of 80 % is not reached" if at_80 is None else f"precision at 80 % recall {100 * at_80:.1f}"
+    return (
+        "With partial matches (the label is right, and at least half of the words of both spans together are common): "
+        f"precision {precision}, recall {recall}, F1 {f1}; over all thresholds the area under the precision-recall "
+        f"curve is {100 * area:.1f}, {reached}."
+    )
+
+
+def group_table(scores: dict, group: str) -> str:
+    """The scores of each group of entities, as a Markdown table."""
+    lines = [f"| {GROUPS[group]} | entities | precision | recall | F1 |", "|---|---|---|---|---|"]
+    for name, entry in scores[group].items():
+        count = f"{entry['tp'] + entry['fn']:,}"
+        lines.append(f"| {' | '.join([escape(name), count, *with_intervals(entry)])} |")
     return "\n".join(lines)
 
 
