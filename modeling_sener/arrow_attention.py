@@ -22,7 +22,7 @@ from .dropout import dropout
 
 
 NAME = "sener_arrow"
-LOG_N_LENGTH = 512  # tokens at which LogN-Scaling is 1: the length that encoders were pretrained at
+LOG_N_LENGTH = 512  # tokens at which LogN-Scaling is 1
 BLOCK = 64  # queries of a block
 
 

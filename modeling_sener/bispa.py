@@ -169,7 +169,8 @@ def attend(qkv: Tensor, mask: Tensor | None) -> Tensor:
 
     Args:
         qkv: queries, keys and values, *Shape:* (B, n, W, 3C). Overwritten if no gradients are needed.
-        mask: valid keys, *Shape:* (B, n, W). A row without any attends to all: its cells are never read.
+        mask: valid keys, *Shape:* (B, n, W). A row without a valid key attends to all
+            keys, as softmax over none is NaN; its cells are masked later.
 
     Returns:
         *Shape:* (B, n, W, C).

@@ -53,8 +53,8 @@ def check_weights(model: nn.Module, info: dict, name: str):
 
 def check_one_device(model: nn.Module):
     """
-    Raise `ValueError` where Accelerate moves the parts of a model as they are called (`device_map`, `cpu_offload`,
-    `disk_offload`): what a text's chunks share stays where it was made.
+    Raise `ValueError` if Accelerate moves modules between devices as they are called (`device_map`, `cpu_offload`,
+    `disk_offload`): tensors that a text's chunks share would lie on the wrong device.
     """
     if any(hasattr(module, "_hf_hook") for module in model.modules() if module is not model):
         raise ValueError(

@@ -79,7 +79,8 @@ class SenerConfig(PretrainedConfig):
             pairs of a text: the quadratic baseline.
         triangles (`"both"` or `"upper"`):
             The paper's band, which holds each pair as (i, j) and as (j, i), or only the cells with start <= end, about
-            half of them. It decides what the weights mean: a checkpoint keeps its own.
+            half of them. It decides what the weights mean: a checkpoint keeps its own. `SenerModel.from_backbone` makes
+            models with the upper one.
         biaffine_size (`int`): p, the size of the start and end vectors.
         span_channels (`int`): C, the channels of a cell of the span tensor; even.
         span_layers (`int`): the number of span interaction blocks.
@@ -95,8 +96,11 @@ class SenerConfig(PretrainedConfig):
         biaffine_dropout, span_dropout (`float`): dropout of the biaffine layers and of the blocks, in [0, 1).
         threshold (`float` or `dict[str, float]`): score from which a span is accepted, in [0, 1]; one, or one a label.
         allow_nested (`bool`): accept a span inside another one.
-        chunk_size (`int`): tokens that inference computes at a time, and 48 cells of the span tensor for each; memory
-            depends on it, results do not. `None`: 1,024 on the CPU, 16,384 on an accelerator.
+        cross_blank_lines (`bool`): accept a span that holds a blank line. Training sets it to whether an entity of the
+            training data does.
+        chunk_size (`int`): tokens of a batch that are computed at a time, with 48 cells of the band for each; encoders
+            of transformers take at least 16 attention windows. In inference it changes time and memory only; in
+            training also which cells dropout drops. `None`: 1,024 on the CPU, 16,384 on an accelerator.
     """
 
     model_type = "sener"
@@ -120,6 +124,7 @@ class SenerConfig(PretrainedConfig):
         span_dropout=0.2,
         threshold=0.5,
         allow_nested=True,
+        cross_blank_lines=True,
         chunk_size=None,
         **kwargs,
     ):
@@ -142,6 +147,7 @@ class SenerConfig(PretrainedConfig):
         self.span_dropout = span_dropout
         self.threshold = threshold
         self.allow_nested = allow_nested
+        self.cross_blank_lines = cross_blank_lines
         self.chunk_size = chunk_size
         _check_given(kwargs)
         try:
@@ -198,7 +204,7 @@ class SenerConfig(PretrainedConfig):
         for field in ("biaffine_dropout", "span_dropout"):
             value = getattr(self, field)
             _require(self, field, _is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
-        for field in ("log_n_scaling", "allow_nested"):
+        for field in ("log_n_scaling", "allow_nested", "cross_blank_lines"):
             _require(self, field, isinstance(getattr(self, field), bool), "true or false")
         _require(self, "vertical_readout", self.triangles == "both" or self.vertical_readout == "transposed",
                  "'transposed' with triangles 'upper', which has no cell (j, i) to mirror")  # fmt: skip

@@ -173,18 +173,11 @@ def _without_overlaps(spans: np.ndarray) -> np.ndarray:
     return accepted
 
 
-def decode(
-    logits: Tensor,
-    lengths: Tensor,
-    thresholds: Tensor,
-    triangles: str,
-    triangle_mean: str,
-    labels_per_span: str,
-    allow_nested: bool,
-    chunk: int = CHUNK,
-) -> list[Candidates]:
+def logit_candidates(
+    logits: Tensor, lengths: Tensor, thresholds: Tensor, triangles: str, triangle_mean: str, chunk: int = CHUNK
+) -> Candidates:
     """
-    The accepted spans of each text of a batch, from the logits of the whole texts.
+    Find the spans of a batch whose score reaches their label's threshold, from the logits of the whole texts.
 
     Args:
         logits: *Shape:* (B, N, W, R), W = 2w + 1 with both triangles, w + 1 with the upper one.
@@ -192,13 +185,10 @@ def decode(
         thresholds: *Shape:* (R,); infinity switches a label off, before conflicts are looked at.
         chunk: rows at a time; the result does not depend on it.
 
-    Returns:
-        A `Candidates` per text, in text order.
-
     Raises:
         FloatingPointError: a pair of words has a score that is not finite.
     """
-    batch, rows, width = logits.shape[:3]
+    rows, width = logits.shape[1:3]
     halo = width // 2 if triangles == "both" else 0
     lengths, found = lengths.cpu(), []
     for first in range(0, rows, chunk):
@@ -207,7 +197,7 @@ def decode(
         cells = F.pad(cells, (0, 0, 0, 0, 0, count + halo - cells.shape[1])).cpu()
         probabilities = span_probabilities(cells, triangles, triangle_mean)
         found.append(find_candidates(probabilities, thresholds, lengths, first))
-    return select_all(Candidates.join(found), batch, labels_per_span, allow_nested)
+    return Candidates.join(found)
 
 
 def select_all(candidates: Candidates, batch: int, labels_per_span: str, allow_nested: bool) -> list[Candidates]:

@@ -4,9 +4,8 @@ DeBERTa's disentangled attention in a band: arrow attention whose scores have po
 Inside a window the distances are the same 2w + 1 for every token. The position terms of all scores are therefore two
 matrix products with 2w + 1 entries of the relative embeddings, and no tensor of T x T is built.
 
-B batch, H heads, T tokens, n tokens of a chunk, D head size, d hidden size, w window, W = 2w + 1, P relative
-embeddings,
-Q queries of a block, M blocks, K = Q + 2w keys of a block, m distances.
+B batch, H heads, T tokens, n tokens of a chunk, D head size, d hidden size, w attention window, W = 2w + 1, P relative
+embeddings, Q queries of a block, M blocks, K = Q + 2w keys of a block, m distances.
 """
 
 import math

@@ -85,13 +85,13 @@ class SenerPipeline(Pipeline):
             yield from _naming(super().__call__(texts, **options), count())
             return
         done = 0
-        while window := list(islice(texts, BATCHES * batch_size)):
-            longest_first = sorted(range(len(window)), key=lambda i: -len(window[i]))
-            found = super().__call__((window[i] for i in longest_first), **options)
+        while ahead := list(islice(texts, BATCHES * batch_size)):
+            longest_first = sorted(range(len(ahead)), key=lambda i: -len(ahead[i]))
+            found = super().__call__((ahead[i] for i in longest_first), **options)
             found = list(_naming(found, [done + i for i in longest_first]))
             for _, entities in sorted(zip(longest_first, found, strict=True), key=lambda pair: pair[0]):
                 yield entities
-            done += len(window)
+            done += len(ahead)
 
     def _sanitize_parameters(self, threshold=None, allow_nested=None, labels=None):
         if allow_nested is not None and not isinstance(allow_nested, bool):

@@ -5,6 +5,7 @@ B batch, T tokens, N words that have tokens, W columns of the band, R labels.
 """
 
 import json
+import re
 from numbers import Real
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
 from .configuration_sener import AUTO_MAP, SenerConfig
-from .decoding import Candidates, decode, select_all
+from .decoding import Candidates, logit_candidates, select_all
 from .texts import check_strings, check_words
 from .tokenization import (
     WORD_PATTERN,
@@ -28,6 +29,7 @@ from .tokenization import (
 
 
 PROCESSOR_FILE = "processor_config.json"
+BLANK_LINE = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*(?:\r\n?|\n)")
 
 
 class SenerInputs(BatchEncoding):
@@ -221,16 +223,26 @@ class SenerProcessor(ProcessorMixin):
                 f"outputs and inputs do not belong together: logits of shape {tuple(logits.shape)} for {len(texts)} "
                 f"texts of up to {longest} words and {len(self.config.labels)} labels"
             )
-        found = decode(
+        candidates = logit_candidates(
             logits,
             torch.tensor([len(offsets) for offsets in word_offsets]),
             self.thresholds(threshold, labels),
             triangles=self.config.triangles,
             triangle_mean=self.config.triangle_mean,
-            labels_per_span=self.config.labels_per_span,
-            allow_nested=self.config.allow_nested if allow_nested is None else allow_nested,
         )
-        return [self._entities(*each) for each in zip(texts, word_offsets, found, strict=True)]
+        return self.entities(candidates, inputs, allow_nested)
+
+    def allowed(self, candidates: Candidates, inputs: SenerInputs) -> Candidates:
+        """
+        Drop the candidates that hold a blank line, unless `cross_blank_lines`: white space is no token, so that the
+        model does not see it. Word lists have no lines.
+        """
+        texts, word_offsets = _carried(inputs)
+        if self.config.cross_blank_lines or not candidates.text.size:
+            return candidates
+        paragraphs = np.concatenate([_paragraphs(*each) for each in zip(texts, word_offsets, strict=True)])
+        first = np.cumsum([0, *map(len, word_offsets)])[candidates.text]
+        return candidates.take(paragraphs[first + candidates.start] == paragraphs[first + candidates.end - 1])
 
     def entities(self, candidates: Candidates, inputs: SenerInputs, allow_nested: bool | None = None) -> list[list]:
         """
@@ -240,6 +252,7 @@ class SenerProcessor(ProcessorMixin):
         """
         texts, word_offsets = _carried(inputs)
         allow_nested = self.config.allow_nested if allow_nested is None else allow_nested
+        candidates = self.allowed(candidates, inputs)
         found = select_all(candidates, len(texts), self.config.labels_per_span, allow_nested)
         return [self._entities(*each) for each in zip(texts, word_offsets, found, strict=True)]
 
@@ -298,6 +311,12 @@ def _carried(inputs) -> tuple[list, list]:
             "that value itself (`inputs.to(device)` keeps them), not a dict made from it"
         )
     return texts, word_offsets
+
+
+def _paragraphs(text: str | list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
+    """The number of blank lines before each word. *Shape:* (words,)."""
+    lines = [match.start() for match in BLANK_LINE.finditer(text)] if isinstance(text, str) else []
+    return np.searchsorted(np.array(lines, dtype=np.int64), np.array([start for start, _ in offsets], dtype=np.int64))
 
 
 def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What processor and pipeline are given: strings, however a list of them comes in; everything else is named."""
+"""Check the texts that processor and pipeline are given: any sequence of strings; errors name other types."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePath

@@ -1,6 +1,6 @@
 """
-What Gradio leaves to a page: routes that it does not need and large requests are refused, as are downloads; files that
-are old are deleted, uploads that were broken off among them.
+Refuse routes that the page does not need, large requests and downloads; delete old files and uploads that were broken
+off.
 """
 
 import contextlib

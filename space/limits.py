@@ -1,19 +1,19 @@
-"""What the page takes, and the error that says so where something is more."""
+"""Limits of the page, and the errors that name them."""
 
 MAX_CHARACTERS = 1_000_000  # of a text
 MAX_TOKENS = 250_000  # of a text: bounds the memory of a run
-MAX_SECONDS = 180.0  # of a run, where SENER_MAX_SECONDS says nothing else
+MAX_SECONDS = 180.0  # of a run; SENER_MAX_SECONDS overrides it
 MAX_WAITING = 60  # requests in the queue; one runs at a time
 MAX_SESSIONS = 256  # whose last text and result Gradio holds
 MAX_FILE = 20  # megabytes
 MAX_RECORDS = 1000  # of a .jsonl file, as the page offers them in one list
 READING_SECONDS = 30  # for a file
 READING_MEMORY = 2_000_000_000  # bytes, for a file
-KEEP_FILES = 600  # seconds between two looks, and that a file is kept at least
+KEEP_FILES = 600  # seconds that a file is kept at least, and between two clean-ups
 
 
 class DemoError(ValueError):
-    """What the user did wrong, or what the page cannot do: the message is shown as it is."""
+    """A fault of the input, or something that the page cannot do; the page shows the message."""
 
 
 def too_long(size: int, limit: int, unit: str) -> DemoError:

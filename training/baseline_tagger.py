@@ -260,7 +260,7 @@ def check_fields(fields: TrainingFields) -> None:
 
 def build_tagger_run(accelerator: Accelerator, fields: TrainingFields) -> TaggerRun:
     """Check the data, build the tagger, and print a report on both."""
-    labels = on_main_process(accelerator, lambda: check_data(fields))
+    labels = on_main_process(accelerator, lambda: check_data(fields)).labels
     set_seed(fields.seed)
     processor = SenerProcessor.from_backbone(fields.backbone, SenerConfig(), fields.word_pattern or WORD_PATTERN)
     model = build_tagger(fields.backbone, labels)

@@ -44,10 +44,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="the largest share of entities whose text may differ from their quote; they are left out "
                         "(default: %(default)s)")  # fmt: skip
     options = parser.parse_args(arguments)
-    for name, low, high in (("dev_share", 0, 1), ("max_misquoted", -1, 2)):
+    for name in ("dev_share", "max_misquoted"):
         value = getattr(options, name)
-        if value is not None and not low < value < high:
-            parser.error(f"--{name} is {value}: expected a share of 1")
+        if value is not None and not (0 < value < 1 or name == "max_misquoted" and value in (0, 1)):
+            parser.error(f"--{name} is {value}: expected a number between 0 and 1")
     if not options.output.endswith(".jsonl"):
         parser.error(f"--output is {options.output}: expected a name that ends in .jsonl")
     options.output = Path(options.output)

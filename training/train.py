@@ -7,7 +7,7 @@ Train SeNER on a pretrained encoder.
 Any field of the YAML file can be given on the command line as well (`--field value`). When the run ends, `output_dir`
 is a folder that `AutoModel.from_pretrained(output_dir, trust_remote_code=True)` loads, or that can be pushed to the
 Hub: the weights of the epoch with the best F1 on dev. What cannot be learnt ends the run before its first step, and
-where F1 stays 0 the run says so. `--resume` goes on from the newest checkpoint.
+if F1 stays 0 the run says so. `--resume` goes on from the newest state.
 
 With n processes (`accelerate launch --multi_gpu --num_processes n`, also on the CPU, or a file of
 training/configs/accelerate/) a step has n times as many windows. The processes of all machines must share the same
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     keep_freed_memory(accelerator.device)
     logging.disable_progress_bar()  # of loading and saving
     checkpoints = Path(fields.output_dir) / "checkpoints"
-    labels = on_main_process(accelerator, lambda: check_data(fields))
+    facts = on_main_process(accelerator, lambda: check_data(fields))
     with exclusive_run(accelerator, checkpoints):
-        this_run = build_run(accelerator, fields, labels, checkpoints)
+        this_run = build_run(accelerator, fields, facts, checkpoints)
         start_trackers(accelerator, fields)
         set_timeout(fields.timeout)
         progress = train(this_run)

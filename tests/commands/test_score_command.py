@@ -117,7 +117,7 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     (["--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json: expected a file in a folder that exists"),
     (["--report", "."], "--report .: expected a file in a folder that exists"),
     (["--fit_thresholds", "--model", "user/name"], "user/name is not a local folder"),
-    (["--data", "user/name"], "--data user/name: no such file \\(of a data set name the split as well, user/name:test"),
+    (["--data", "user/name"], r"--data user/name: no such file \(of a data set name the split as well, user/name:t"),
     (["--data", "gold.jsonl", "--output", "./gold.jsonl"], "--output ./gold.jsonl would overwrite --data"),
     (["--output", "a.json", "--report", "a.json"], "--report a.json would overwrite --output"),
 ])  # fmt: skip

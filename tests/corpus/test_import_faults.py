@@ -271,8 +271,11 @@ def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):
     [
         (["--output", "a.json"], "--output is a.json: expected a name that ends in .jsonl"),
         (["--output", "doccano.jsonl"], "doccano.jsonl would be overwritten: give another --output"),
-        (["--output", "a.jsonl", "--dev_share", "1"], "--dev_share is 1.0: expected a share of 1"),
-        (["--output", "a.jsonl", "--max_misquoted", "nan"], "--max_misquoted is nan: expected a share of 1"),
+        (["--output", "a.jsonl", "--dev_share", "1"], "--dev_share is 1.0: expected a number between 0 and 1"),
+        (
+            ["--output", "a.jsonl", "--max_misquoted", "nan"],
+            "--max_misquoted is nan: expected a number between 0 and 1",
+        ),
         (["--output", "a.jsonl", "--offsets", "utf-32"], "invalid choice: 'utf-32'"),
         (["--output", "a.jsonl", "--format", "xml"], "invalid choice: 'xml'"),
     ],

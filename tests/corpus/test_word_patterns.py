@@ -22,8 +22,10 @@ from training.corpus.word_patterns import PATTERNS
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.fitting.fields import FieldError, parse_fields
 from training.fitting.run import build_model
+from training.fitting.run_data import DataFacts
 
 
+FACTS = DataFacts(LABELS, cross_blank_lines=False)
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 PARTS = ["HTTPServer", "v2.5", "والكتاب", "서울에서", "漢字", "e\u0301", "\u200d", "_", *" aA1.,-"]
 ANYTHING = st.lists(st.one_of(st.sampled_from(PARTS), st.characters()), max_size=30).map("".join)
@@ -118,12 +120,12 @@ def test_the_field_is_what_training_and_every_checkpoint_of_it_cut_with(tmp_path
                 command.main(arguments(toy, tmp_path / "out", *more, "--report_to", "none"))
     assert [each.word_pattern for each in seen] == [pattern, WORD_PATTERN] * 2
 
-    model, own = build_model(parse_fields(training_arguments(toy, "out", "--word_pattern", pattern)), LABELS)
+    model, own = build_model(parse_fields(training_arguments(toy, "out", "--word_pattern", pattern)), FACTS)
     save_checkpoint(model, own, tmp_path / "made")
     assert load_checkpoint(tmp_path / "made")[1].word_pattern == pattern
     further = training_arguments(toy, "out", "--backbone", str(tmp_path / "made"))
-    assert build_model(parse_fields(further), LABELS)[1].word_pattern == pattern
-    assert build_model(parse_fields([*further, "--word_pattern", r"\S+"]), LABELS)[1].word_pattern == r"\S+"
+    assert build_model(parse_fields(further), FACTS)[1].word_pattern == pattern
+    assert build_model(parse_fields([*further, "--word_pattern", r"\S+"]), FACTS)[1].word_pattern == r"\S+"
 
 
 def test_describe_data_cuts_as_the_checkpoint_or_as_it_is_told(tmp_path, capsys):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from support.toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments
+from support.toy import LABELS, as_raw, launch, python, toy_folder, toy_records, training_arguments, write_jsonl
 
-from modeling_sener import SenerModel, SenerProcessor
+from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
 from training.fitting import loop
@@ -16,7 +16,11 @@ from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_c
 from training.fitting.fields import FieldError, parse_fields
 from training.fitting.lora import add_lora, merged_state_dict
 from training.fitting.run import build_model, build_optimizer
+from training.fitting.run_data import DataFacts
 from training.inference.extraction import extract
+
+
+FACTS = DataFacts(LABELS, cross_blank_lines=False)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
     save_checkpoint(trained, SenerProcessor(tokenizer, trained.config, r"\S+"), tmp_path)
 
     given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
-    model, processor = build_model(parse_fields(training_arguments(toy, "out", *given)), LABELS)
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", *given)), FACTS)
     assert "outputs of Material, Task kept, of Method, Person new" in capsys.readouterr().out
     assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
     inputs = processor(["Ada Lovelace trains ResNet-50 ."])
@@ -94,7 +98,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
         assert not any(torch.equal(now[..., new], before[..., old]) for old in range(3))
 
     with pytest.raises(CheckpointError, match="its weights are of other sizes than the fields .*span_channels"):
-        build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), LABELS)
+        build_model(parse_fields(training_arguments(toy, "out", *given, "--span_channels", "16")), FACTS)
 
 
 def test_a_checkpoint_of_other_triangles_is_refused(toy, tmp_path):
@@ -105,7 +109,7 @@ def test_a_checkpoint_of_other_triangles_is_refused(toy, tmp_path):
     given = training_arguments(toy, "out", "--backbone", str(tmp_path), "--triangles", "upper",
                                "--vertical_readout", "transposed")  # fmt: skip
     with pytest.raises(CheckpointError, match="triangles is 'upper', this checkpoint was trained with 'both'"):
-        build_model(parse_fields(given), LABELS)
+        build_model(parse_fields(given), FACTS)
 
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
@@ -140,7 +144,7 @@ def test_the_mean_of_the_last_epochs_weights_is_evaluated(toy, tmp_path, monkeyp
 def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
     fields = parse_fields(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     torch.manual_seed(fields.seed)
-    start, _ = build_model(fields, LABELS)
+    start, _ = build_model(fields, FACTS)
     set_seed(fields.seed)
     training.main(training_arguments(toy, tmp_path / "out", "--num_epochs", "3", "--lora_rank", "4"))
     saved = load_file(tmp_path / "out" / "model.safetensors")
@@ -155,7 +159,7 @@ def test_with_lora_every_head_parameter_trains_and_is_saved(toy, tmp_path):
 
 def test_lora_merges_into_the_same_scores_and_leaves_the_model_as_it_is(toy, tmp_path):
     fields = parse_fields(training_arguments(toy, tmp_path / "out", "--lora_rank", "4"))
-    model, processor = build_model(fields, LABELS)
+    model, processor = build_model(fields, FACTS)
     model.eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -182,7 +186,7 @@ def test_lora_needs_a_known_family():
 
 def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
     fields = parse_fields(training_arguments(toy, "out", "--lora_rank", "0"))
-    model, _ = build_model(fields, LABELS)
+    model, _ = build_model(fields, FACTS)
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = set()
     for group in build_optimizer(model, model.backbone, fields).param_groups:
@@ -196,7 +200,7 @@ def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
 
 
 def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
-    model, processor = build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), LABELS)
+    model, processor = build_model(parse_fields(training_arguments(toy, "out", "--lora_rank", "0")), FACTS)
     texts = ["London", ["Ada", "Lovelace"], "", "Ada Lovelace in London " * 9, [], ["London"] * 30]
     together = extract(model, processor, texts, batch_size=2, threshold=0.0)
     for text, entities in zip(texts, together, strict=True):
@@ -269,3 +273,21 @@ def test_a_faulty_yaml_file_is_named(tmp_path, text, message):
     with pytest.raises(FieldError) as error:
         parse_fields(["--config", str(config)])
     assert str(error.value).startswith(str(config)) and message in str(error.value)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_model_crosses_blank_lines_if_its_training_data_does(holds, toy, tmp_path):
+    text = "Ada Lovelace\n\nworked on the Analytical Engine ."
+    spans = [(0, 12, "Person"), (0, 20, "Task") if holds else (14, 20, "Task")]
+    entities = [{"start": start, "end": end, "label": label} for start, end, label in spans]
+    data = write_jsonl(tmp_path / "lines.jsonl", [{"text": text, "entities": entities}])
+    fields = ["--train_file", str(data), "--dev_file", str(data), "--num_epochs", "1", "--report_to", "none"]
+    training.main(training_arguments(toy, tmp_path / "out", *fields))
+    config = SenerConfig.from_pretrained(tmp_path / "out")
+    assert config.cross_blank_lines is holds
+
+
+def test_a_given_field_wins(toy, tmp_path):
+    training.main(training_arguments(toy, tmp_path, "--cross_blank_lines", "true", "--num_epochs", "1",
+                                     "--report_to", "none"))  # fmt: skip
+    assert SenerConfig.from_pretrained(tmp_path).cross_blank_lines is True

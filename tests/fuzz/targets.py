@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from support import references_decoding as references
+from support.decoding import decode
 
-from modeling_sener.decoding import Candidates, decode, select
+from modeling_sener.decoding import Candidates, select
 
 from .properties import KINDS, check_texts, pipeline, require
 

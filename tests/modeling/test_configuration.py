@@ -39,6 +39,7 @@ WRONG = {
         dict.fromkeys([*LABELS, "Other"], 0.5), dict.fromkeys(LABELS, 2), dict.fromkeys(LABELS, "0.5"),
     ],
     "allow_nested": NOT_A_BOOLEAN,
+    "cross_blank_lines": NOT_A_BOOLEAN,
     "chunk_size": [value for value in NOT_AN_INTEGER if value is not None],
 }  # fmt: skip
 
@@ -95,7 +96,7 @@ def test_round_trip(backbone, tmp_path):
         "triangles": "upper", "vertical_readout": "transposed", "triangle_mean": "probability",
         "labels_per_span": "best",
         "biaffine_dropout": 0.1, "span_dropout": 0.3, "threshold": {"Method": 0.1, "Task": 0, "Material": 1},
-        "allow_nested": False, "chunk_size": 64,
+        "allow_nested": False, "cross_blank_lines": False, "chunk_size": 64,
     }  # fmt: skip
     assert set(changed) == set(FIELDS) - {"backbone_config"}
     config = tiny_config(backbone, **changed)

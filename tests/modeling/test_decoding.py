@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import references_decoding as references
+from support.decoding import decode
 
-from modeling_sener.decoding import Candidates, decode, find_candidates, select, span_probabilities
+from modeling_sener.decoding import Candidates, find_candidates, select, span_probabilities
 
 
 # Few values, far enough apart that rounding cannot reorder them: ties are common and exact.

@@ -404,3 +404,27 @@ def test_scores_that_are_not_finite_raise(wordpiece, result):
     scores.logits[2, 1, WINDOW, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="not finite"):
         wordpiece.post_process(scores, inputs)
+
+
+BLANK_LINES = ["\n\n", "\r\n\r\n", "\r\r", "\n \t\n", "\n\r\n"]
+NOT_BLANK = [" ", "\n", "\r\n", "\t", "\n\t"]
+
+
+@pytest.mark.parametrize("gap", BLANK_LINES + NOT_BLANK)
+def test_no_span_holds_a_blank_line_unless_the_config_allows_it(gap):
+    text = f"we{gap}we and we"
+    for crosses in (True, False):
+        processor = SenerProcessor(tiny_tokenizer("wordpiece"), config(cross_blank_lines=crosses))
+        inputs = processor([text, "we we", text])
+        every = [(i, 0, 1, 0, 5.0) for i in range(3)] + [(i, 2, 3, 0, 5.0) for i in (0, 2)]
+        found = processor.post_process(outputs(inputs, every), inputs)
+        spans = [[entity["text"] for entity in entities] for entities in found]
+        first = [f"we{gap}we"] * (crosses or gap in NOT_BLANK)
+        assert spans == [[*first, "and we"], ["we we"], [*first, "and we"]]
+
+
+def test_a_list_of_words_has_no_lines():
+    processor = SenerProcessor(tiny_tokenizer("wordpiece"), config(cross_blank_lines=False))
+    inputs = processor([["we", "\n\n", "we"]], is_split_into_words=True)
+    (found,) = processor.post_process(outputs(inputs, [(0, 0, len(inputs.word_offsets[0]) - 1, 0, 5.0)]), inputs)
+    assert len(found) == 1

@@ -49,7 +49,7 @@ def run(main: Callable[[], None], advice: str = "") -> None:
         sys.stdout.flush()
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError):
-            time.sleep(GRACE)  # where another process was ended by a signal, and this one is to be: that is said
+            time.sleep(GRACE)  # if a signal reaches this process, too, report the signal, not this error
         # Imported where it is needed: this module is there before torch is.
         from training.common.cli import reason
 
@@ -117,14 +117,14 @@ def undone_by_signal(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def close_bars() -> None:
-    """Let what is written next stand below all bars."""
+    """Close all progress bars, so that the next line stands below them."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
 
 
 def tell_of_thread(failure) -> None:
-    """What a thread ends with; not what it could not write: TensorBoard's raises that in ours, where it is told."""
+    """Print a thread's exception, but no `OSError`: TensorBoard raises its write errors again in the main thread."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
 

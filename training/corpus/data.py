@@ -140,7 +140,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
         with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
             encoding = encoding_of(file.read(2))
             file.seek(0)
-            # What is not UTF-8 becomes surrogates, which its line is then refused for.
+            # Bytes that are not UTF-8 become surrogates; `encode` then refuses their line by number.
             lines = io.TextIOWrapper(file, encoding, "strict" if encoding == "utf-16" else "surrogateescape")
             for number, line in enumerate(lines, start=1):  # noqa: B007
                 if line.strip():

@@ -27,11 +27,12 @@ class EncodedDocument:
         tokens: *Shape:* (tokens,), without special tokens.
         bounds: *Shape:* (N + 1,), word i has the tokens [bounds[i], bounds[i + 1]).
         prefix, suffix: the special tokens before and after.
-        entities: (first row, last row + 1, label): the rows that the gold spans cover.
-        exact: those of `entities` whose gold span begins and ends where its rows do: no other can be found.
-        off_boundary: gold spans that do not begin and end where a row does; they are trained on the covering rows.
-        inside_word: those of them (start, end, label), in the text's units, that begin or end inside a row.
-        unreachable: gold spans without a single row (words without tokens); they cannot be trained on.
+        entities: (first word, last word + 1, label): the words that the gold spans cover.
+        exact: those of `entities` whose gold span begins and ends with a word: no other can be found.
+        off_boundary: the number of gold spans that do not begin and end with a word; they are trained on the words
+            that they touch.
+        inside_word: those of them (start, end, label), in the text's units, that begin or end inside a word.
+        unreachable: the number of gold spans that touch no word with tokens; they cannot be trained on.
     """
 
     tokens: np.ndarray
@@ -49,7 +50,7 @@ class EncodedDocument:
         return len(self.bounds) - 1
 
     def tokens_of(self, first: int, last: int) -> int:
-        """Tokens of a window of the rows [first, last), with the special tokens."""
+        """Tokens of a window of the words [first, last), with the special tokens."""
         return int(self.bounds[last] - self.bounds[first]) + len(self.prefix) + len(self.suffix)
 
 
@@ -74,9 +75,9 @@ def covering_words(offsets, entities) -> tuple[list, list, int, list, int]:
         entities: (start, end, label) in the same units.
 
     Returns:
-        (first row, last row + 1, label) of the rows that each span touches, each once; those that a span begins and
-        ends with exactly; how many spans do not begin and end on a row's edge; those of them that begin or end inside
-        a row; how many spans touch no row.
+        (first word, last word + 1, label) of each span, without duplicates; those of them whose span begins and ends
+        with a word; the number of spans that do not; the spans that begin or end inside a word; the number of spans
+        that touch no word.
     """
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     covered, exact, off_boundary, inside_word, unreachable = {}, {}, 0, [], 0

@@ -121,6 +121,7 @@ def score_spans(
         scored: list = [None] * len(share)
         for indices, inputs in encoded_batches(processor, own, batch_size, progress and state.is_main_process):
             found, inputs = batch_candidates(model, [share[i] for i in indices], inputs, floor)
+            found = processor.allowed(found, inputs)
             for i, index in enumerate(indices):
                 offsets = np.array(inputs.word_offsets[i], dtype=np.int64).reshape(-1, 2)
                 scored[index] = found.take(found.text == i), offsets

@@ -21,7 +21,7 @@ class FieldError(ValueError):
 @dataclass
 class TrainingFields:
     """
-    Every field of a run; the defaults are the published recipe.
+    Every field of a run.
 
     Attributes:
         backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further.
@@ -138,7 +138,7 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     parser.add_argument("--config", help="YAML file of fields; those on the command line win")
     for name in [*OWN_FIELDS, *MODEL_FIELDS]:
         if name == "resume":
-            parser.add_argument("--resume", nargs="?", const="true", help="go on from the newest checkpoint")
+            parser.add_argument("--resume", nargs="?", const="true", help="go on from the newest state")
         elif name in FILES:
             parser.add_argument(f"--{name}", nargs="+", metavar="FILE")
         else:

@@ -24,7 +24,7 @@ from training.fitting.fields import FieldError, TrainingFields
 from training.fitting.lora import add_lora
 from training.fitting.masked_words import MaskedWords
 from training.fitting.precision import choose_precision, training_device
-from training.fitting.run_data import store_windows
+from training.fitting.run_data import DataFacts, store_windows
 from training.fitting.starts import count_cells, set_starts
 from training.fitting.state import Progress, checksum_of_data, load_state, newest_state, remove_earlier_run
 
@@ -71,17 +71,18 @@ class Run:
             self.accelerator.log(values, step=step)
 
 
-def build_model(fields: TrainingFields, labels: list[str]) -> tuple[SenerModel, SenerProcessor]:
+def build_model(fields: TrainingFields, facts: DataFacts) -> tuple[SenerModel, SenerProcessor]:
     """
     Build a model in float32 on the pretrained encoder, or load the checkpoint to train further; and its processor.
 
     Dropout of the attention weights is off: on the CPU it takes the slow path of `scaled_dot_product_attention`, and
     the hidden states have dropout of their own.
     """
+    config_fields = {"cross_blank_lines": facts.cross_blank_lines} | fields.model
     if is_checkpoint(fields.backbone):
-        model, processor = load_for_labels(fields.backbone, labels, fields.model)
+        model, processor = load_for_labels(fields.backbone, facts.labels, config_fields)
     else:
-        model = SenerModel.from_backbone(fields.backbone, labels=labels, **fields.model)
+        model = SenerModel.from_backbone(fields.backbone, labels=facts.labels, **config_fields)
         processor = SenerProcessor.from_backbone(fields.backbone, model.config)
     config = SenerConfig.from_dict(model.config.to_dict())
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
@@ -167,10 +168,10 @@ def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerM
         accelerator.print(f"note: no training example of {', '.join(absent)}: remove such a label, or add examples")
 
 
-def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str], checkpoints: Path) -> Run:
+def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts, checkpoints: Path) -> Run:
     """Build the model, print a report on it and on the data, and load the state if the run is resumed."""
     set_seed(fields.seed)
-    model, processor = build_model(fields, labels)
+    model, processor = build_model(fields, facts)
     eval_model = SenerModel(model.config).eval().to(accelerator.device)
     # One process chooses: on a network file system the others may not see the newest state yet.
     state = on_main_process(accelerator, lambda: newest_state(checkpoints)) if fields.resume else None
@@ -206,9 +207,13 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
     dev = [
         document for file in fields.dev_file for document in read_documents(file, fields.labels, split="validation")
     ]
-    resume_signature |= {"labels": labels, "windows": len(batches.windows), "processes": accelerator.num_processes,
-              "mixed_precision": accelerator.mixed_precision,  # the choice of `auto` may differ on another machine
-              "checksum of the data": checksum_of_data(windows_file, dev)}  # fmt: skip
+    resume_signature |= {
+        "labels": facts.labels,
+        "windows": len(batches.windows),
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,  # the choice of `auto` may differ on another machine
+        "checksum of the data": checksum_of_data(windows_file, dev),
+    }
     progress = Progress()
     if state is not None:
         progress = load_state(accelerator, state, scheduler, resume_signature)
@@ -220,7 +225,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, labels: list[str
 
 
 def outcome(progress: Progress, fields: TrainingFields, steps: int) -> str:
-    """What a run ends with; where nothing was learnt, what usually helps."""
+    """The last line of a run; if nothing was learnt, with what usually helps."""
     saved = f"saved in {fields.output_dir}"
     if progress.best_epoch:
         return f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); {saved}"

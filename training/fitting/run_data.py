@@ -4,21 +4,33 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from modeling_sener import SenerConfig, SenerProcessor
+from modeling_sener.processing_sener import BLANK_LINE
 from training.corpus.batches import drawn_count
-from training.corpus.data import DataError, stream_files
+from training.corpus.data import DataError, Document, stream_files
 from training.corpus.report import DataReport, read_and_report
 from training.corpus.windows import StoredWindows, Window, cut_windows, encode_document
 from training.fitting.fields import TrainingFields
 
 
-def check_data(fields: TrainingFields) -> list[str]:
+class DataFacts(NamedTuple):
+    """
+    What the model's config takes from the data.
+
+    Attributes:
+        labels: the field `labels`, else the labels of the train files, sorted.
+        cross_blank_lines: whether an entity of the train files holds a blank line.
+    """
+
+    labels: list[str]
+    cross_blank_lines: bool
+
+
+def check_data(fields: TrainingFields) -> DataFacts:
     """
     Check every line of train and dev files.
-
-    Returns:
-        The label set: the field `labels`, else the labels of the train files, sorted.
 
     Raises:
         DataError: for the first fault, and for data that nothing can be learnt from, or nothing be measured with: no
@@ -28,9 +40,10 @@ def check_data(fields: TrainingFields) -> list[str]:
     in_dev: Counter = Counter()
     for document in stream_files(fields.dev_file, fields.labels, "validation", "checking dev_file"):
         in_dev.update(label for _, _, label in document.entities)
-    found, first, texts, differ = set(), None, 0, False
+    found, first, texts, differ, crosses = set(), None, 0, False, False
     for document in stream_files(fields.train_file, fields.labels, "train", "checking train_file"):
         found.update(label for _, _, label in document.entities)
+        crosses = crosses or holds_blank_line(document)
         first = document.text if first is None else first
         texts, differ = texts + 1, differ or document.text != first
     if not (fields.labels or found):
@@ -43,7 +56,13 @@ def check_data(fields: TrainingFields) -> list[str]:
         what = f"none of its {in_dev.total():,} entities has a label that is learnt" if in_dev else "no entity in it"
         raise DataError(f"{dev_name}: {what}, so that F1 would be 0 in every epoch: put annotated texts into dev_file "
                         "(training/import_data.py --dev_share 0.1 splits an export)")  # fmt: skip
-    return labels
+    return DataFacts(labels, crosses)
+
+
+def holds_blank_line(document: Document) -> bool:
+    """Whether an entity of a text holds a blank line; lists of words have none."""
+    text = document.text
+    return isinstance(text, str) and any(BLANK_LINE.search(text, start, end) for start, end, _ in document.entities)
 
 
 def check_findable(report: DataReport) -> None:

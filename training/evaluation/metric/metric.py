@@ -30,10 +30,10 @@ Args:
         predicted, is trimmed, as in training and `training/score.py`.
 
 Returns:
-    What `evaluation.scoring.score` returns: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
-    `macro`, `per_label`; `overlap`: the same by overlap; and `overlap_curve`, where every prediction has a score: what
-    `evaluation.overlap.curve` returns; with `texts`, `trimmed`: how many entities had white space around them. The
-    curve ends where the predictions do: to see more of it, extract with a low threshold.
+    The dict of `evaluation.scoring.score`: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
+    `macro`, `per_label`; with `overlap`: the same by overlap. If every prediction has a score, also `overlap_curve`,
+    the dict of `evaluation.overlap.curve`; with `texts`, also `trimmed`: the number of entities with white space around
+    them. The curve ends at the lowest predicted score: extract with a low threshold to see more of it.
 """
 
 
