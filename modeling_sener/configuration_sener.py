@@ -79,8 +79,8 @@ class SenerConfig(PretrainedConfig):
             pairs of a text: the quadratic baseline.
         triangles (`"both"` or `"upper"`):
             The paper's band, which holds each pair as (i, j) and as (j, i), or only the cells with start <= end, about
-            half of them. It decides what the weights mean: a checkpoint keeps its own. `SenerModel.from_backbone` makes
-            models with the upper one.
+            half of them (as `SenerModel.from_backbone` makes models). It decides what the weights mean: a checkpoint
+            keeps its own.
         biaffine_size (`int`): p, the size of the start and end vectors.
         span_channels (`int`): C, the channels of a cell of the span tensor; even.
         span_layers (`int`): the number of span interaction blocks.

@@ -43,7 +43,8 @@ def test_the_recipes_are_the_published_ones(name):
     assert fields.batch_size * fields.gradient_accumulation_steps == 16
     assert (fields.mask_share, fields.lora_rank, fields.lora_alpha) == (0.15, 8, 16)
     assert fields.model == {
-        "attention": "arrow", "attention_window": 128, "log_n_scaling": True, "span_window": 128, "biaffine_size": 100,
+        "attention": "arrow", "attention_window": 128, "log_n_scaling": True, "span_window": 128, "triangles": "both",
+        "biaffine_size": 100,
         "span_channels": 32, "span_layers": 2, "biaffine_dropout": 0.4, "span_dropout": 0.2,
     }  # fmt: skip
 

@@ -11,8 +11,8 @@ MODELS = {"papers": BUNDLED, "contracts": CHECKPOINTS / "contracts", "biomedical
 
 def find_model(name: str) -> str:
     """
-    Resolve a model's name: a bundled model's short name to its folder; a folder or a Hub name (`user/name`) stays as it
-    is. A folder with the name of a bundled model is reached as `./papers`.
+    Resolve a model's name: a bundled model's short name to its folder; a folder or a Hub name (`user/name`) stays as
+    it is. A folder with the name of a bundled model is reached as `./papers`.
 
     Raises:
         ValueError: none of these, or a bundled model that is not in this checkout; names those that are.

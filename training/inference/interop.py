@@ -5,7 +5,7 @@ Convert entities to other formats: spaCy's `Doc.spans`, brat's standoff files, C
 
 An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. What a format
 cannot hold raises a `ValueError` that names the entity: nothing is left out, moved or merged silently. White space
-around an entity is trimmed, as in training; a warning counts such entities. An entity of white space alone is an error.
+around an entity is trimmed, as in training; a warning counts them. An entity of white space alone is an error.
 """
 
 import re

@@ -32,8 +32,8 @@ Args:
 Returns:
     The dict of `evaluation.scoring.score`: `precision`, `recall`, `f1` (fractions), `tp`, `fp`, `fn`, `interval`,
     `macro`, `per_label`; with `overlap`: the same by overlap. If every prediction has a score, also `overlap_curve`,
-    the dict of `evaluation.overlap.curve`; with `texts`, also `trimmed`: the number of entities with white space around
-    them. The curve ends at the lowest predicted score: extract with a low threshold to see more of it.
+    the dict of `evaluation.overlap.curve`; with `texts`, also `trimmed`: the number of entities with white space
+    around them. The curve ends at the lowest predicted score: extract with a low threshold to see more of it.
 """
 
 
