@@ -222,7 +222,7 @@ def test_rows_are_trained_and_scored_and_a_killed_command_goes_on(tmp_path):
     given = training_arguments(toy, tmp_path / "out", "--num_epochs", "2", "--lora_rank", "0", "--threshold", "0.02",
                                "--report_to", "none")  # fmt: skip
     config = tmp_path / "base.yaml"
-    config.write_text(yaml.safe_dump({"span_dropout": 0.0, "num_epochs": 9}))
+    config.write_text(yaml.safe_dump({"span_dropout": 0.0, "num_epochs": 9, "triangles": "both"}))
     command = [SCRIPT, "--config", config, *given, "--seeds", "3", "--rows", "vertical_readout", "triangle_mean"]
     done = python(*command, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -83,6 +83,7 @@ def _work(writer, command, arguments, limit, environment):
     limit_files(limit)
     from training.common.start import run
 
+    multiprocessing.process._parent_process = None  # a command, not the worker of one: signals are its own to tell
     advice = "go on with --resume" if command in ("train", "predict") else ""
     run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]), advice)
     sys.stdout.flush()

@@ -92,6 +92,7 @@ def end(number: int, frame) -> None:
         with suppress(OSError, RuntimeError, ValueError):  # of a stream that is closed, or at work
             close_bars()
             sys.stdout.flush()
+            sys.stderr.flush()
         for undo in Ending.undo:
             with suppress(OSError):
                 undo()
