@@ -62,7 +62,7 @@ def test_commands_end_well_in_a_terminal_that_lacks_the_letters(tmp_path):
                                      "--num_epochs", "1", "--save_steps", "3")),
         ("train", training_arguments(tmp_path, out, "--train_file", str(data), "--dev_file", str(data),
                                      "--num_epochs", "1", "--save_steps", "3", "--resume")),
-        ("report", [str(data), "--span_window", "8"]),
+        ("describe_data", [str(data), "--span_window", "8"]),
         ("score", ["--model", out, "--data", str(data), "--report", str(tmp_path / "r.html"), "--threshold", "0",
                    "--output", str(tmp_path / "r.json")]),
         ("predict", ["--model", out, "--input", str(data), str(tmp_path / "药.txt"), "--output", str(output),
