@@ -70,7 +70,9 @@ def test_two_processes_train_the_weights_of_one(toy, tmp_path):
     for name in ("two", "two, accumulating"):
         weights = load_file(tmp_path / name / "model.safetensors")
         for key, tensor in weights.items():
-            torch.testing.assert_close(tensor, expected[key], atol=1e-5, rtol=0)
+            # A bias of keys adds the same to all scores of a query: its gradient is rounding alone, which Adam scales up.
+            atol = 1e-4 if key.endswith("key.bias") else 1e-5
+            torch.testing.assert_close(tensor, expected[key], atol=atol, rtol=0)
         shared = torch.tensor(logged_losses(tmp_path / name))
         torch.testing.assert_close(shared, torch.tensor(losses), rtol=1e-5, atol=0)
         assert history(tmp_path / name)[-1]["f1"] == history(tmp_path / "one")[-1]["f1"]
