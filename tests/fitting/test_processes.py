@@ -70,7 +70,7 @@ def test_two_processes_train_the_weights_of_one(toy, tmp_path):
     for name in ("two", "two, accumulating"):
         weights = load_file(tmp_path / name / "model.safetensors")
         for key, tensor in weights.items():
-            # A bias of keys adds the same to all scores of a query: its gradient is rounding alone, which Adam scales up.
+            # A bias of keys adds the same to all scores of a query: its gradient is rounding alone, scaled up by Adam.
             atol = 1e-4 if key.endswith("key.bias") else 1e-5
             torch.testing.assert_close(tensor, expected[key], atol=atol, rtol=0)
         shared = torch.tensor(logged_losses(tmp_path / name))

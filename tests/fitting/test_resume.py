@@ -29,7 +29,7 @@ KILLS = {
     "later in a state": ("os.mkdir", "checkpoints/writing", 2, 0.008),
     "as the best weights are written": ("os.mkdir", "checkpoints/saving", 1, 0.01),
     "as the best weights take their place": ("os.rename", "saving/model.safetensors", 1, 0),
-    "soon after a state": ("os.rename", "checkpoints/writing", 2, 0.01),
+    "soon after a state": ("os.rename", "checkpoints/writing", 1, 0.01),
 }  # fmt: skip
 FIELDS = ["--num_epochs", "3", "--lora_rank", "4", "--save_steps", "3", "--mask_share", "0.15", "--report_to", "none",
           "--average_epochs", "2", "--masked_words_weight", "0.1"]  # fmt: skip
