@@ -77,7 +77,7 @@ def test_adapters_on_the_head_count_in_training_and_in_inference(triangles, chec
         inferred = model(**inputs).logits
     assert not torch.allclose(inferred, plain, atol=1e-3)
     trained = model(**inputs, labels=torch.zeros_like(plain))  # dropout is off: a model is made in evaluation mode
-    torch.testing.assert_close(trained.logits, inferred, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(trained.logits, inferred, atol=1e-4, rtol=1e-5)
     model.train()(**inputs, labels=torch.zeros_like(plain)).loss.backward()
     without = [name for name, parameter in model.named_parameters() if "lora_" in name and
                (parameter.grad is None or not parameter.grad.abs().sum())]  # fmt: skip
