@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from support.killed import stopped_after
 from support.toy import toy_folder, training_arguments
 
 from training import train as training
@@ -171,32 +172,16 @@ def test_states_are_in_the_order_of_their_numbers(tmp_path):
 RUN = ["--num_epochs", "3", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none", "--average_epochs", "2"]
 
 
-class Stopped(BaseException):
-    """An exception that no code of the run catches."""
-
-
-def run_until(steps, given):
-    step, done = torch.optim.AdamW.step, []
-
-    def stop(*arguments, **named):
-        done.append(None)
-        if len(done) > steps:
-            raise Stopped
-        return step(*arguments, **named)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(torch.optim.AdamW, "step", stop)
-        training.main(given)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with a finished run, the same run interrupted in its third epoch, and one of another seed likewise."""
     folder = tmp_path_factory.mktemp("runs")
     toy_folder(folder)
     training.main(training_arguments(folder, folder / "whole", *RUN))
-    run_until(21, training_arguments(folder, folder / "broken", *RUN))
-    run_until(21, training_arguments(folder, folder / "other", *RUN, "--seed", "7"))
+    with stopped_after(21):
+        training.main(training_arguments(folder, folder / "broken", *RUN))
+    with stopped_after(21):
+        training.main(training_arguments(folder, folder / "other", *RUN, "--seed", "7"))
     return folder
 
 

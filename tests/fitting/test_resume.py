@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.killed import kill_with_workers, run_until_killed, start_two_processes
+from support.killed import Stopped, kill_with_workers, run_until_killed, start_two_processes, stopped_after
 from support.toy import ROOT, TWO_PROCESSES, launch, python, toy_folder, training_arguments
 
 from training import train as training
@@ -100,10 +100,6 @@ def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_pat
     assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
 
 
-class Stopped(BaseException):
-    """An exception that no code of the run catches."""
-
-
 @pytest.mark.parametrize("steps", [4, 11])
 @pytest.mark.parametrize("train_file, share", [("both.jsonl", "1"), ("sparse.jsonl", "0.5")])
 def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(
@@ -114,18 +110,9 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run
               "--average_epochs", "2", "--masked_words_weight", "0.1",
               "--train_file", str(toy / train_file), "--empty_window_share", share]  # fmt: skip
     training.main(training_arguments(toy, tmp_path / "unbroken", *fields))
-    step, done = torch.optim.AdamW.step, []
-
-    def stop(*arguments, **named):
-        done.append(None)
-        if len(done) > steps:
-            raise Stopped
-        return step(*arguments, **named)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", stop)
-    with pytest.raises(Stopped):
+    with stopped_after(steps):
         training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))  # no state: a new run
-    monkeypatch.undo()
+    step, done = torch.optim.AdamW.step, []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *given, **named: done.append(1) or step(*given, **named))
     training.main(training_arguments(toy, tmp_path / "broken", *fields, "--resume"))
     assert done.count(1) == 16 - (3 if steps == 4 else 11 // 8 * 8 + 3)  # resumed, not started again

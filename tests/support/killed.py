@@ -10,6 +10,7 @@ import threading
 from importlib import import_module
 
 import psutil
+import pytest
 import torch
 from support.toy import ROOT, TWO_PROCESSES, one_core
 
@@ -52,6 +53,26 @@ def _run(command, point, ending, count, delay, arguments):
     else:
         sys.addaudithook(lambda event, values: event == point and str(values[0]).endswith(ending) and reached())
     main(arguments)
+
+
+class Stopped(BaseException):
+    """An exception that no code of a run catches."""
+
+
+@contextlib.contextmanager
+def stopped_after(steps):
+    """Within it, training in this process raises `Stopped`, which ends here, in place of the step after `steps`."""
+    step, done = torch.optim.AdamW.step, []
+
+    def stop(*arguments, **named):
+        done.append(None)
+        if len(done) > steps:
+            raise Stopped
+        return step(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(torch.optim.AdamW, "step", stop)
+        yield
 
 
 def start_two_processes(script, arguments):
