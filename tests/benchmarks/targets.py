@@ -12,9 +12,9 @@ Value = Callable[[Results], float]
 
 # The published implementation on two cores: seconds of a forward pass at 4,096 tokens, of a training step at 2,048.
 PUBLISHED_FORWARD, PUBLISHED_TRAINING = 57.0, 75.0
-# The speed-up of `both` on that machine: 7.5 s, and 5.5 x, before its steps were rewritten. On another machine the code
-# took 7.51 s and 15.27 s before that, 4.85 s and 13.85 s after. Multiplied by the ratio of `both` to `upper` in one run,
-# it gives the speed-up of `upper` on any machine.
+# The speed-up of `both` on that machine: 7.5 s, and 5.5 x, before its steps were rewritten. On another machine the
+# code took 7.51 s and 15.27 s before that, 4.85 s and 13.85 s after. Multiplied by the ratio of `both` to `upper` in
+# one run, it gives the speed-up of `upper` on any machine.
 BOTH_FORWARD, BOTH_TRAINING = 57.0 / 7.5 * 7.51 / 4.85, 5.5 * 15.27 / 13.85
 
 

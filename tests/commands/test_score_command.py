@@ -4,12 +4,10 @@ import json
 
 import evaluate
 import pytest
-import torch
-from support.tiny import tiny_tokenizer
-from support.toy import LABELS, ROOT, TWO_PROCESSES, as_raw, launch, toy_backbone, toy_records, write_jsonl
+from support.predictions import toy_checkpoint
+from support.toy import ROOT, TWO_PROCESSES, as_raw, launch, toy_records, write_jsonl
 from transformers import pipeline
 
-from modeling_sener import SenerModel, SenerProcessor
 from training import score
 from training.corpus.data import read_documents
 from training.evaluation.candidates import CURVE_FLOOR, score_spans
@@ -23,15 +21,7 @@ from training.inference.extraction import extract
 def made(tmp_path_factory):
     """An untrained checkpoint and toy data, words and raw text in one file."""
     folder = tmp_path_factory.mktemp("score")
-    toy_backbone(folder / "bert")
-    torch.manual_seed(0)
-    model = SenerModel.from_backbone(
-        str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1
-    )
-    torch.nn.init.normal_(model.classifier.weight, std=2.0)  # scores spread over 0..1
-    torch.nn.init.zeros_(model.classifier.bias)
-    model.save_pretrained(folder / "model")
-    SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(folder / "model")
+    toy_checkpoint(folder, bias=0)  # scores spread over 0..1
     records = toy_records(5)
     write_jsonl(folder / "data.jsonl", records[:3] + [as_raw(record) for record in records[3:]])
     return folder

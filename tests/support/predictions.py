@@ -20,15 +20,21 @@ from training.inference.results import Results, checksum_of_text
 LABELS = ["Material", "Method", "Person", "Task"]
 
 
-def toy_checkpoint(folder, **encoder):
-    """Make `folder`/model, which finds many entities with random scores; `encoder`: fields of BERT's configuration."""
+def toy_checkpoint(folder, bias=-4.6, **encoder):
+    """
+    Make `folder`/model, an untrained checkpoint that finds many entities with random scores.
+
+    Args:
+        bias: of the labels; with 0, scores spread over 0..1.
+        encoder: fields of BERT's configuration.
+    """
     toy_backbone(folder / "bert", **encoder)
     torch.manual_seed(0)
     model = SenerModel.from_backbone(
         str(folder / "bert"), LABELS, span_window=4, biaffine_size=8, span_channels=4, span_layers=1
     )
     torch.nn.init.normal_(model.classifier.weight, std=2)
-    torch.nn.init.constant_(model.classifier.bias, -4.6)
+    torch.nn.init.constant_(model.classifier.bias, bias)
     model.save_pretrained(folder / "model")
     SenerProcessor(tiny_tokenizer("wordpiece"), model.config).save_pretrained(folder / "model")
     return folder / "model"
