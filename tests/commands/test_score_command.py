@@ -46,12 +46,15 @@ def run_score(folder, capsys, *arguments):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.45, 0.52, {"Task": 0.4, "Method": 0.6}])
-@pytest.mark.parametrize("fields", [{}, {"allow_nested": False}, {"labels_per_span": "best"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"allow_nested": False}, {"labels_per_span": "best"}, {"cross_blank_lines": False}]
+)
 def test_spans_chosen_later_are_those_that_the_pipeline_finds(folder, threshold, fields):
     model, processor = load_checkpoint(folder / "model")
     for name, value in fields.items():
         setattr(processor.config, name, value)
-    texts = [document.text for document in read_documents(folder / "data.jsonl")] + ["", "\x00"]
+    texts = [document.text for document in read_documents(folder / "data.jsonl")]
+    texts += ["", "\x00", "Ada Lovelace\n\nin London\n\nImageNet"]
     expected = [as_spans(entities) for entities in extract(model, processor, texts, threshold=threshold)]
     thresholds = processor.thresholds(threshold)
     scored = score_spans(model, processor, texts, thresholds, batch_size=2)
