@@ -20,10 +20,10 @@ from ending import take_signals
 
 if __name__ == "__main__":
     take_signals()
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read where the library is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is imported
 
 try:
-    import spaces  # on Hugging Face Spaces, before torch
+    import spaces  # exists on Hugging Face Spaces, which wants it imported before torch
 
     on_gpu = spaces.GPU(duration=60)
 except ImportError:
@@ -81,20 +81,20 @@ _numbers = itertools.count()
 
 def message(**content) -> str:
     """
-    What the viewer is sent: JSON in ASCII, which carries any string exactly. The number makes each one different, as
-    Gradio passes on changes alone.
+    Encode a message for the viewer: JSON in ASCII, which keeps any string exactly. The number makes each message
+    different, as Gradio only passes on a value that changed.
     """
     return json.dumps({"number": next(_numbers), **content}).replace("<", "\\u003c")
 
 
 class Demo:
-    """The functions behind the page, around the models."""
+    """The functions that the page and programs call."""
 
     def __init__(self, models: Models):
         self.models = models
 
     def run(self, text: str, model: str | None = None):
-        """Messages for the viewer: progress, then the result or an error."""
+        """Yield messages for the viewer: progress, then the result or an error."""
         try:
             if not text or not text.strip():
                 raise DemoError("There is no text yet: paste one, drop a file or choose an example.")
@@ -122,7 +122,7 @@ class Demo:
 
 
 def open_file(path: str | None):
-    """The box's text, the choice among a file's texts, and a message where it cannot be read."""
+    """Open a dropped file: the text for the box, the choice among the file's texts, and an error message if any."""
     if path is None:
         return gr.skip(), gr.update(visible=False), gr.skip()
     try:
@@ -134,7 +134,7 @@ def open_file(path: str | None):
 
 
 def choose(number: int, path: str):
-    """The box's text: this one of the file, which is read again so that little is held for a visitor."""
+    """The text of this number for the box. The file is read again, so that a visitor's texts take no memory."""
     try:
         return read_apart(path)[number][1], gr.skip()
     except DemoError as error:
@@ -167,7 +167,7 @@ def viewer() -> gr.HTML:
 
 
 def build(models: Models) -> gr.Blocks:
-    """The page."""
+    """Lay out the page and connect its elements with their functions."""
     demo = Demo(models)
     run, extract = on_gpu(demo.run), on_gpu(demo.extract)
     model_queue = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -218,7 +218,7 @@ def build(models: Models) -> gr.Blocks:
         result.cancel(None, cancels=running)
         gr.api(extract, api_name="extract", **model_queue)
     page.queue(max_size=MAX_WAITING)
-    page._queue.pending_messages_per_session.max_size = MAX_SESSIONS  # results that nobody fetches are kept: not 2,000
+    page._queue.pending_messages_per_session.max_size = MAX_SESSIONS  # results that nobody fetched; 2,000 by default
     return page
 
 
@@ -256,7 +256,7 @@ def max_seconds() -> float:
 def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # whatever the terminal: no message ends the page
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks must not end the page
     try:
         models = Models(on_offer(os.environ.get("SENER_MODEL")), max_seconds())
     except DemoError as error:
@@ -265,7 +265,7 @@ def main() -> None:
     refuse_downloads()
     with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
         take_signals(folder)
-        os.environ["GRADIO_TEMP_DIR"] = folder  # what a request names as its file must lie in it
+        os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio refuses a request that names a file outside of it
         keep_clean(Path(folder))
         page = build(models)
         page.launch(

@@ -1,4 +1,4 @@
-"""How the page ends on a signal: one line and no traceback, while libraries are imported, too."""
+"""End the page on a signal with one line and no traceback, even while libraries are still being imported."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The model behind the page: loaded once, run with progress and a way to stop it."""
+"""Load a model and run it on a text, with progress and a way to stop it."""
 
 import json
 import queue
@@ -16,21 +16,21 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor
 
 
-FLOOR = 0.05  # the lowest threshold that the page offers: what scores less is not kept
-ENCODER_SHARE = 0.5  # of the time of a run; 0.4 and 0.7 with two encoders
-POLL = 0.2  # seconds after which a run that is stopped is noticed at the latest
+FLOOR = 0.05  # the lowest threshold that the page offers: spans with a lower score are dropped
+ENCODER_SHARE = 0.5  # of the time of a run; it was 0.4 with one encoder and 0.7 with another
+POLL = 0.2  # seconds: a stopped run is noticed after these at the latest
 
-# What the page shows: from one threshold on, `FLOOR` or more, or from the model's own on; nested spans or not.
+# The settings of the page: one threshold for all labels (at least `FLOOR`), or the model's own; nested spans or not.
 MODES = (("floor", True), ("floor", False), ("own", True), ("own", False))
 
 
 class Stopped(Exception):
-    """The run is not wanted any more."""
+    """The visitor cancelled the run, or left."""
 
 
 @dataclass
 class Run:
-    """One text on its way through the model; the model's hooks report to the run of their thread."""
+    """The state of one text's computation. The model's hooks report to the run of their thread."""
 
     num_layers: int
     num_words: int = 1
@@ -42,12 +42,12 @@ class Run:
     rows_done: int = 0
 
     def fraction(self) -> float:
-        """How much is done, 0 to 1."""
+        """The share of the work that is done, 0 to 1."""
         layers, rows = self.layers_done / self.num_layers, self.rows_done / self.num_words
         return ENCODER_SHARE * layers + (1 - ENCODER_SHARE) * min(rows, 1.0)
 
     def check(self) -> None:
-        """Raise where the run is not wanted any more, or has had its time."""
+        """Raise if the run was stopped, or is past its deadline."""
         if self.stop.is_set():
             raise Stopped
         if time.monotonic() > self.deadline:
@@ -55,7 +55,7 @@ class Run:
 
 
 _run: ContextVar[Run | None] = ContextVar("run", default=None)
-_one_at_a_time = threading.Lock()  # of all models: a run that was stopped may take a moment to notice
+_one_at_a_time = threading.Lock()  # for all models together: a stopped run goes on until its next check
 
 
 class Extractor:
@@ -63,12 +63,12 @@ class Extractor:
     A checkpoint's model and processor.
 
     Args:
-        name: a folder, or a repository on the Hub as `user/name@revision`. The revision is asked for because the
+        name: a folder, or a repository on the Hub as `user/name@revision`. The revision is required because the
             repository's code is run.
-        max_seconds: that a text is computed for at most.
+        max_seconds: the longest computation of a text.
 
     Raises:
-        DemoError: nothing there, or no SeNER checkpoint; says what to do.
+        DemoError: the folder or repository does not exist, or is no SeNER checkpoint.
     """
 
     def __init__(self, name: str, max_seconds: float = MAX_SECONDS):
@@ -80,11 +80,12 @@ class Extractor:
 
     def run(self, text: str, thresholds: torch.Tensor, finish: Callable) -> Iterator:
         """
-        Run the model in a thread: yields how much is done (a float, 0 to 1) at least every `POLL` seconds, and last
-        what `finish` makes of the candidates and the processor's inputs. Closing the iterator stops the run.
+        Run the model in a thread. Yields the share that is done (a float, 0 to 1) at least every `POLL` seconds, and
+        last the result of `finish(candidates, inputs)`. Closing the iterator stops the run.
 
         Args:
-            thresholds: *Shape:* (R,), of `SenerProcessor.thresholds`.
+            thresholds: *Shape:* (R,), as `SenerProcessor.thresholds` returns them.
+            finish: gets the model's candidates and the processor's inputs.
 
         Raises:
             DemoError: the text is too long for this page, or took too long and was stopped.
@@ -113,7 +114,7 @@ class Extractor:
                 if isinstance(message, BaseException):
                     raise message
                 yield message
-            worker.join()  # a thread that still cleans up while Python ends would abort it
+            worker.join()  # a thread that still cleans up while Python exits would abort the process
         finally:
             run.stop.set()
 
@@ -127,18 +128,25 @@ class Extractor:
         return finish(candidates, inputs)
 
     def inputs(self, text: str):
-        """The processor's inputs of a text, as many tokens as this page takes."""
+        """
+        The processor's inputs of a text.
+
+        Raises:
+            DemoError: the text has more than `MAX_TOKENS` tokens.
+        """
         inputs = self.processor(text)
         num_tokens = inputs["input_ids"].shape[1]
         if num_tokens > MAX_TOKENS:
-            raise too_long(num_tokens, MAX_TOKENS, "tokens (tokens of words)")
+            raise too_long(num_tokens, MAX_TOKENS, "tokens (words or parts of them)")
         return inputs
 
     def read(self, text: str) -> Iterator[float | dict]:
         """
-        Progress as of `run`, and last what the page shows: every span that it may show at any setting, each with the
-        modes it is accepted in. From threshold t on, those with a score of t or more are just what a run at t accepts,
-        as what is accepted depends only on what scores higher.
+        Yield progress as `run` does, and last what the page shows: every span that is accepted at some setting, each
+        with the modes that accept it.
+
+        One run serves every threshold t of the page. Whether a span is accepted depends only on spans with a higher
+        score: the accepted spans with a score of t or more are exactly what a run with threshold t accepts.
         """
         own = self.processor.thresholds()
         lowest = torch.minimum(own, torch.full_like(own, FLOOR))
@@ -146,8 +154,8 @@ class Extractor:
 
     def shown(self, text: str, candidates, inputs) -> dict:
         """
-        The text and its entities by columns, offsets in code points; bit m of `modes` is set where `MODES[m]` accepts
-        the span.
+        The message for the page: the text, and its entities as one list per field. Offsets count code points. Bit m of
+        `modes` is set if `MODES[m]` accepts the span.
         """
         own = self.processor.thresholds().numpy()
         limits = {"own": own, "floor": np.full_like(own, FLOOR)}
@@ -171,10 +179,10 @@ class Extractor:
 
     def extract(self, text: str, threshold: float | None = None) -> list[dict]:
         """
-        What the pipeline returns for the text: `{"start", "end", "text", "label", "score"}` of each entity.
+        The entities of a text, as the pipeline returns them: a list of `{"start", "end", "text", "label", "score"}`.
 
         Raises:
-            DemoError: a text that is too long; a threshold outside of 0..1.
+            DemoError: the text is too long, or the threshold is outside of 0..1.
         """
         if not isinstance(text, str):
             raise DemoError(f"text is of type {type(text).__name__}: pass a string")
@@ -187,7 +195,7 @@ class Extractor:
 
 
 def load(name: str) -> tuple:
-    """Model and processor of a folder or of `user/name@revision` on the Hub."""
+    """Load the model and processor of a folder or of `user/name@revision` on the Hub."""
     repository, _, revision = name.rpartition("@")
     if Path(name).is_dir():
         repository, options = name, {}
@@ -215,17 +223,25 @@ WHAT_TO_DO = "Check the name, the revision and the network, or name a folder tha
 
 
 def classes(repository: str) -> tuple[type, type]:
-    """Of model and processor: the repository's own; of a folder without a copy of the code, those beside the page."""
+    """
+    The classes that load a model and a processor: `AutoModel` and `AutoProcessor`, which run the repository's code. A
+    folder without a copy of the code needs the package `modeling_sener`, which stands beside this folder.
+    """
     folder = Path(repository)
     if folder.is_dir() and not (folder / "modeling_sener.py").is_file():
-        from modeling_sener import SenerModel, SenerProcessor  # not there where the page is a Space
+        from modeling_sener import SenerModel, SenerProcessor  # imported here, as a Space does not have it
 
         return SenerModel, SenerProcessor
     return AutoModel, AutoProcessor
 
 
 def check_folder(folder: Path) -> None:
-    """One message that names the file, where what transformers would say is long."""
+    """
+    Check that a folder holds a SeNER checkpoint, as transformers' own message would be long.
+
+    Raises:
+        DemoError: names the file.
+    """
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -238,8 +254,8 @@ def check_folder(folder: Path) -> None:
 
 def watch(model: nn.Module) -> int:
     """
-    Hooks that report to the run of their thread, and that stop it where it is not wanted any more or has had its time:
-    before every linear layer, so that no step between two looks is long. Returns the number of the encoder's layers.
+    Register hooks that report progress to the run of their thread, and that stop it. They check before every linear
+    layer, so that little is computed between two checks. Returns the number of the encoder's layers.
     """
 
     def look(*_):

@@ -1,6 +1,6 @@
 """
-Refuse routes that the page does not need, large requests and downloads; delete old files and uploads that were broken
-off.
+Refuse requests that the page does not need, are too large, or name an address to download. Delete old files, and
+uploads that were broken off.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 
-# Below /gradio_api/. Not among them: file=, proxy= and component_server, which give out files and answers of other
-# servers, and run and api, which pass by the queue.
+# The routes below /gradio_api/ that are served. Left out: file=, proxy= and component_server, which give out files and
+# answers of other servers; run and api, which do not wait in the queue.
 ROUTES = {"app_id", "call", "cancel", "heartbeat", "info", "openapi.json", "queue", "reset", "startup-events",
           "theme.css", "upload", "upload_progress"}  # fmt: skip
 MAX_UPLOAD = MAX_FILE * 1_000_000 + 100_000  # bytes: one file, and what multipart/form-data adds
@@ -50,7 +50,7 @@ def refusal(scope) -> JSONResponse | None:
 
 
 def refuse_downloads() -> None:
-    """Where a request names an address as its file, Gradio would fetch it."""
+    """Refuse a request that names an address as its file: Gradio would download it."""
 
     async def refuse(url: str, *_, **__):
         raise gr.Error("This page fetches no addresses: upload the file.", print_exception=False)
@@ -59,7 +59,7 @@ def refuse_downloads() -> None:
 
 
 def keep_clean(folder: Path) -> None:
-    """From now on, delete what has lain in the folder for `KEEP_FILES` seconds, and look as often."""
+    """Start a thread that calls `delete_old` every `KEEP_FILES` seconds."""
 
     def look():
         while True:

@@ -4,16 +4,16 @@ MAX_CHARACTERS = 1_000_000  # of a text
 MAX_TOKENS = 250_000  # of a text: bounds the memory of a run
 MAX_SECONDS = 180.0  # of a run; SENER_MAX_SECONDS overrides it
 MAX_WAITING = 60  # requests in the queue; one runs at a time
-MAX_SESSIONS = 256  # whose last text and result Gradio holds
+MAX_SESSIONS = 256  # visitors whose last text and result Gradio holds in memory
 MAX_FILE = 20  # megabytes
-MAX_RECORDS = 1000  # of a .jsonl file, as the page offers them in one list
+MAX_RECORDS = 1000  # of a .jsonl file: the page offers them in one list
 READING_SECONDS = 30  # for a file
 READING_MEMORY = 2_000_000_000  # bytes, for a file
-KEEP_FILES = 600  # seconds that a file is kept at least, and between two clean-ups
+KEEP_FILES = 600  # seconds that a file is kept at least; also the seconds between two clean-ups
 
 
 class DemoError(ValueError):
-    """A fault of the input, or something that the page cannot do; the page shows the message."""
+    """The input is faulty, or beyond what the page can do. The page shows the message."""
 
 
 def too_long(size: int, limit: int, unit: str) -> DemoError:

@@ -19,8 +19,8 @@ class Offer:
     Args:
         source: a folder, or `user/name@revision` on the Hub.
         examples: texts for it, a title and a file of `examples/` each.
-        groups: the labels as a reader would look for them, a name and labels each. Labels of no group, and labels that
-            the model does not have, are allowed.
+        groups: groups of labels for the page's list, a name and labels each. A label may be in no group; labels that
+            the model does not have are left out.
     """
 
     name: str
@@ -63,9 +63,14 @@ CLAUSES = (
 
 
 def on_offer(given: str | None) -> list[Offer]:
-    """The models of the repository that are there; the given one alone, a folder or `user/name@revision`, if any."""
+    """
+    The models that the page offers.
+
+    Args:
+        given: a folder or `user/name@revision`: offer this model alone. Without it, all bundled models that are there.
+    """
     if given:
-        title = Path(given).name if Path(given).is_dir() else given  # where it lies is no visitor's business
+        title = Path(given).name if Path(given).is_dir() else given  # visitors must not see paths of this machine
         return [Offer("model", title, given, (PAPER, CONTRACT, ARTICLE))]
     checkpoints = ROOT / "checkpoints"
     offers = [
@@ -78,15 +83,15 @@ def on_offer(given: str | None) -> list[Offer]:
 
 class Models:
     """
-    The models on offer, the first of which is the default and is loaded at once, so that what is wrong is said when
-    the page starts. Each other one is loaded when it is first asked for. All are kept: memory is bounded as only what
-    is on offer is loaded, each once, whatever is asked for.
+    The models on offer. The first one is the default. It is loaded at once, so that a fault shows when the page
+    starts; each other one is loaded when it is first asked for. All are kept. Memory is bounded: only models on offer
+    are loaded, each of them once.
 
     Args:
-        max_seconds: that a text is computed for at most.
+        max_seconds: the longest computation of a text.
 
     Raises:
-        DemoError: nothing on offer, or the first one cannot be loaded.
+        DemoError: no model is on offer, or the first one cannot be loaded.
     """
 
     def __init__(self, offers: list[Offer], max_seconds: float = MAX_SECONDS):
@@ -103,10 +108,10 @@ class Models:
 
     def get(self, name: str | None = None) -> Extractor:
         """
-        The model of this name, or the default.
+        The model of this name, or the default one without a name.
 
         Raises:
-            DemoError: none of the names on offer, or it cannot be loaded.
+            DemoError: no model of this name is on offer, or it cannot be loaded.
         """
         name = self.default if name is None else name
         if not isinstance(name, str) or name not in self.offers:
@@ -117,6 +122,6 @@ class Models:
             return self._loaded[name]
 
     def about(self, name: str | None = None) -> dict:
-        """What the viewer is told of a model: its title, and the groups of its labels."""
+        """The fields of a model that the viewer shows: its title, and the groups of its labels."""
         offer = self.offers[self.default if name is None else name]
         return {"model": offer.title, "groups": offer.groups}

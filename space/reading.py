@@ -1,7 +1,7 @@
 """
-Files that people drop on the page, as texts: .txt, .md, .html, .pdf and .jsonl.
+Read the texts of files that visitors drop on the page: .txt, .md, .html, .pdf and .jsonl.
 
-A file is read by a process of its own, as what is written to exhaust a reader has to be stopped from outside.
+A process of its own reads a file: a file made to exhaust its reader has to be stopped from outside.
 """
 
 import codecs
@@ -28,10 +28,10 @@ INVISIBLE = "//template | //noscript | //*[@hidden]"  # beside what Inscriptis l
 
 def read_apart(path: str | Path) -> list[tuple[str, str]]:
     """
-    What `read_file` returns, by a process that has `READING_SECONDS` and `READING_MEMORY`.
+    Call `read_file` in a process of its own, with `READING_SECONDS` and `READING_MEMORY`.
 
     Raises:
-        DemoError: as of `read_file`, or the file needs more than that.
+        DemoError: from `read_file`, or the file needs more time or memory.
     """
     name = Path(path).name
     command = [sys.executable, __file__, str(path), str(READING_MEMORY)]
@@ -50,7 +50,7 @@ def read_apart(path: str | Path) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """`reading.py PATH BYTES`: the texts of a file, or what is wrong with it, as JSON."""
+    """`reading.py PATH BYTES`: print the texts of a file, or an error message, as JSON."""
     path, memory = sys.argv[1], int(sys.argv[2])
     limit_memory(memory)
     try:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def limit_memory(size: int) -> None:
-    """Bound the memory of this process where the system can: Windows has no such limit, macOS refuses to set it."""
+    """Bound the memory of this process, if the system can: Windows has no such limit, macOS refuses to set it."""
     try:
         import resource
 
@@ -74,10 +74,10 @@ def limit_memory(size: int) -> None:
 
 def read_file(path: str | Path) -> list[tuple[str, str]]:
     """
-    The texts of a file with a name each: one, but for .jsonl, which has one a line.
+    The texts of a file, as pairs of name and text: one per line of a .jsonl file, one for any other file.
 
     Raises:
-        DemoError: a kind of file that is not read, or one that cannot be; says where and what to do.
+        DemoError: files of this kind are not read, or this one is damaged, empty or too long.
     """
     path = Path(path)
     readers = {".pdf": read_pdf, ".html": read_html, ".htm": read_html, ".txt": read_plain, ".md": read_plain}
@@ -85,7 +85,7 @@ def read_file(path: str | Path) -> list[tuple[str, str]]:
     if suffix not in SUFFIXES:
         raise DemoError(f"{path.name}: files of this kind are not read. Choose one of {', '.join(SUFFIXES)}.")
     if suffix == ".jsonl":
-        return read_jsonl(path)  # what one of many texts lacks is said where it is chosen
+        return read_jsonl(path)  # an empty or long text among many is refused only when it is chosen and run
     text = readers[suffix](path)
     if not text.strip():
         raise DemoError(f"{path.name}: there is no text in it.")
@@ -96,8 +96,8 @@ def read_file(path: str | Path) -> list[tuple[str, str]]:
 
 def read_plain(path: Path) -> str:
     """
-    UTF-8, or UTF-16 with its mark; without the mark, line ends as they are, so that offsets are the file's own (the
-    same rule as training/corpus/data.py).
+    Read UTF-8, or UTF-16 with a byte order mark. The mark is dropped. Line ends stay as they are, so that offsets are
+    the file's own (the same rule as training/corpus/data.py).
     """
     content = path.read_bytes()
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -114,8 +114,8 @@ def read_html(path: Path) -> str:
         content.decode("utf-8")
         encoding = "utf-8"
     except UnicodeDecodeError:
-        encoding = None  # the one that the file names, else Latin-1
-    parser = lxml.html.HTMLParser(encoding=encoding, huge_tree=True)  # without it, what is nested deeply is lost
+        encoding = None  # lxml takes the one that the file names, else Latin-1
+    parser = lxml.html.HTMLParser(encoding=encoding, huge_tree=True)  # huge_tree: deeply nested text is not dropped
     try:
         tree = lxml.html.document_fromstring(content, parser=parser)
         for element in tree.xpath(INVISIBLE):
@@ -145,7 +145,7 @@ def read_pdf(path: Path) -> str:
     except DemoError:
         raise
     except (PyPdfError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OSError) as error:
-        # pypdf meets broken files with all of these
+        # pypdf raises all of these on broken files
         raise DemoError(f"{path.name}: not a PDF that can be read ({type(error).__name__}: {error}).") from error
     text = "\n\n".join(pages)
     if not text.strip():
@@ -155,7 +155,8 @@ def read_pdf(path: Path) -> str:
 
 def read_jsonl(path: Path) -> list[tuple[str, str]]:
     """
-    Records with a `text`, a string or a list of words (joined by spaces), named by `id` or `doc_id`, else by line.
+    Read one text per line: an object whose `text` is a string or a list of words, which are joined by spaces. Its name
+    is `id` or `doc_id`, else the line's number.
     """
     texts = []
     for number, line in enumerate(LINE_END.split(read_plain(path)), start=1):

@@ -1,4 +1,4 @@
-// What is shown, to take away. JSON is exact; entities are as in the Python pipeline.
+// Download the shown entities as JSON, CSV or HTML. The JSON has the form of the Python pipeline's results.
 
 function asJson(entities) {
   const rows = entities.map(({ start, end, text, labelName: label, score }) => ({ start, end, text, label, score }));
@@ -16,7 +16,7 @@ function csvCell(value) {
   return /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
 
-// A page of its own, without scripts. The browser writes what it holds as text, so all of the text is escaped.
+// A page of its own, without scripts. The browser serialises text nodes, so all of the text is escaped.
 function asHtml(text, unordered, labels, css, note) {
   const entities = outermostFirst(unordered);
   const page = document.implementation.createHTMLDocument("Entities");

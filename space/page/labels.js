@@ -1,12 +1,12 @@
-// The labels, as one goes through a contract: by group, each with its number, its spans to jump to, and a switch; a
-// search over names and spans; and by name what was not found.
+// The list of labels by group. Each label has the number of its spans, a switch, and its spans as links into the text.
+// A search looks through names and spans. Labels without a span are named at the end.
 
-const OPEN = 10; // spans up to which a label is open at first
+const OPEN = 10; // a label with up to so many spans is open at first; others show so many when opened
 const MORE = 50; // spans that are added at a time
 const EXCERPT = 300; // characters of a span
 
 class LabelList {
-  // `toggle(labels, shown)` switches labels in the text, `jump(entity)` leads there.
+  // `toggle(labels, shown)` shows or hides labels in the text, `jump(entity)` scrolls to an entity.
   constructor(root, toggle, jump) {
     Object.assign(this, { root, toggle, jump });
     this.list = root.querySelector(".labels-list");
@@ -19,7 +19,7 @@ class LabelList {
     root.querySelector(".none").addEventListener("click", () => toggle(this.labels.keys(), false));
   }
 
-  // A new text; labels of no group make one of their own.
+  // Begin with a new text. Labels of no group make one of their own.
   show(labels, groups) {
     const known = new Map(labels.map((name, label) => [name, label]));
     const grouped = groups.map(([name, members]) => [name, members.filter((each) => known.has(each)).map((each) => known.get(each))]);
@@ -30,7 +30,7 @@ class LabelList {
     this.list.scrollTop = 0;
   }
 
-  // `accepted` are the spans in text order, those of hidden labels among them.
+  // `accepted`: the spans in text order, those of hidden labels too.
   fill(accepted, hidden) {
     this.hidden = hidden;
     this.spans = this.labels.map(() => []);
@@ -140,7 +140,7 @@ class LabelList {
     return section;
   }
 
-  // The focus goes on where it was before the list was drawn anew.
+  // Drawing the list anew loses the keyboard's focus: put it back on the same element.
   focus(label, selector) {
     this.list.querySelector(`.label[data-label="${label}"] ${selector}`)?.focus();
   }

@@ -1,4 +1,4 @@
-// All spans that are shown as a table, to sort and to jump from.
+// The shown spans as a table, which sorts them and leads to them.
 
 const ROWS = 50; // on the page at a time
 const COLUMNS = [
@@ -9,7 +9,7 @@ const COLUMNS = [
 ];
 
 class SpanTable {
-  // `jump(entity)` leads to its place in the text.
+  // `jump(entity)` scrolls to its place in the text.
   constructor(root, jump) {
     Object.assign(this, { root, jump });
     this.heads = COLUMNS.map(([name], column) => this.head(name, column));
@@ -23,7 +23,7 @@ class SpanTable {
     return this.root.querySelector(selector);
   }
 
-  // A new text: in the order of the text.
+  // Begin with a new text: its spans stand in the order of the text.
   show() {
     Object.assign(this, { column: COLUMNS.length - 1, sign: 1 });
   }

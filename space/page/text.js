@@ -1,12 +1,12 @@
-// Marked text: where Python's offsets lie in a JavaScript string, how a long text is cut, and its marks as elements.
+// The marked text: convert Python's offsets to JavaScript's, split a long text into chunks, draw its entities as <mark>s.
 // Text goes into the page as text nodes only.
 
 const HUES = 10; // of marks.css
-const CHUNK = 2000; // characters that are put on the page at a time
-const LONG = 150; // characters from which on a span is tinted and bracketed, as underlines would fill the lines
-const LANE = 9; // pixels between the brackets of long spans within one another
+const CHUNK = 2000; // units of UTF-16, at most
+const LONG = 150; // a span of so many units or more is tinted and bracketed: underlines would fill the lines
+const LANE = 9; // pixels between the brackets of nested long spans
 
-// Python counts code points, JavaScript units of UTF-16: a function from the one to the other.
+// Python counts code points, JavaScript counts units of UTF-16. Returns a function from the first to the second.
 function utf16Offsets(text) {
   const pairs = []; // code points that take two units
   for (let unit = 0, point = 0; unit < text.length; unit++, point++) {
@@ -27,12 +27,13 @@ function utf16Offsets(text) {
   };
 }
 
-// Where the parts of a text begin: after a line end if there is one, else after a sentence, a word, or anywhere.
+// The units at which the chunks of a text begin: after a line end if there is one, else after a sentence or a word, else
+// anywhere but within a character or a CR LF.
 function chunkStarts(text) {
   const starts = [0];
   for (let start = 0; text.length - start > CHUNK; starts.push(start)) {
-    const part = text.slice(start, start + CHUNK);
-    const ends = ["\n", "\u3002", ". ", " "].map((mark) => [part.lastIndexOf(mark), mark.length]);
+    const chunk = text.slice(start, start + CHUNK);
+    const ends = ["\n", "\u3002", ". ", " "].map((mark) => [chunk.lastIndexOf(mark), mark.length]);
     const [at, length] = ends.find(([at]) => at > CHUNK / 4) ?? [CHUNK, 0];
     start += at + length;
     const split = text.codePointAt(start - 1) > 0xffff || (text[start - 1] === "\r" && text[start] === "\n");
@@ -41,13 +42,13 @@ function chunkStarts(text) {
   return starts;
 }
 
-// The order that marks are made in: what contains others comes before them.
+// Sort entities so that an entity comes before those that it contains.
 function outermostFirst(entities) {
   return [...entities].sort((a, b) => a.begin - b.begin || b.stop - a.stop || a.label - b.label);
 }
 
-// Units [from, to) of the text as nodes, the entities as nested <mark>s. `entities` are those that lie there, outermost
-// first; no two of them cross. They lie from `begin` to `stop`, in units.
+// Units [from, to) of the text as nodes, with the entities as nested <mark>s. `entities`: those that overlap these units,
+// outermost first, no two of them crossing. `begin` and `stop` of an entity count units.
 function markUp(text, from, to, entities, labels, current) {
   const root = document.createDocumentFragment();
   const open = [{ node: root, end: to, level: 0 }];
@@ -92,7 +93,7 @@ function isLong({ begin, stop }) {
   return stop - begin >= LONG;
 }
 
-// How many of the entities, outermost first, lie in one another at most.
+// The deepest nesting among the entities, which come outermost first; 1 if none lies in another.
 function nestingDepth(entities) {
   const ends = [];
   let depth = 0;
@@ -103,7 +104,7 @@ function nestingDepth(entities) {
   return depth;
 }
 
-// The text in parts that are filled where they can be seen and emptied elsewhere, so that the page stays small.
+// The text in chunks. A chunk is filled when it comes into sight and emptied when it leaves: the page stays small.
 class TextView {
   constructor(box) {
     this.box = box;
@@ -125,7 +126,7 @@ class TextView {
     this.box.replaceChildren(...this.chunks);
     this.box.scrollTop = 0;
     this.mark([]);
-    this.fill(0); // the observer comes later
+    this.fill(0); // at once: the observer calls back later
     this.chunks.forEach((chunk) => this.observer.observe(chunk));
   }
 
@@ -143,7 +144,8 @@ class TextView {
     this.steadily(() => this.chunks.forEach((chunk, index) => chunk.hasChildNodes() && this.fill(index)));
   }
 
-  // A change of heights that leaves what can be seen where it is. Browsers do so where only parts above it change.
+  // Make a change of heights without moving the visible text. Browsers do so by themselves only if just chunks above it
+  // change.
   steadily(change) {
     const top = (chunk) => chunk.getBoundingClientRect().top;
     const first = this.chunks.findLast((chunk) => top(chunk) <= top(this.box)) ?? this.chunks[0];
@@ -181,7 +183,7 @@ class TextView {
     this.drawBrackets(chunk);
   }
 
-  // A bracket in the margin beside each long span of a part, from its first line to its last.
+  // Draw a bracket in the margin beside each long span of a chunk, from its first line to its last.
   drawBrackets(chunk) {
     chunk.querySelectorAll(".bracket").forEach((bracket) => bracket.remove());
     const top = chunk.getBoundingClientRect().top;
@@ -211,7 +213,7 @@ class TextView {
     this.current = entity.number;
     this.box.querySelectorAll(".current").forEach((mark) => mark.classList.remove("current"));
     const index = this.chunkOf(entity.begin);
-    // What lies around it is filled first: the heights of parts never seen are guesses.
+    // The chunks around it are filled first: the heights of chunks never filled are guesses.
     for (const near of [index - 2, index - 1, index, index + 1, index + 2]) this.fill(near);
     const mark = this.chunks[index].querySelector(`mark[data-number="${entity.number}"]`);
     mark.scrollIntoView({ block: isLong(entity) ? "start" : "center" });

@@ -1,5 +1,5 @@
-// The result: what steers the view, the text, the labels, the table and the downloads. The server sends JSON; the
-// model's spans are filtered here, so that nothing runs again.
+// The result: threshold and switches, the text, the lists, the downloads. The server sends every span that any setting
+// shows; they are filtered here, so that the model does not run again.
 
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -38,7 +38,7 @@ class Viewer {
     return this.root.querySelector(selector);
   }
 
-  // A message of the server: a run's progress, an error, or a result.
+  // Take a message of the server: a run's progress, an error, or a result.
   receive(message) {
     if (!message) return;
     const { progress, error, result } = JSON.parse(message);
@@ -59,7 +59,7 @@ class Viewer {
     this.find(".bar span").style.width = `${percent}%`;
   }
 
-  // A run that ended without a result: it was cancelled, the queue is full or the server is gone.
+  // A run ended without a result: it was cancelled, the queue is full or the server is gone.
   ended() {
     if (this.root.dataset.state === "stopping") this.root.dataset.state = "empty";
     if (this.root.dataset.state === "busy") this.fail("The queue is full, the text is far too long, or the model cannot be reached. Try again in a minute.");
@@ -71,7 +71,7 @@ class Viewer {
     this.comeIntoSight();
   }
 
-  // On a phone what happens would lie below what is seen.
+  // On a phone, the result lies below the visible part of the page.
   comeIntoSight() {
     if (this.root.getBoundingClientRect().top > 0.65 * innerHeight) this.root.scrollIntoView();
   }
@@ -102,7 +102,7 @@ class Viewer {
     this.filter();
   }
 
-  // Which of the two lists is seen.
+  // Show one of the two lists.
   list(name) {
     this.find(".side").dataset.list = name;
     for (const each of ["labels", "table"]) this.find(`[data-do="${each}"]`).setAttribute("aria-pressed", each === name);
@@ -113,7 +113,7 @@ class Viewer {
     this.filter();
   }
 
-  // To a span in the text; one of a label that was switched off is shown again.
+  // Scroll to a span in the text. A label that was switched off is switched on again.
   jump(entity) {
     if (this.hidden.has(entity.label)) this.toggle([entity.label], true);
     this.view.goTo(entity);
