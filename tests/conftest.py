@@ -1,5 +1,5 @@
 """
-Fixtures that several modules share: the device, the web demo, running, a browser, and Accelerate as in a new process.
+Fixtures for all tests: the device, a running web demo, a browser, and Accelerate's state as in a new process.
 """
 
 import pytest
@@ -16,7 +16,7 @@ DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.cuda)] * torch.cuda.
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request) -> str:
-    """Where an exactness test computes: on the CPU, and on a CUDA device where there is one, without TF32."""
+    """The device of an exactness test: the CPU, then a CUDA device if there is one, without TF32."""
     if request.param == "cpu":
         yield "cpu"
         return
@@ -55,7 +55,10 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, demo_server):
-    """Opens the page in a session of its own. What must not happen on any page is checked at the end."""
+    """
+    Opens the page in a session of its own. At the end, checks that no page had a script error, opened a dialog or sent
+    a request elsewhere.
+    """
     contexts, faults = [], []
 
     def open_page(theme="light", width=1280):
@@ -80,7 +83,7 @@ def open_page(browser, demo_server):
 
 @pytest.fixture
 def no_state():
-    """As in a new process: Accelerate keeps precision and devices for all that follows."""
+    """Reset Accelerate's state, as in a new process: it would keep precision and devices for the tests that follow."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

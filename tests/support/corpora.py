@@ -1,4 +1,4 @@
-"""Random gold documents with random scored spans, as a model could have found them."""
+"""Draw random gold documents, with random scored spans that a model could have found in them."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -26,8 +26,11 @@ def spans(draw, least, most):
 @st.composite
 def corpora(draw, least=0):
     """
-    (documents, scored spans): texts of `WORDS` words of three characters, gold on words (some wider than the window of
-    `small_config`), and candidates that it can hold, about half of them gold; scores are often equal.
+    Draw (documents, scored spans).
+
+    Texts have `WORDS` words of three characters. Gold entities begin and end with words; some are longer than the
+    window of `small_config`. Candidates fit into that window. Each gold entity that fits is a candidate with
+    probability one half. Scores are often equal.
     """
     documents, texts = [], []
     for number in range(draw(st.integers(least, 4))):

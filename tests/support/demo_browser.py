@@ -12,7 +12,7 @@ expect.set_options(timeout=TIMEOUT)
 
 
 def paste(page, text):
-    """Fill in the text as a paste does, without a key stroke for each character."""
+    """Fill in the text at once, as a paste does: a key stroke for each character would be slow."""
     page.locator("#text textarea").evaluate(
         "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', { bubbles: true })); }", text
     )
@@ -52,7 +52,7 @@ def visible_text(page):
 
 
 def supply(page, text, rows, labels=("A", "B", "C"), **fields):
-    """Show supplied spans: rows of (start, end, label number, score, modes)."""
+    """Show these spans without running a model. `rows`: (start, end, label number, score, modes) of each span."""
     names = ("start", "end", "label", "score", "modes")
     columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
     shown = {"text": text, "labels": labels, "entities": columns, "words": len(text.split()), "nested": True,

@@ -1,4 +1,4 @@
-"""Attacks on a web server: each function is the behaviour of one client, which ignores the answers."""
+"""Attacks on the demo's server: each function is the behaviour of one client, which ignores the answers."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""Runs the web demo in a process of its own, without a network, on a tiny model with random weights."""
+"""Run the web demo in a process of its own, without a network, on a tiny model with random weights."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from modeling_sener import SenerModel, SenerProcessor
 from training.fitting.checkpoint import save_checkpoint
 
 
-# Refuses, and notes, every look-up and connection that leaves the machine.
+# Starts the demo. Refuses every look-up and connection that leaves the machine, and prints it as NETWORK.
 WITHOUT_NETWORK = """
 import runpy, sys
 
@@ -55,7 +55,10 @@ def tiny_checkpoint(folder: Path, **fields) -> Path:
 
 
 def checkout(root: Path, **models: Path) -> Path:
-    """A folder with this demo and models by their place in it, `modeling_sener` a package as in the real one."""
+    """
+    Make a checkout at `root`, of links: this demo, and `models` at their places in it. A model at `modeling_sener` is
+    a package, as in the repository.
+    """
     root.mkdir()
     (root / "space").symlink_to(ROOT / "space")
     for place, model in models.items():
@@ -69,15 +72,20 @@ def checkout(root: Path, **models: Path) -> Path:
 
 class DemoServer:
     """
-    `python space/app.py` on a free port, at `url`; `log` is its output. `limits` override values of space/limits.py.
-    `root` is the checkout that it runs in.
+    `python space/app.py` on a free port. `url` is its address, `log` its output so far.
+
+    Args:
+        model: the value of SENER_MODEL; empty for the bundled models.
+        limits: values that override those of space/limits.py.
+        root: the checkout to run in.
+        environment: further environment variables.
     """
 
     def __init__(self, model: Path | str, limits: dict | None = None, root: Path = ROOT, **environment):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        # As on a user's machine: without the variables that keep libraries off the network.
+        # A user's machine does not set these variables, so the demo must stay off the network without them.
         offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
         inherited = {name: value for name, value in os.environ.items() if name not in offline}
         settings = {"SENER_MODEL": str(model), "GRADIO_SERVER_PORT": port, "OMP_NUM_THREADS": "1"}

@@ -1,10 +1,12 @@
 """
-Run commands, one after another, in a Python that imitates another system:
+Run commands one after another in a Python process that imitates another operating system:
 
     python tests/support/elsewhere.py SYSTEM '[["train", ["--config", ...]], ...]'
 
-`windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; open files cannot be renamed, replaced or removed.
-`macos`: `RLIMIT_AS` cannot be set, no affinity. Both: processes are spawned. `linux`: no changes.
+- `windows`: no `fcntl` and `resource`, no affinity, no `preexec_fn`; open files cannot be renamed, replaced or
+  removed; processes are spawned.
+- `macos`: `RLIMIT_AS` cannot be set, no affinity; processes are spawned.
+- `linux`: no changes.
 """
 
 import json
@@ -16,8 +18,8 @@ from importlib import import_module
 from pathlib import Path
 
 
-WITHOUT = ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty")  # of the standard library, missing on Windows
-HIDDEN = ("fcntl", "resource")  # of these, modules that other packages do not need on Linux
+WITHOUT = ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty")  # modules that Python on Windows does not have
+HIDDEN = ("fcntl", "resource")  # those that can be hidden here: other packages need the rest on Linux
 
 
 def as_on(system):
@@ -35,7 +37,7 @@ def as_on(system):
 
         resource.setrlimit = refuse
         return
-    import psutil  # noqa: F401  which asks for `resource`, as it sees that this is Linux
+    import psutil  # noqa: F401  imported before `resource` is hidden: it sees that this is Linux, and needs it
 
     for name in HIDDEN:
         sys.modules[name] = None  # makes its import an ImportError

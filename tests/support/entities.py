@@ -1,4 +1,4 @@
-"""Texts with white space and characters of every kind, and random entities in them, for exporters and importers."""
+"""Draw texts with white space and characters of every kind, and entities in them, for exporters and importers."""
 
 from hypothesis import strategies as st
 from support.tiny import tiny_tokenizer
@@ -9,10 +9,11 @@ from modeling_sener import SenerProcessor
 
 PROCESSOR = SenerProcessor(tiny_tokenizer("wordpiece"), tiny_config())
 # Line ends of every kind, tabs, white space that is not ASCII, characters outside of the BMP, combining marks.
-PIECES = ["\n", "\r\n", "\r", "\t", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\xa0", "\u3000", "  ", "😀",
-          "👩\u200d🔬", "𝔘", "é", "e\u0301", "東京", "ResNet-50", "1,000.5", ".", "low-rank", "'s", ";", "T1",
-          "-DOCSTART-"]  # fmt: skip
-TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.sampled_from("ab 1.-")), min_size=1, max_size=25).map("".join)
+FRAGMENTS = ["\n", "\r\n", "\r", "\t", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\xa0", "\u3000", "  ", "😀",
+             "👩\u200d🔬", "𝔘", "é", "e\u0301", "東京", "ResNet-50", "1,000.5", ".", "low-rank", "'s", ";", "T1",
+             "-DOCSTART-"]  # fmt: skip
+FRAGMENT = st.one_of(st.sampled_from(FRAGMENTS), st.sampled_from("ab 1.-"))
+TEXTS = st.lists(FRAGMENT, min_size=1, max_size=25).map("".join)
 LABELS = st.sampled_from(["Method", "Task", "I-O", "größe", "a;b"])
 
 
@@ -22,7 +23,10 @@ def make(text, start, end, label="Method", score=0.5):
 
 
 def draw_entities(data, text, places, flat=False):
-    """Entities from one place's start to a later one's end: nested, crossing and repeated ones unless `flat`."""
+    """
+    Draw entities that begin with one of `places`, (start, end) each, and end with the same or a later one. They are
+    nested, crossing and repeated, unless `flat`.
+    """
     if not places:
         return []
     numbers = st.integers(0, len(places) - 1)

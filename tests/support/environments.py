@@ -1,4 +1,4 @@
-"""Virtual environments of other versions, for tests of published folders."""
+"""Make virtual environments with other versions of the libraries, to test published folders in them."""
 
 import subprocess
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 def make_environment(folder: Path, requirements: list[str]) -> Path:
     """
-    Create a virtual environment at `folder` with `requirements`, unless it is complete; returns its interpreter.
+    Create a virtual environment at `folder` with `requirements`, unless it is there already. Returns its interpreter.
 
     Raises:
-        ValueError: pip failed; has the last line of its output.
+        ValueError: pip failed; the message is the last line of its output.
     """
     python, complete = folder / "bin" / "python", folder / "requirements.txt"
     lines = "\n".join(requirements) + "\n"

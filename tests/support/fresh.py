@@ -1,4 +1,4 @@
-"""Runs code in an isolated Python interpreter: no checkout on sys.path, empty caches, no network."""
+"""Run code in an isolated Python interpreter: no checkout on sys.path, empty caches, no network."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Jobs that go wrong, for the tests of the worker; a module of its own, so that a new process imports it fast."""
+"""Jobs that hang or crash, for the tests of the worker. A module of its own: a new process imports it fast."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from fuzz.plan import Job, Result
 
 
 def run(job: Job) -> Result:
-    """Hang, die or end, according to the job's number."""
+    """Hang if the job's number is 1, crash if it is 2, else succeed."""
     if job.number == 1:
         time.sleep(600)
     if job.number == 2:

@@ -1,4 +1,4 @@
-"""Golden files: the numbers recorded from the released implementation, and its parameter names in ours."""
+"""Read golden files: numbers recorded from the published implementation. Map its parameter names to this project's."""
 
 import json
 import os
@@ -30,7 +30,7 @@ NAMES = (
 
 
 def our_name(name):
-    """This project's name of a released parameter; KeyError if there is none."""
+    """This project's name of a parameter of the published implementation; KeyError if there is none."""
     for pattern, replacement in NAMES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)

@@ -1,4 +1,4 @@
-"""Simulates full disks; runs commands in the background and sends them signals."""
+"""Simulate full disks; run commands in the background and send them signals."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ PATIENCE = 10 * MINUTE  # generous, for busy machines
 
 @contextmanager
 def full_disk(size):
-    """Limit files of this process to `size` bytes; as on a full disk, only the beginning of the data is written."""
+    """Limit files of this process to `size` bytes: a write stops there with an error, as on a full disk."""
     limit_files(size)
     try:
         yield
@@ -34,10 +34,11 @@ def limit_files(size):
 
 class Command:
     """
-    training/COMMAND.py with its `run`, in a background process: forked from a server that has done the slow imports.
+    training/COMMAND.py in a background process, started as from a command line. It is forked from a server that has
+    done the slow imports.
 
     Args:
-        limit: see `full_disk`.
+        limit: bytes, as for `full_disk`.
     """
 
     def __init__(self, command, arguments, limit=resource.RLIM_INFINITY, **environment):
@@ -60,7 +61,7 @@ class Command:
         os.kill(self.pid, number)
 
     def end(self, timeout=PATIENCE):
-        """Wait for the end; returns (exit code, lines of both outputs with the last state of each bar)."""
+        """Wait for the end. Returns the exit code, and the lines of both outputs; of progress bars, the last state."""
         self.process.join(timeout)
         assert not self.is_running(), self.printed
         self._reading.join()
@@ -83,7 +84,8 @@ def _work(writer, command, arguments, limit, environment):
     limit_files(limit)
     from training.common.start import run
 
-    multiprocessing.process._parent_process = None  # a command, not the worker of one: signals are its own to tell
+    # Only a process without a parent reports signals; a worker leaves that to its command.
+    multiprocessing.process._parent_process = None
     advice = "go on with --resume" if command in ("train", "predict") else ""
     run(lambda: import_module(f"training.{command}").main([*map(str, arguments)]), advice)
     sys.stdout.flush()
@@ -103,7 +105,7 @@ def wait_for(condition, is_running=lambda: True):
 
 
 def workers(launcher):
-    """The processes of a launcher, by rank; while they start, those that exist already."""
+    """The processes of a launcher by rank, as many as have started."""
     found = {}
     for process in psutil.Process(launcher.pid).children(recursive=True):
         try:

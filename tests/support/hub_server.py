@@ -1,4 +1,4 @@
-"""A fake of the part of the Hub's HTTP API that publishing uses; it keeps the files that it is sent."""
+"""A fake of the Hub's HTTP API, as far as publishing uses it. It keeps the uploaded files."""
 
 import base64
 import hashlib
@@ -14,8 +14,13 @@ TOKEN = "hf_of_the_test"
 
 class Hub:
     """
-    Listens at `url`. `repos`: kind and name ("models/someone/sener") -> path -> content. `commits`: (repository,
-    summary, paths added, paths deleted) of each. `variables` of Spaces. `cards` that were validated.
+    The server, which listens at `url`.
+
+    Attributes:
+        repos: kind and name ("models/someone/sener") -> path -> content.
+        commits: (repository, summary, paths added, paths deleted) of each commit.
+        variables: of Spaces, by repository.
+        cards: model cards that were sent to be validated.
     """
 
     def __init__(self):

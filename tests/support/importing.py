@@ -1,4 +1,4 @@
-"""Runs imports as a user does; the letter that all files in data/exports contain."""
+"""Run imports as a user does; the text and entities that all files in data/exports contain."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ FLAT = [entity for entity in NESTED if entity[1] != "Surname"]
 
 
 def import_files(folder, capsys, *arguments):
-    """Run the command; returns the records that it writes, and its output."""
+    """Run training/import_data.py. Returns the records that it wrote, and its output."""
     output = folder / "train.jsonl"
     capsys.readouterr()
     import_data.main([*map(str, arguments), "--output", str(output)])
@@ -27,7 +27,7 @@ def read_jsonl(path):
 
 
 def marked(record):
-    """(text, label) of each entity, in text order, longer ones first."""
+    """(text, label) of each entity of a record, in text order; of several with the same start, the longest first."""
     text = record["text"]
     if isinstance(text, list):
         spans = [(start, end, label) for start, end, _, label in record["entity"]]

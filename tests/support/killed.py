@@ -1,4 +1,7 @@
-"""Kills commands by SIGKILL: from inside, at a chosen event; or from outside, with all their workers."""
+"""
+Kill commands by SIGKILL: from inside, at a chosen event; or from outside, with all their workers. Stop training in
+this process at a chosen step.
+"""
 
 import contextlib
 import multiprocessing
@@ -56,12 +59,12 @@ def _run(command, point, ending, count, delay, arguments):
 
 
 class Stopped(BaseException):
-    """An exception that no code of a run catches."""
+    """No code of a run catches this exception."""
 
 
 @contextlib.contextmanager
 def stopped_after(steps):
-    """Within it, training in this process raises `Stopped`, which ends here, in place of the step after `steps`."""
+    """Stop a training inside the `with` block after `steps` optimizer steps: the next one raises `Stopped`."""
     step, done = torch.optim.AdamW.step, []
 
     def stop(*arguments, **named):

@@ -1,4 +1,4 @@
-"""An untrained checkpoint, a corpus of short texts, and helpers for the lines of a prediction."""
+"""Make an untrained checkpoint and a corpus of short texts; write and read the lines of predictions."""
 
 import gzip
 import json
@@ -51,14 +51,14 @@ def toy_corpus(path, count):
 
 
 def results_of(output, **signature):
-    """A `Results` after `begin`."""
+    """A `Results` for `output` that has begun, with this signature."""
     results = Results(str(output))
     results.begin(signature)
     return results
 
 
 def write(results, lines):
-    """Write lines, as those of empty texts."""
+    """Write lines, as if they were the results of empty texts."""
     lines = list(lines)
     results.write(lines, [checksum_of_text("")] * len(lines))
 

@@ -1,8 +1,9 @@
-"""Dense oracles: everything that SeNER computes, written with T x T and N x N tensors, whatever the cost. Equations
-have the numbers of modeling_sener.py.
+"""
+Dense references: compute all that SeNER computes with T x T and N x N tensors, whatever the cost. Equations have the
+numbers of modeling_sener.py.
 
 Legend: B batch, T tokens, N words, d hidden size, H heads, D head size, w window (one-sided), W band columns, b those
-before the diagonal, C span channels, R labels, p biaffine size, P rows of the relative position table.
+before the diagonal, C span channels, R labels, p biaffine size, P entries of the relative position table.
 
 With `triangles="both"` (the paper's model) b = w and W = 2w+1, with "upper" b = 0 and W = w+1.
 
@@ -40,7 +41,7 @@ def distances(T):
 
 
 def attention_mask_TT(attention_mask, kind="arrow", window=None):
-    """Which key j the query i attends to (eq. 1): (B, T, T) bool. `kind` is "arrow", "sliding_window" or "full"."""
+    """Whether query i attends to key j (eq. 1): (B, T, T) bool. `kind` is "arrow", "sliding_window" or "full"."""
     T = attention_mask.shape[1]
     near = torch.ones(T, T, dtype=torch.bool) if kind == "full" else distances(T).abs() <= window
     if kind == "arrow":
@@ -51,7 +52,7 @@ def attention_mask_TT(attention_mask, kind="arrow", window=None):
 
 
 def scale_cls_row(scores_BHTT, attention_mask):
-    """LogN-Scaling (eq. 2): the [CLS] row of scores times log(L) / log(512), L the real tokens of that text."""
+    """LogN-Scaling (eq. 2): multiply [CLS]'s scores by log(L) / log(512), L the tokens of that text."""
     length_B = attention_mask.sum(1).to(scores_BHTT.dtype)
     factor_BT = torch.ones(attention_mask.shape, dtype=scores_BHTT.dtype)
     factor_BT[:, 0] = torch.log(length_B) / math.log(512)
@@ -77,19 +78,19 @@ def disentangled_attention(
 ):
     """DeBERTa's attention (eq. 3): scores (q_i.k_j + q_i.KR[b(i-j)] + k_j.QR[b(i-j)]) / sqrt(D * number of terms).
 
-    q, k, v (B, H, T, D); KR, QR (H, P, D) or None where the model lacks that term -> (B, H, T, D).
+    q, k, v (B, H, T, D); KR, QR (H, P, D), or None if the model lacks that term -> (B, H, T, D).
     """
     T, D = q.shape[-2:]
-    row = distances(T)
+    entry = distances(T)
     if position_buckets > 0:
-        row = log_bucket_position(row, position_buckets, max_positions)
+        entry = log_bucket_position(entry, position_buckets, max_positions)
     half = position_buckets if position_buckets > 0 else max_positions
-    row = (row + half).clamp(0, 2 * half - 1)
+    entry = (entry + half).clamp(0, 2 * half - 1)
     scores = q @ k.transpose(-1, -2)
     if KR is not None:
-        scores = scores + torch.einsum("bhid,hijd->bhij", q, KR[:, row])
+        scores = scores + torch.einsum("bhid,hijd->bhij", q, KR[:, entry])
     if QR is not None:
-        scores = scores + torch.einsum("bhjd,hijd->bhij", k, QR[:, row])
+        scores = scores + torch.einsum("bhjd,hijd->bhij", k, QR[:, entry])
     scores = scores / math.sqrt(D * (1 + (KR is not None) + (QR is not None)))
     if log_n:
         scores = scale_cls_row(scores, attention_mask)
@@ -128,7 +129,7 @@ def deberta_embeddings(state, config, input_ids, attention_mask):
 
 
 def deberta_relative_tables(state, config, prefix):
-    """KR and QR (H, P, D) of one layer, None where `pos_att_type` lacks the term."""
+    """KR and QR (H, P, D) of one layer; None if `pos_att_type` lacks the term."""
     if not config.relative_attention:
         return None, None
     relative = state["encoder.rel_embeddings.weight"]
@@ -231,7 +232,10 @@ def valid_band(word_counts, N, w, triangles="both"):
 
 
 def band_labels(spans, N, w, R, triangles="both"):
-    """(N, W, R) uint8; a span (start, end exclusive, label) fills the cell (i, j) of its end words, and (j, i)."""
+    """
+    (N, W, R) uint8: 1 in the cell (i, j) of each span (start, end exclusive, label), i its first word and j its last,
+    and in the cell (j, i).
+    """
     b = before(w, triangles)
     labels = torch.zeros(N, b + w + 1, R, dtype=torch.uint8)
     for start, end, label in spans:
@@ -246,7 +250,7 @@ def band_labels(spans, N, w, R, triangles="both"):
 
 
 def pool_words(hidden_states_Td, word_index_T):
-    """Word states (N, d), eq. 4: elementwise maximum over a word's tokens, words numbered from 1 in `word_index_T`."""
+    """Word states (N, d): elementwise maximum over a word's tokens (eq. 4). `word_index_T` numbers words from 1."""
     words = range(1, int(word_index_T.max()) + 1)
     return torch.stack([hidden_states_Td[word_index_T == word].max(0).values for word in words])
 
@@ -275,7 +279,7 @@ def rotate(x, position):
 def attend_rows(state, name, Z, valid_NN):
     """Let each row i of the square attend over its valid cells (eq. 7), one head. Z (N, N, C) -> (N, N, C)."""
     N, _, C = Z.shape
-    column = -distances(N)  # rotary positions count from anywhere: only differences matter
+    column = -distances(N)  # any origin of rotary positions will do: only their differences matter
     q, k, v = linear(state, name, Z).chunk(3, -1)
     scores = torch.einsum("ijc,ilc->ijl", rotate(q, column), rotate(k, column)) / math.sqrt(C)
     scores = scores.masked_fill(~valid_NN[:, None, :], -torch.inf)
@@ -307,7 +311,7 @@ def convolution_block(state, block, Z1, w, triangles="both"):
 
 
 def bispa_block(state, block, Z, w, vertical_readout, triangles="both"):
-    """One BiSPA block (eq. 6 to 9) on the square, (N, N, C) -> (N, N, C). Cells outside the band hold anything."""
+    """One BiSPA block (eq. 6 to 9) on the square, (N, N, C) -> (N, N, C). Cells outside the band mean nothing."""
     valid = valid_square(len(Z), w, triangles)
     if triangles == "both":
         upper = (distances(len(Z)) <= 0).long()  # i <= j, that is k >= w
@@ -335,7 +339,8 @@ def logits_square(state, x_Nd, w, interaction="bispa", vertical_readout="transpo
 def head_logits(
     state, hidden_states, word_index, w, interaction="bispa", vertical_readout="transposed", triangles="both"
 ):
-    """Everything after the encoder: (B, T, d), (B, T) -> band logits (B, N, W, R); invalid cells are 0.
+    """
+    From the encoder's states to the logits of the band: (B, T, d), (B, T) -> (B, N, W, R); invalid cells are 0.
 
     With w None, w = N - 1.
     """

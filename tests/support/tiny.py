@@ -1,6 +1,6 @@
 """
-Small tokenizers of the kinds that encoders have. `cd tests && python -m support.tiny` trains them anew. Tests do
-not: training breaks ties at random, and tests need the same token ids each time.
+Small tokenizers of the kinds that encoders have, read from data/tokenizers. `cd tests && python -m support.tiny`
+trains them anew. Tests do not: training breaks ties at random, and tests need the same token ids each time.
 """
 
 import json

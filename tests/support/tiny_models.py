@@ -67,7 +67,7 @@ def tiny_config(backbone="bert", **fields):
 
 
 def randomize(module, seed=0):
-    """Set weights so large that a wrong term shows: matrices with gain 1.2, norms and biases away from 1 and 0."""
+    """Draw weights so large that a wrong term shows: matrices with gain 1.2, norms and biases away from 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -85,9 +85,9 @@ def tiny_model(backbone="bert", seed=0, **fields):
 
 
 def batch(lengths, seed=0, tokens_per_word=2, pad_token_id=0, device="cpu"):
-    """input_ids, attention_mask, word_index of texts of `lengths` tokens: [CLS], tokens of words, [SEP], padding.
-
-    Words have one to `tokens_per_word` tokens.
+    """
+    Draw input_ids, attention_mask and word_index of texts with `lengths` tokens: [CLS], words, [SEP], padding. Words
+    have one or more tokens, `tokens_per_word` on average.
     """
     generator = torch.Generator().manual_seed(seed)
     T = max(lengths)
@@ -115,7 +115,7 @@ def on(device, inputs):
 
 
 def assert_close(ours, expected, **tolerance):
-    """`torch.testing.assert_close`, with `expected` from the CPU, wherever ours were computed."""
+    """`torch.testing.assert_close`, of results on any device with `expected` from the CPU."""
     torch.testing.assert_close(ours, expected, check_device=False, **tolerance)
 
 
@@ -141,7 +141,7 @@ assert "dense_reference" in ALL_MASK_ATTENTION_FUNCTIONS
 
 
 def wrapped_positions(config, T):
-    """(1, T) positions that start again where the learned table ends, or None where the encoder has no table."""
+    """(1, T) positions that start again where the learned table ends; None if the encoder has no table."""
     if config.model_type in ("modernbert", "deberta-v2"):
         return None
     first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
@@ -160,7 +160,10 @@ def own_encoder(model, implementation="eager"):
 
 
 def dense_states(model, input_ids, attention_mask, kind="arrow", window=None, log_n=False):
-    """Encoder states of `model`'s weights with dense attention: our oracle for DeBERTa, transformers' code else."""
+    """
+    States of `model`'s encoder with dense attention: of `references.deberta_encoder` for DeBERTa, else of
+    transformers' own encoder with a dense mask.
+    """
     config = model.config.backbone_config
     if config.model_type == "deberta-v2":
         state = dict(model.backbone.named_parameters())

@@ -1,4 +1,4 @@
-"""A toy corpus that a tiny random encoder learns by heart, and the commands of `training/` as a user runs them."""
+"""A toy corpus that a tiny random encoder learns by heart. Run commands of `training/` as a user does."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from training.corpus.windows import Window
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
-# The files of the code, tests aside.
+# All Python files but the tests.
 CODE = [path for folder in ("modeling_sener", "training", "space") for path in sorted((ROOT / folder).rglob("*.py"))]
 LABELS = ["Material", "Method", "Person", "Task"]
-# Entities wherever they occur, some nested, some with the same span.
+# These are entities wherever they occur; some are nested, some have the same span.
 ENTITIES = (
     ("ResNet-50", "Method"),
     ("ImageNet", "Material"),
@@ -34,7 +34,7 @@ ENTITIES = (
 
 
 def toy_records(count=8):
-    """`count` texts of words in the format of the data files, each of three sentences."""
+    """`count` records of three sentences, as lists of words, in the format of the data files."""
     records = []
     for n in range(count):
         words = " ".join(CORPUS[(n + k) % len(CORPUS)] for k in range(3)).split()
@@ -75,21 +75,22 @@ def toy_backbone(folder, hidden_size=32, **fields):
     return folder
 
 
-# A small run, about a second per epoch: eight steps of two windows.
+# Options of a small run; an epoch on `both.jsonl` has eight steps of two windows, and takes about a second.
 SMALL = ["--span_window", "8", "--attention_window", "16", "--biaffine_size", "16", "--span_channels", "8",
          "--span_layers", "1", "--max_tokens", "64", "--batch_size", "2", "--gradient_accumulation_steps", "1",
          "--learning_rate", "2e-3", "--head_learning_rate", "5e-3"]  # fmt: skip
 
 
 def empty_records(count):
-    """`count` texts of words without an entity, in the format of the data files, each of two sentences or three."""
+    """`count` records without an entity, of two or three sentences, in the format of the data files."""
     return [{"doc_id": f"empty{n}", "text": f"{CORPUS[3]} ".split() * (2 + n % 2), "entity": []} for n in range(count)]
 
 
 def toy_folder(folder):
     """
-    Fill `folder` with a backbone and the toy corpus in both formats: `bert`, `raw.jsonl`, `both.jsonl`. `sparse.jsonl`
-    has 12 of its texts and 8 without an entity, each of one training window.
+    Fill `folder` with `bert`, a backbone; `raw.jsonl`, the toy corpus as raw text; `both.jsonl`, the same texts as
+    lists of words and as raw text; and `sparse.jsonl`, 12 of these texts and 8 without an entity. Each text is one
+    training window.
     """
     toy_backbone(folder / "bert")
     words, raw = toy_records(), [as_raw(record) for record in toy_records()]
@@ -115,13 +116,13 @@ def tagger_arguments(folder, output, *more):
 
 
 def toy_window(length, first=0, spans=()):
-    """[CLS], `length` words of one token each, [SEP]."""
+    """A window of `length` words with one token each, between [CLS] and [SEP]."""
     tokens = 10 + first + np.arange(length)
     word_index = np.concatenate([[0], np.arange(1, length + 1), [0]])
     return Window(np.concatenate([[1], tokens, [2]]), word_index, list(spans))
 
 
-# Options of `accelerate launch`, which calls several processes multi_gpu on the CPU, too.
+# Options of `accelerate launch`. Several processes are called multi_gpu even on the CPU.
 ONE_PROCESS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "1"]
 TWO_PROCESSES = [*ONE_PROCESS[:-1], "2", "--multi_gpu"]
 
@@ -136,7 +137,7 @@ def python(*arguments, **environment):
 
 
 def fails(done, *parts):
-    """Assert that the command failed with one message that contains `parts`, without a traceback."""
+    """Assert that a command failed with a single error message, which contains `parts`, and without a traceback."""
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     messages = [line for line in done.stderr.splitlines() if line.startswith("error: ") or ": error: " in line]
@@ -146,7 +147,7 @@ def fails(done, *parts):
 
 
 def one_core():
-    """Bind a child process to one core: small work gains nothing from a second one, and loses if others use it."""
+    """Bind a child process to one core: small work gains nothing from a second one, and suffers if others use it."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 
