@@ -1,4 +1,4 @@
-"""The ablations command: its rows, its table, skipped runs; scores by length of text."""
+"""ablations.py: the rows of its table, skipped runs, killed commands; scores by length of text."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def fields_of(tmp_path, **fields):
 
 
 def test_every_row_differs_from_the_base_in_one_field_and_train_takes_it(tmp_path):
-    """The paper's rows and two more, whichever side the base is on."""
+    """The paper's rows and two more, whichever value of a field the base has."""
     shared = ["base", "attention=sliding_window", "attention=full", "log_n_scaling=false", "span_interaction=cnn",
               "span_interaction=none", "lora_rank=0", "mask_share=0.0"]  # fmt: skip
     base = ablations.base_values(fields_of(tmp_path))
@@ -84,7 +84,7 @@ F1S = {("base", 1): 0.5, ("base", 2): 0.7, ("base", 3): 0.65, ("attention=full",
        ("attention=sliding_window", 2): 0.2, ("attention=sliding_window", 3): 0.6}  # fmt: skip
 
 
-def test_what_has_a_report_is_not_run_again_and_the_table_is_right(tmp_path, capsys):
+def test_rows_with_a_report_are_not_run_again_and_the_table_is_right(tmp_path, capsys):
     """The data files do not exist: any run would fail."""
     write_reports(tmp_path, F1S)
     given = [*GIVEN, "--output_dir", str(tmp_path), "--rows", "attention", "--num_epochs", "4", "--span_window", "9"]
@@ -132,7 +132,7 @@ def test_reports_of_another_base_are_not_mixed_in(tmp_path):
 
 
 def test_every_row_has_its_first_seed_before_any_has_its_second(tmp_path, monkeypatch):
-    """A command that is stopped then leaves a complete table. `run_row` is replaced: it writes a report."""
+    """So that a command that is stopped early leaves a complete table. `run_row` is replaced: it writes a report."""
     order = []
 
     def run_row(folder, base, changes, seed, *others):
@@ -146,7 +146,7 @@ def test_every_row_has_its_first_seed_before_any_has_its_second(tmp_path, monkey
                      (2, "lora_rank=0", {"lora_rank": 0})]  # fmt: skip
 
 
-def test_a_data_set_is_scored_on_the_split_that_training_takes_for_dev(tmp_path):
+def test_a_data_set_without_a_split_is_scored_on_its_validation_split(tmp_path):
     (tmp_path / "plain").write_text("")
     files = [str(tmp_path / "plain"), "a.jsonl", "b.jsonl.gz", "name:test"]
     assert ablations.dev_sources([*files, "name"]) == [*files, "name:validation"]
@@ -174,7 +174,7 @@ def test_unknown_options_end_with_exit_code_2(tmp_path, capsys, more, message):
 
 
 def test_a_run_that_fails_says_why_and_where(tmp_path):
-    """The error has the run's own message; the rest of its output is in the log."""
+    """The error contains the run's own message, and names the log with the rest of its output."""
     done = python(SCRIPT, *GIVEN[:4], "--dev_file", tmp_path / "none.jsonl", "--output_dir", tmp_path / "out",
                   "--rows", "attention", "--report_to", "none", "--seeds", "5")  # fmt: skip
     log = tmp_path / "out" / "base" / "seed_5" / "log.txt"
@@ -185,7 +185,9 @@ def test_a_run_that_fails_says_why_and_where(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_its_training_ends_with_the_command(tmp_path, number):
-    """Or else a restart could not use the folder. The training is in an epoch that takes minutes without output."""
+    """
+    Otherwise a second command could not use the folder. The training is in an epoch that takes minutes without output.
+    """
     write_jsonl(tmp_path / "long.jsonl", toy_records(8) * 500)
     given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--train_file", str(tmp_path / "long.jsonl"),
                                "--report_to", "none", "--seeds", "3")  # fmt: skip
@@ -207,7 +209,7 @@ def test_its_training_ends_with_the_command(tmp_path, number):
         assert command.returncode == 143 and printed.splitlines()[-1] == "terminated; the same command goes on"
 
 
-def test_the_fault_of_an_earlier_run_is_not_told_again(tmp_path, monkeypatch):
+def test_the_error_of_an_earlier_run_is_not_reported_again(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text("error: an old fault\n")
     (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setattr(ablations, "HERE", tmp_path)
@@ -217,7 +219,10 @@ def test_the_fault_of_an_earlier_run_is_not_told_again(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_rows_are_trained_and_scored_and_a_killed_command_goes_on(tmp_path):
-    """Two rows trained, one scored again, through the real commands; then the same after one report is lost."""
+    """
+    Two rows are trained and one is only scored, by the real commands. Then one report is deleted, and the command runs
+    again: it makes that report alone.
+    """
     toy = toy_folder(tmp_path)
     given = training_arguments(toy, tmp_path / "out", "--num_epochs", "2", "--lora_rank", "0", "--threshold", "0.02",
                                "--report_to", "none")  # fmt: skip
@@ -277,7 +282,7 @@ def by_length(tmp_path_factory):
     return folder
 
 
-def test_chunks_are_whole_words_of_at_most_so_many_tokens_and_hold_the_whole_text(by_length):
+def test_chunks_of_whole_words_hold_the_text_within_the_limit_of_tokens(by_length):
     _, processor = load_checkpoint(by_length / "model")
     for document in read_documents(by_length / "dev.jsonl"):
         places = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
@@ -303,7 +308,7 @@ def test_chunks_are_whole_words_of_at_most_so_many_tokens_and_hold_the_whole_tex
 
 
 def test_scores_by_length_are_those_of_the_chunks(by_length, tmp_path, capsys, monkeypatch):
-    """With shorter lengths than the command's, as the texts are short."""
+    """The lengths are shorter than the command's, as the texts are short."""
     monkeypatch.setattr(ablations, "LENGTHS", (16, 64, 1024))
     model, processor = load_checkpoint(by_length / "model")
     documents = read_documents(by_length / "dev.jsonl")

@@ -1,4 +1,4 @@
-"""The plain tagger through its real command: tags and spans, windows in prediction, nested gold."""
+"""baseline_tagger.py: tags and spans, windows in prediction, nested gold, and a run of the command."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def flat(document):
             if not any(a <= start and end <= b and (a, b) != (start, end) for a, b in spans)]  # fmt: skip
 
 
-def test_flat_gold_is_learnt_by_heart_and_all_gold_stays_in_the_denominator(toy, trained):
+def test_flat_gold_is_learnt_by_heart_and_recall_counts_all_gold(toy, trained):
     done, output = trained
     assert done.returncode == 0, done.stderr[-3000:]
     documents = read_documents(toy / "both.jsonl")
@@ -73,7 +73,7 @@ def test_flat_gold_is_learnt_by_heart_and_all_gold_stays_in_the_denominator(toy,
     assert "windows of 64 tokens\n" in done.stdout and "training:" in done.stderr
 
 
-def test_what_is_saved_is_the_tagger_that_was_scored(toy, trained):
+def test_the_saved_tagger_is_the_one_that_was_scored(toy, trained):
     _, output = trained
     model = AutoModelForTokenClassification.from_pretrained(output)
     assert [model.config.id2label[i] for i in range(9)] == ["O", *(f"{mark}-{label}" for label in LABELS
@@ -85,7 +85,7 @@ def test_what_is_saved_is_the_tagger_that_was_scored(toy, trained):
 
 
 @given(SPANS)
-def test_outermost_spans_overlap_none_and_leave_out_only_what_overlaps_one_as_long(spans):
+def test_outermost_spans_do_not_overlap_and_each_span_left_out_overlaps_one_as_long(spans):
     kept = tagger.outermost(spans)
     assert kept == sorted(kept) and set(kept) <= set(spans)
     for a, b in zip(kept, kept[1:], strict=False):
@@ -93,7 +93,7 @@ def test_outermost_spans_overlap_none_and_leave_out_only_what_overlaps_one_as_lo
     for first, last, label in set(spans) - set(kept):
         rivals = [own for own in kept if own[0] < last and first < own[1]]
         assert max((own[1] - own[0] for own in rivals), default=0) >= last - first, (first, last, label)
-    for span in kept:  # outermost: no larger span holds it, unless that one was left out
+    for span in kept:  # outermost: every larger span that holds it was left out
         holders = [own for own in spans if own[0] <= span[0] and span[1] <= own[1] and own[:2] != span[:2]]
         assert not set(holders) & set(kept)
 
@@ -107,7 +107,7 @@ def test_tags_hold_flat_spans_exactly(spans, num_words):
 
 @given(st.lists(st.integers(0, 6), max_size=20))
 def test_any_tags_are_spans_as_conll_reads_them(tags):
-    """Reference: a regular expression over the tags of one label, B or I followed by all I."""
+    """Reference: a regular expression over the tags of one label. A span is a B or I, and every I after it."""
     expected = []
     for label, (b, i) in enumerate([(1, 2), (3, 4), (5, 6)]):
         text = "".join("B" if tag == b else "I" if tag == i else "O" for tag in tags)
@@ -132,7 +132,7 @@ def test_each_word_is_taken_once_from_the_window_where_it_stands_farthest_from_a
 
 
 def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
-    """An encoder without layers and positions sees single tokens, so windows of any length must give the same tags."""
+    """An encoder without layers and positions sees single tokens: windows of any length must give the same tags."""
     toy_backbone(tmp_path, num_hidden_layers=0)
     torch.manual_seed(0)
     model = tagger.build_tagger(str(tmp_path), LABELS).eval()
@@ -159,7 +159,7 @@ def test_words_are_tagged_the_same_however_the_text_is_cut(tmp_path):
 
 
 def test_only_first_tokens_have_labels(toy):
-    """Two texts, the shorter one padded; the second word of the first has three tokens."""
+    """A batch of two texts, the shorter one padded. The second word of the first has three tokens."""
     processor = SenerProcessor.from_backbone(str(toy / "bert"), SenerConfig())
     assert processor.tokenizer.pad_token_id == 0
     long = Window(np.array([2, 7, 8, 9, 6, 5, 3]), np.array([0, 1, 2, 2, 2, 3, 0]), [(1, 3, 1)])
@@ -186,13 +186,14 @@ def test_encoder_and_classifier_have_their_learning_rates(toy):
     assert seen == set(names.values())
 
 
-def test_the_share_of_tokens_that_was_asked_for_is_masked(toy, tmp_path):
+def test_mask_share_of_the_tokens_is_masked(toy, tmp_path):
     fields = parse_fields(tagger_arguments(toy, tmp_path / "out", "--mask_share", "0.5"))
     (tmp_path / "out" / "checkpoints").mkdir(parents=True)
     run = tagger.build_tagger_run(tagger.build_accelerator(fields), fields)
     run.bar.close()
     tokens = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch, _ in run.batches.loader(0)])
-    assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5  # 80 % of those masked
+    # Of the chosen tokens, 80 % become [MASK].
+    assert 0.2 < (tokens == run.processor.tokenizer.mask_token_id).float().mean() < 0.5
 
 
 def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):
@@ -210,7 +211,7 @@ def test_windows_are_no_longer_than_the_position_table(toy, tmp_path, capsys):
     (["--resume"], "resume is true: a run of the tagger starts anew; leave it out"),
     (["--backbone", str(ROOT / "modeling_sener")], "a SeNER checkpoint: the tagger takes a plain encoder"),
 ])  # fmt: skip
-def test_what_the_tagger_does_not_do_is_refused(toy, tmp_path, more, message):
+def test_fields_that_the_tagger_does_not_support_are_refused(toy, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         tagger.main(tagger_arguments(toy, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()

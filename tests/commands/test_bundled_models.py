@@ -1,4 +1,4 @@
-"""The short names of the models that come with the code."""
+"""--model with the short names of the bundled models."""
 
 import json
 import re
@@ -14,7 +14,10 @@ from training.common.models import find_model
 
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
-    """Two of three bundled models are there, with different labels; a folder of the same name is, too."""
+    """
+    Bundled models with different labels; the third one is missing. The working folder has a folder with the same name
+    as one of them.
+    """
     backbone = toy_backbone(tmp_path / "backbone")
     folders = {name: tmp_path / "there" / name for name in models.MODELS}
     for name, labels in (("papers", ["Method"]), ("contracts", ["Governing Law"])):
@@ -51,7 +54,7 @@ def test_extract_takes_the_name(bundled, tmp_path, capsys):
         assert {entity["label"] for entity in json.loads(capsys.readouterr().out)} == {label}
 
 
-def test_the_command_says_it_in_one_line(tmp_path):
+def test_the_command_refuses_an_unknown_name_in_one_line(tmp_path):
     (tmp_path / "a.txt").write_text("Ada Lovelace")
     done = python(ROOT / "training" / "extract.py", tmp_path / "a.txt", "--model", "proteins")
     fails(done, "--model proteins: no such model. Give a folder, user/name on the Hub, or one of: papers")

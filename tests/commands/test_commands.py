@@ -17,7 +17,7 @@ LABELS = ["Material", "Method", "Person", "Task"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An untrained checkpoint that finds everything (threshold 0), and toy data."""
+    """An untrained checkpoint, which finds all spans with threshold 0, and toy data."""
     folder = tmp_path_factory.mktemp("commands")
     toy_backbone(folder / "bert")
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_predict_keeps_ids_order_and_units(folder, tmp_path):
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
-def test_extract_prints_a_table_that_fits_or_json(folder, tmp_path):
+def test_extract_prints_a_table_as_wide_as_the_terminal_or_json(folder, tmp_path):
     text = "Arrow attention\tscores the span tensor 東京 of long texts ."
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     command = [ROOT / "training" / "extract.py", tmp_path / "a.txt", "--model", folder / "model", "--threshold", "0"]
@@ -70,7 +70,7 @@ def test_extract_prints_a_table_that_fits_or_json(folder, tmp_path):
     assert python(*command).stdout == "0 entities in 2 characters\n"
 
 
-def test_score_counts_what_the_model_cannot_find(folder, tmp_path, capsys):
+def test_score_counts_entities_that_the_model_cannot_find(folder, tmp_path, capsys):
     record = {"id": "a", "text": "Big data sets", "entities": [{"start": 0, "end": 6, "label": "Task"}]}
     wide = {"doc_id": "b", "text": ["a"] * 9, "entity": [[0, 8, "a a a a a a a a", "Task"]]}
     write_jsonl(tmp_path / "data.jsonl", [record, wide])
@@ -117,7 +117,7 @@ def test_training_refuses_bad_data_before_it_starts(folder, tmp_path):
     assert done.returncode == 2 and "--span_windows" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_launcher_passes_the_failure_on(folder, tmp_path):
+def test_the_launcher_fails_if_its_command_fails(folder, tmp_path):
     done = launch("predict.py", "--model", folder / "model", "--input", tmp_path / "none.txt",
                   "--output", tmp_path / "out.jsonl")  # fmt: skip
     assert done.returncode == 1
@@ -151,7 +151,7 @@ def test_every_kind_of_incomplete_checkpoint_is_named(folder, tmp_path):
         load_checkpoint(tmp_path)
 
 
-def test_weights_that_are_missing_are_named(folder, tmp_path):
+def test_missing_weights_are_named(folder, tmp_path):
     model, processor = load_checkpoint(folder / "model")
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "classifier.bias"}
     model.save_pretrained(tmp_path, state_dict=state)
@@ -178,7 +178,7 @@ def test_a_wrong_model_field_is_named(folder, tmp_path, fields, message):
     assert message in str(error.value)
 
 
-def test_texts_are_clipped_by_columns():
+def test_texts_are_clipped_to_columns_of_the_terminal():
     assert extract.clip_to_columns("a\n b\t\x00c", 20) == "a b ?c"
     assert extract.clip_to_columns("東京" * 9, 10) == "東京東..."
     assert extract.columns("e\u0301東") == 3

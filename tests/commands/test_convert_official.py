@@ -1,4 +1,4 @@
-"""Conversion of a checkpoint of the released code to a folder that AutoModel loads, with the same scores."""
+"""convert_official.py: a checkpoint of the published implementation becomes a folder with the same scores."""
 
 import json
 
@@ -22,7 +22,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def backbone(golden, tmp_path_factory):
-    """A config file without `model_type`."""
+    """A config file of the encoder, without `model_type`."""
     path = tmp_path_factory.mktemp("backbone") / "config.json"
     path.write_text(json.dumps(golden.sizes["backbone_config"]))
     return path
@@ -96,7 +96,7 @@ QUERY = f"{PREFIX}pretrain_model.encoder.layer.0.attention.self.query_proj."
         ),
     ],
 )
-def test_what_does_not_fit_is_named(golden, backbone, tmp_path, change, message, capsys):
+def test_a_weight_that_does_not_fit_is_named(golden, backbone, tmp_path, change, message, capsys):
     from training import convert_official
     from training.common.start import run
 
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_named(golden, backbone, tmp_path, change, message,
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_must_be_as_many_as_outputs(golden, backbone, tmp_path):
+def test_a_wrong_number_of_labels_is_refused(golden, backbone, tmp_path):
     given = arguments(golden, backbone, tmp_path / "out")
     given[given.index("--labels") + 1] = "a,b"
     done = python(ROOT / "training" / "convert_official.py", *given)
@@ -117,7 +117,7 @@ def test_labels_must_be_as_many_as_outputs(golden, backbone, tmp_path):
     assert "labels: 2 given, but the checkpoint has 3 outputs" in done.stderr
 
 
-def test_a_file_that_is_no_checkpoint(golden, backbone, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint_is_named(golden, backbone, tmp_path, capsys):
     from training.convert_official import ConversionError, read_checkpoint
 
     for content in ("not a checkpoint", ""):
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_checkpoint(golden, backbone, tmp_path, capsys):
         read_checkpoint(tmp_path / "none.pth")
 
 
-def test_prefixes_and_lora():
+def test_prefixes_are_removed_and_adapters_merged():
     from training.convert_official import official_to_sener
 
     down, up = torch.randn(2, 4), torch.randn(4, 2)
@@ -181,8 +181,8 @@ def released_name(name):
 
 
 @pytest.mark.parametrize("prefix, rank", [("", None), ("module.", None), ("module.", 4), ("_forward_module.", 16)])
-def test_a_made_up_checkpoint_gives_the_scores_of_its_model(prefix, rank):
-    """With the names that PEFT and DeepSpeed make. PEFT merges the adapters of the reference model."""
+def test_a_generated_checkpoint_gives_the_scores_of_its_model(prefix, rank):
+    """Names have the prefixes of PEFT and DeepSpeed. The reference is a model whose adapters PEFT itself merged."""
     from training.convert_official import converted_model, official_to_sener
 
     labels = ["b", "a", "c"]

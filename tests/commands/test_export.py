@@ -1,4 +1,4 @@
-"""The exported program gives the scores of the model for any texts, and runs without this repository."""
+"""export.py: the exported program gives the scores of the model for any texts, and runs without this repository."""
 
 import json
 

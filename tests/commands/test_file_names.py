@@ -1,4 +1,4 @@
-"""A typo in a file's name: every command that reads files says that there is none, and which one is nearest."""
+"""A typo in a file's name: every command that reads files says that there is no such file, and offers the nearest."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 RUN = ["--backbone", "bert", "--output_dir", "out", "--report_to", "none", "--lora_rank", "0"]
-TYPOS = {  # a command, its arguments with a typo, what is missing, what is meant
+TYPOS = {  # a command, its arguments with a typo, the name that is meant
     "train": (training, [*RUN, "--dev_file", "corpus/trian.jsonl", "--train_file", "x.jsonl"], "corpus/train.jsonl"),
     "train, not a name of ours": (training, [*RUN, "--dev_file", "corpus/trian.json", "--train_file", "x"],
                                   "corpus/train.jsonl"),
@@ -69,15 +69,15 @@ def test_the_nearest_name_is_offered(folder, monkeypatch, name):
     assert not (folder / "out" / "config.json").exists()
 
 
-def test_only_what_is_missing_and_near_is_offered(folder, monkeypatch):
+def test_only_for_a_missing_name_a_near_one_is_offered(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert nearest("corpus/train.jsonl") == nearest("corpus") == nearest("zzzz/train.jsonl") == ""
     assert nearest(folder / "corpsu" / "nothing") == f"; did you mean {folder / 'corpus'}?"
-    assert nearest("corpus/train.jsonl/deeper") == ""  # no folder
+    assert nearest("corpus/train.jsonl/deeper") == ""  # a file in place of the folder
 
 
 def test_extract_reads_standard_input(monkeypatch, capsys):
-    """The same as from a file, byte for byte; what is not UTF-8 is named."""
+    """Offsets count the text as it was sent, with its line ends. Bytes that are not UTF-8 are named."""
     text = "We train ResNet-50 on ImageNet .\r\nÜber 😀\n"
 
     def given(content):

@@ -36,7 +36,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    """Use the same number of threads as `unbroken`: weights are compared bit by bit."""
+    """Use one thread, as the run of `unbroken` does: weights are compared bit by bit."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # or else `use_all_cores` would raise the number of threads
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("room", [0, 1, 700, 2500])
-def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
+def test_a_prediction_resumes_after_a_full_disk(tmp_path, room):
     path, lines = tmp_path / "out.jsonl", [prediction_line(f"text {n}", []) for n in range(100)]  # of about 60 bytes
     first, second = results_of(path), Results(str(path))
     write(first, lines[:20])
@@ -116,7 +116,7 @@ def test_a_prediction_goes_on_where_the_disk_was_full(tmp_path, room):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
-def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, ending):
+def test_results_stay_if_there_is_no_room_for_the_last_file(tmp_path, ending):
     path, results = tmp_path / f"out{ending}", results_of(tmp_path / f"out{ending}")
     write(results, [prediction_line(f"text {n}", []) for n in range(3000)])
     path.write_text("before")
@@ -131,7 +131,7 @@ def test_what_is_done_stays_where_there_is_no_room_for_the_last_file(tmp_path, e
     assert len(read(path)) == 3000 and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_checkpoint_stays_where_there_is_no_room_for_the_next(made, tmp_path):
+def test_a_checkpoint_stays_if_there_is_no_room_for_the_next(made, tmp_path):
     model, processor = load_checkpoint(made / "model")
     save_checkpoint(model, processor, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
@@ -145,9 +145,9 @@ def test_a_checkpoint_stays_where_there_is_no_room_for_the_next(made, tmp_path):
     assert not torch.equal(*(next(each.parameters()) for each in (model, load_checkpoint(made / "model")[0])))
 
 
-# Steps: 8 an epoch, a state after 3 and 6 of them and at its end; the best weights at the end of an epoch.
+# An epoch has 8 steps. A state is saved after steps 3 and 6 and at its end, the best weights at its end.
 @pytest.mark.parametrize("steps, what", [(1, "state_0001_0000003"), (5, "state_0001_0000006"), (7, "")])
-def test_a_training_goes_on_where_the_disk_was_full(toy, tmp_path, unbroken, monkeypatch, steps, what):
+def test_a_training_resumes_after_a_full_disk(toy, tmp_path, unbroken, monkeypatch, steps, what):
     step, done = torch.optim.AdamW.step, []
 
     def fill(*arguments, **named):
@@ -167,8 +167,8 @@ def test_a_training_goes_on_where_the_disk_was_full(toy, tmp_path, unbroken, mon
 
 
 @pytest.mark.slow
-def test_the_commands_name_what_a_full_disk_has_no_room_for(toy, made, tmp_path):
-    """One line, no traceback."""
+def test_commands_name_the_file_that_a_full_disk_has_no_room_for(toy, made, tmp_path):
+    """In one line, without a traceback."""
     (tmp_path / "report.json").write_text("before")
     for size, command, arguments, file in (
         (500, "train", training_arguments(toy, tmp_path / "a", *FIELDS), "a/checkpoints/windows.arrow"),
@@ -185,8 +185,8 @@ def test_the_commands_name_what_a_full_disk_has_no_room_for(toy, made, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_tracker_that_cannot_write_ends_the_run_with_its_folder(toy, tmp_path):
-    """The next state is saved three steps later; a tracker writes after each step."""
+def test_a_tracker_that_cannot_write_ends_the_run_and_its_folder_is_named(toy, tmp_path):
+    """The tracker fails before the next state: it writes after each step, a state is saved three steps later."""
     checkpoints = tmp_path / "checkpoints"
     training_run = Command("train", training_arguments(toy, tmp_path, *FIELDS[2:-2], "--num_epochs", "50"))
     wait_for((checkpoints / "state_0002_0000000").exists, training_run.is_running)
@@ -198,7 +198,7 @@ def test_a_tracker_that_cannot_write_ends_the_run_with_its_folder(toy, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-def test_standard_output_that_takes_nothing_is_named(made):
+def test_a_full_standard_output_is_named(made):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "training/score.py", *scoring(made)], cwd=ROOT, stdout=full,
                               stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -238,7 +238,7 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
     first = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
     assert first.start()
     started = Prediction([str(made / "corpus.jsonl")], str(path), resume=False)
-    assert started.start()  # both have checked the output, neither has written
+    assert started.start()  # both have checked the output, and neither has written
     first.show({})
     with pytest.raises(DataError, match="another run is writing it; end that one first"):
         started.show({})
@@ -253,7 +253,7 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(toy, tmp_path, unbroken):
-    """Two real commands: the second is refused while the first runs, and resumes once the first was killed."""
+    """Two real commands. The second is refused while the first runs, and resumes after the first was killed."""
     first = Command("train", training_arguments(toy, tmp_path, *FIELDS[2:], "--num_epochs", "500"))
     wait_for(lambda: (tmp_path / "checkpoints").exists() and newest_state(tmp_path / "checkpoints"), first.is_running)
     code, lines = Command("train", training_arguments(toy, tmp_path, *FIELDS, "--resume")).end()
@@ -271,7 +271,7 @@ def test_a_killed_run_leaves_no_lock(toy, tmp_path, unbroken):
 
 
 @pytest.mark.slow
-def test_a_terminated_training_says_so_and_goes_on_to_the_same_weights(toy, tmp_path, unbroken):
+def test_a_terminated_training_says_so_and_resumes_to_the_same_weights(toy, tmp_path, unbroken):
     folder, given = tmp_path / "checkpoints", training_arguments(toy, tmp_path, *FIELDS, "--resume")
     for state in ("state_0001_0000003", "state_0002_0000000"):
         command = Command("train", given)
@@ -284,7 +284,7 @@ def test_a_terminated_training_says_so_and_goes_on_to_the_same_weights(toy, tmp_
 
 
 @pytest.mark.slow
-def test_a_terminated_prediction_says_so_and_goes_on(made, tmp_path):
+def test_a_terminated_prediction_says_so_and_resumes(made, tmp_path):
     aside, given = tmp_path / "out.jsonl.partial", predicting(made, tmp_path / "out.jsonl", "--resume")
     for _ in range(2):
         size = aside.stat().st_size if aside.exists() else 0
@@ -301,7 +301,7 @@ def test_a_terminated_prediction_says_so_and_goes_on(made, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_launcher_that_is_ended_takes_its_processes_with_it(toy, tmp_path, number):
+def test_the_processes_of_a_launcher_end_with_it(toy, tmp_path, number):
     given = training_arguments(toy, tmp_path, *FIELDS[2:], "--num_epochs", "500")
     launcher = start_two_processes("train.py", given)
     wait_for(lambda: (tmp_path / "checkpoints").exists() and newest_state(tmp_path / "checkpoints"))
@@ -314,8 +314,8 @@ def test_a_launcher_that_is_ended_takes_its_processes_with_it(toy, tmp_path, num
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
-def test_a_score_that_is_ended_leaves_the_reports_of_before(made, tmp_path, ending):
-    """Terminated during the scoring, and killed while each of its files is written or renamed."""
+def test_a_score_that_is_ended_leaves_the_earlier_reports(made, tmp_path, ending):
+    """It is terminated during the scoring, or killed when each of its files gets its name."""
     files = [tmp_path / "report.json", tmp_path / "report.html"]
     for file in files:
         file.write_text("before")
@@ -342,7 +342,7 @@ def test_a_score_that_is_ended_leaves_the_reports_of_before(made, tmp_path, endi
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
 def test_a_run_ends_when_one_of_its_processes_dies(toy, made, tmp_path, script, rank):
-    """With the real launcher. The run then resumes from what was written."""
+    """With the real launcher. The run then resumes from the files that it has written."""
     trains, aside = script == "train.py", tmp_path / "out.jsonl.partial"
     output = tmp_path / ("out" if trains else "out.jsonl")
     given = training_arguments(toy, output, *FIELDS, "--resume") if trains else predicting(made, output, "--resume")
@@ -370,7 +370,10 @@ def test_a_run_ends_when_one_of_its_processes_dies(toy, made, tmp_path, script, 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("script", ["train.py", "predict.py"])
 def test_a_process_that_waits_for_a_dead_one_ends_with_an_error(toy, made, tmp_path, script, rank):
-    """Without a launcher, which would end the process. The other one is stopped first, so that this one waits."""
+    """
+    Without a launcher, which would end the process itself. The other process is stopped before it is killed, so that
+    this one waits for it.
+    """
     trains, aside = script == "train.py", tmp_path / "out.jsonl.partial"
     given = training_arguments(toy, tmp_path / "out", *FIELDS[2:], "--num_epochs", "500") if trains else \
         predicting(made, tmp_path / "out.jsonl")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The commands, and the demo's reading of files, on systems without the features of Linux."""
+"""Run the commands, and the demo's reading of files, as on Windows and macOS; find uses of features that they lack."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ UNIX = {"fork", "forkpty", "getuid", "geteuid", "getgid", "killpg", "getpgid", "
 
 
 def unguarded(source):
-    """Uses of features that some systems lack, outside of a `try`, or an `if` that asks for them or for the system."""
+    """Find uses of features that some systems lack, unless a `try`, or an `if` that tests for them, is around them."""
     found = []
 
     def look(node, guarded):
@@ -42,11 +42,11 @@ def unguarded(source):
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_used_that_not_every_system_has(path):
+def test_code_guards_features_that_some_systems_lack(path):
     assert unguarded(path.read_text(encoding="utf-8")) == []
 
 
-def test_what_is_not_guarded_is_found():
+def test_an_unguarded_feature_is_found():
     for source in ("import fcntl", "from resource import setrlimit", "os.sched_getaffinity(0)", "os.fork()",
                    "subprocess.Popen(a, preexec_fn=f)", "if x:\n    import resource"):  # fmt: skip
         assert len(unguarded(source)) == 1, source
@@ -58,7 +58,7 @@ def test_what_is_not_guarded_is_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["windows", "macos"])
-def test_commands_run_elsewhere(system, tmp_path):
+def test_commands_run_on_other_systems(system, tmp_path):
     toy_folder(tmp_path)
     toy_checkpoint(tmp_path)
     toy_corpus(tmp_path / "corpus.jsonl", 70)
@@ -87,8 +87,8 @@ def test_commands_run_elsewhere(system, tmp_path):
     assert {path.name for path in tmp_path.glob("out*")} == {"out", "out.jsonl", "out.jsonl.gz", "out.parquet"}
 
 
-def test_what_makes_batches_is_pickled_for_processes_that_are_spawned(tmp_path):
-    """Data loaders spawn their workers on Windows and macOS, and from Python 3.14 on elsewhere, too."""
+def test_the_data_set_of_batches_can_be_pickled(tmp_path):
+    """Data loaders pickle it for workers that are spawned: on Windows and macOS, and anywhere from Python 3.14 on."""
     from accelerate import Accelerator
 
     from modeling_sener import SenerConfig, SenerProcessor

@@ -1,4 +1,4 @@
-"""Prediction over a corpus: all formats, one chunk in memory, no text lost or repeated, faults named."""
+"""predict.py: all formats, one chunk of texts in memory, no text lost or repeated, faults named."""
 
 import gzip
 import json
@@ -54,7 +54,7 @@ def run(folder, *inputs, output, more=()):
 IN_USE = """
 import ctypes, gc, json, os, sys
 for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.pop(name, None)  # what a prediction in the parent has set
+    os.environ.pop(name, None)  # a prediction in the parent process has set it
 from training import predict
 
 class Heap(ctypes.Structure):  # mallinfo2(3)
@@ -73,7 +73,7 @@ print(json.dumps(in_use))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is asked")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallinfo2 is glibc's")
 def test_memory_does_not_grow_with_the_number_of_different_lengths(folder, tmp_path):
     corpora = []
     for first in range(20, 320, 75):  # no two texts are of one length
@@ -85,7 +85,7 @@ def test_memory_does_not_grow_with_the_number_of_different_lengths(folder, tmp_p
     assert in_use[3] - in_use[1] < 4e6
 
 
-def test_all_formats_give_the_entities_of_the_pipeline_path(folder, tmp_path):
+def test_all_formats_of_inputs_and_outputs_give_the_same_entities(folder, tmp_path):
     lines = (folder / "corpus.jsonl").read_text().splitlines()[:90]
     strings, words = ([json.loads(line) for line in lines[k::2]] for k in (0, 1))
     write_jsonl(tmp_path / "strings.jsonl", strings)
@@ -111,7 +111,7 @@ def test_a_column_of_categories_and_rows_without_an_id_are_read(folder, tmp_path
     assert documents == [Document(f"{tmp_path}/a.parquet row 1", "Ada Lovelace"), Document("7", "London")]
 
 
-def test_half_a_surrogate_pair_is_written(tmp_path):
+def test_a_lone_surrogate_is_written(tmp_path):
     entity = {"start": 0, "end": 2, "text": "x\ud83d", "label": "Task", "score": 0.5}
     for name, text in (("a.jsonl", "x\ud83d"), ("a.parquet", "x\ufffd")):
         results = results_of(tmp_path / name)
@@ -123,7 +123,7 @@ def test_half_a_surrogate_pair_is_written(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_wherever_the_file_was_cut_whole_lines_stay_and_no_text_is_left_out(tmp_path_factory, data):
+def test_a_partial_file_cut_anywhere_keeps_its_whole_lines_and_no_text_is_left_out(tmp_path_factory, data):
     ids = data.draw(st.lists(st.text(max_size=3), min_size=1, max_size=6))
     lines, folder = [prediction_line(name, []) for name in ids], tmp_path_factory.mktemp("cut")
     results = results_of(folder / "out.jsonl", model="a")
@@ -158,7 +158,7 @@ def test_a_cut_run_is_resumed_to_the_same_output(folder, tmp_path, capsys, cut):
     assert (tmp_path / "out.jsonl").stat() == written
 
 
-def test_a_fault_loses_nothing_that_is_done(folder, tmp_path):
+def test_a_fault_in_the_input_loses_no_finished_text(folder, tmp_path):
     path = tmp_path / "corpus.jsonl"
     lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:150], '{"id": 1, "text": 2}\n', *lines[151:]]))
@@ -211,7 +211,7 @@ def test_a_chunk_ends_after_a_long_text():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=30), st.integers(1, 5))
-def test_batches_hold_each_text_once_are_of_one_kind_and_as_full_as_they_may_be(kinds, batch_size):
+def test_batches_hold_each_text_once_are_of_one_kind_and_full(kinds, batch_size):
     texts = [["a"] * words if is_split else "a" * CHARACTERS_A_WORD * words for is_split, words in kinds]
     batches = list(length_batches(texts, batch_size))
     assert sorted(i for batch in batches for i in batch) == list(range(len(texts)))
@@ -224,8 +224,8 @@ def test_batches_hold_each_text_once_are_of_one_kind_and_as_full_as_they_may_be(
         assert full or (kinds[batch[0]][0], kinds[following[0]][0]) == (False, True)  # the one change of kind
 
 
-def test_each_text_is_the_work_of_one_process_and_long_ones_are_shared_out(monkeypatch):
-    """Runs two processes one after the other; each returns only its own texts."""
+def test_one_process_computes_each_text_and_long_texts_are_shared_out(monkeypatch):
+    """Imitates two processes, one after the other; each returns only its own texts."""
     texts, shares = [["a"] * words for words in (3, 50, 1, 40, 2, 60)], []
 
     def gather(own):
@@ -249,7 +249,7 @@ def refused(folder, tmp_path, *inputs, output="out.jsonl", more=()):
     return str(error.value)
 
 
-def test_what_is_done_is_not_overwritten_nor_mixed(folder, tmp_path):
+def test_a_partial_file_of_other_texts_is_neither_overwritten_nor_continued(folder, tmp_path):
     corpus, aside = folder / "corpus.jsonl", tmp_path / "out.jsonl.partial"
     lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
     for written, message in (
@@ -266,7 +266,7 @@ def test_what_is_done_is_not_overwritten_nor_mixed(folder, tmp_path):
     assert f"{aside}:1: is damaged, or no line of this" in refused(folder, tmp_path, corpus, more=["--resume"])
 
 
-# Arguments of a run, arguments of its resumption, and the field that the error names.
+# The field that the error names, a change to the model before the run is resumed, further arguments then.
 OTHERS = {
     "threshold": ("threshold", lambda folder: None, ["--threshold", "0.7"]),
     "labels": (
@@ -305,7 +305,7 @@ def change_tokenizer(folder):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_run_is_not_resumed_as_another_one(folder, tmp_path, monkeypatch, name):
+def test_a_run_is_not_resumed_with_another_model_or_other_arguments(folder, tmp_path, monkeypatch, name):
     field, change, more = OTHERS[name]
     lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "corpus.jsonl").write_text("".join(lines[:100]))
@@ -339,7 +339,7 @@ def test_a_run_is_resumed_with_another_batch_size(folder, tmp_path):
     assert_same(read(tmp_path / "out.jsonl"), read(folder / "expected.jsonl"))
 
 
-def test_a_text_that_was_another_one_is_named(folder, tmp_path):
+def test_a_text_that_changed_since_its_line_was_written_is_named(folder, tmp_path):
     lines = (folder / "expected.jsonl").read_bytes().splitlines(keepends=True)
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_bytes((folder / "corpus.jsonl").read_bytes())
@@ -352,14 +352,15 @@ def test_a_text_that_was_another_one_is_named(folder, tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
-    """Whether the file is resumed, or finished by the run that wrote it."""
+def test_a_changed_bit_of_the_partial_file_is_noticed(tmp_path_factory, data):
+    """Both by the run that wrote the file and by a run that resumes it."""
     folder, ids = tmp_path_factory.mktemp("flip"), ["a", "b", "c"]
     entity = {"start": 0, "end": 2, "text": "é😀", "label": "Task", "score": 0.5}
     results = results_of(folder / "out.jsonl", model="a", threshold=[0.5])
     write(results, [prediction_line(name, [entity] * n) for n, name in enumerate(ids)])
     whole = (folder / "out.jsonl.partial").read_bytes()
-    bit = data.draw(st.integers(0, 8 * len(whole) - 9))  # without the end of the last line, it is computed anew
+    # The last line's end is spared: without it, the line is computed anew.
+    bit = data.draw(st.integers(0, 8 * len(whole) - 9))
     damaged = bytearray(whole)
     damaged[bit // 8] ^= 1 << bit % 8
     (folder / "out.jsonl.partial").write_bytes(damaged)
@@ -370,14 +371,14 @@ def test_no_bit_of_what_is_done_changes_unseen(tmp_path_factory, data):
     with pytest.raises(DataError, match=r"out\.jsonl\.partial:\d: (is|was) damaged.* start anew$") as error:
         again.resume(iter([Document(name, "") for name in ids]))
     line = int(str(error.value).partition(".partial:")[2].partition(":")[0])
-    if line > 1:  # follow the advice: cut off from this line on, the rest is right
+    if line > 1:  # follow the message's advice, and cut the file off before this line: the lines above are right
         (folder / "out.jsonl.partial").write_bytes(b"".join(bytes(damaged).splitlines(keepends=True)[: line - 1]))
         again = Results(str(folder / "out.jsonl"))
         again.resume(iter([Document(name, "") for name in ids]))
         assert again.done == line - 2
 
 
-def test_what_cannot_be_used_is_named_before_anything_is_written(folder, tmp_path):
+def test_an_input_or_option_that_cannot_be_used_is_named_before_anything_is_written(folder, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join((folder / "corpus.jsonl").read_text().splitlines(keepends=True)[:3]))
     pq.write_table(pa.table({"body": ["a"]}), tmp_path / "body.parquet")
@@ -426,7 +427,7 @@ def test_two_processes_write_the_file_of_one(folder, tmp_path):
 
 
 MODEL = "modeling_sener:SenerModel.find_candidates"  # called four times a chunk
-# Arguments of `run_until_killed`, in the order of the run; a resumption follows each kill.
+# The event of each kill, as `run_until_killed` takes it, in the order of a run. Each run resumes the one before it.
 KILLS = {
     "before the first line": ("open", "out.jsonl.gz.partial", 1, 0),
     "in the first chunk": (MODEL, "", 2, 0),
@@ -435,12 +436,12 @@ KILLS = {
     "in a later chunk": (MODEL, "", 5, 0.005),
     "before it is compressed": ("open", "out.jsonl.gz.writing", 1, 0),
     "before it gets its name": ("os.rename", "out.jsonl.gz.writing", 1, 0),
-    "before what is aside goes": ("os.remove", "out.jsonl.gz.partial", 1, 0),
+    "before the partial file is removed": ("os.remove", "out.jsonl.gz.partial", 1, 0),
 }
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, tmp_path):
+def test_a_run_killed_at_any_kind_of_moment_loses_and_repeats_nothing(folder, tmp_path):
     given = arguments(folder, folder / "corpus.jsonl", output=tmp_path / "out.jsonl.gz", more=["--resume"])
     aside, seen = tmp_path / "out.jsonl.gz.partial", []
     for place, point in KILLS.items():
@@ -449,7 +450,7 @@ def test_a_run_killed_at_every_kind_of_place_loses_and_repeats_nothing(folder, t
                 file.write(b'{"id": "text 64", "entit')
         assert run_until_killed("predict", *point, given) == -signal.SIGKILL, place
         seen.append(max(aside.read_bytes().count(b"\n") - 1, 0) if aside.exists() else 0)
-        assert (tmp_path / "out.jsonl.gz").exists() == (place == "before what is aside goes")
+        assert (tmp_path / "out.jsonl.gz").exists() == (place == "before the partial file is removed")
     assert seen == [0, 0, 64, 64, 128, COUNT, COUNT, COUNT]
     done = python(ROOT / "training" / "predict.py", *given)
     assert done.returncode == 0 and f"resumed after {COUNT} texts" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Prediction on a Ray cluster gives the output of training/predict.py, also if a node is lost."""
+"""predict_ray.py gives the output of predict.py, even if a node of the cluster is lost."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """Two nodes: one where the command runs, one that can be lost."""
+    """Two nodes. The command runs on the first; `lose` ends the second."""
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 100 * 2**20, "num_cpus": 2}
@@ -65,7 +65,7 @@ def actors_of(raylet):
 
 
 @pytest.mark.slow
-def test_a_node_that_is_lost_half_way_costs_no_text(folder, cluster, tmp_path):
+def test_a_node_lost_during_the_run_costs_no_text(folder, cluster, tmp_path):
     output = tmp_path / "out.jsonl"
     process, worked_there = start(folder, cluster.address, output), False
     aside = Path(f"{output}.partial")

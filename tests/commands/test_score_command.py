@@ -1,4 +1,4 @@
-"""score.py as a user runs it: the entities that the pipeline finds, fitted thresholds, processes, metric."""
+"""score.py as a user runs it: the pipeline's entities, fitted thresholds, several processes, the metric."""
 
 import json
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path):
-    """A copy of the checkpoint, which fitting may change."""
+    """The data and a copy of the checkpoint, which fitting thresholds changes."""
     for name in ("model", "data.jsonl"):
         (tmp_path / name).symlink_to(made / name)
     (tmp_path / "model").unlink()
@@ -49,7 +49,7 @@ def run_score(folder, capsys, *arguments):
 @pytest.mark.parametrize(
     "fields", [{}, {"allow_nested": False}, {"labels_per_span": "best"}, {"cross_blank_lines": False}]
 )
-def test_spans_chosen_later_are_those_that_the_pipeline_finds(folder, threshold, fields):
+def test_choosing_among_scored_spans_gives_the_pipelines_entities(folder, threshold, fields):
     model, processor = load_checkpoint(folder / "model")
     for name, value in fields.items():
         setattr(processor.config, name, value)
@@ -114,7 +114,7 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     (["--data", "gold.jsonl", "--output", "./gold.jsonl"], "--output ./gold.jsonl would overwrite --data"),
     (["--output", "a.json", "--report", "a.json"], "--report a.json would overwrite --output"),
 ])  # fmt: skip
-def test_what_would_fail_at_the_end_fails_at_the_start(folder, arguments, message):
+def test_arguments_that_would_fail_at_the_end_are_refused_at_the_start(folder, arguments, message):
     given = ["--model", str(folder / "model"), "--data", str(folder / "data.jsonl"), *arguments]
     with pytest.raises(ValueError, match=message):
         score.main(given)
@@ -128,7 +128,7 @@ def test_a_threshold_cannot_be_given_and_fitted(capsys):
 
 @pytest.mark.slow
 def test_two_processes_score_and_fit_as_one(folder, capsys):
-    """Also if one of them has no texts."""
+    """Even if one of them has no texts."""
     model = (folder / "model" / "config.json").read_text()
     alone, _ = run_score(folder, capsys, "--fit_thresholds")
     (folder / "model" / "config.json").write_text(model)
@@ -167,8 +167,11 @@ def test_the_metric_module_gives_the_numbers_of_score(folder, capsys, monkeypatc
     assert {**curve, "floor": CURVE_FLOOR} == result["overlap_curve"] and curve["highest_recall"] > 0
 
 
-def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
-    """Overlap counts in units of the offsets. Without scores there is no curve. Of equal entities the best counts."""
+def test_the_metric_works_without_words_or_scores(monkeypatch, tmp_path):
+    """
+    Without words, overlap counts units of the offsets. Without scores, there is no curve. Of equal entities, the one
+    with the highest score counts.
+    """
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
     metric = evaluate.load(str(ROOT / "training" / "evaluation" / "metric"), cache_dir=str(tmp_path))
     gold = [[{"start": 0, "end": 9, "label": "A"}]]
@@ -190,8 +193,8 @@ def test_the_metric_without_words_or_scores(monkeypatch, tmp_path):
     assert nothing == {**score_entities([[]], [[]]), "overlap": score_entities([[]], [[]])}
 
 
-def test_gold_with_white_space_scores_all_with_a_perfect_model(folder, capsys, monkeypatch, tmp_path):
-    """The gold is what the model finds, with white space around it where the text has some."""
+def test_white_space_around_gold_does_not_lower_the_score(folder, capsys, monkeypatch, tmp_path):
+    """The gold entities are those that the model finds, with the white space of the text around them."""
     monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
     model, processor = load_checkpoint(folder / "model")
     texts = [f"\n {text} \n" for text in ("Ada  Lovelace in London", "ResNet-50 on\nImageNet")]

@@ -1,4 +1,4 @@
-"""The serving example under uvicorn, started as in the README."""
+"""serve.py under uvicorn, started as its docstring says."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def url(model):
 
 
 def post(url, body, **headers):
-    """(status, answer) of a request."""
+    """Send a request to /extract. Returns (status, answer)."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **headers}
     request = urllib.request.Request(f"{url}/extract", data, headers)
@@ -63,7 +63,7 @@ def post(url, body, **headers):
         return error.code, json.load(error)
 
 
-def test_texts_in_entities_out(url, model):
+def test_the_server_answers_with_the_pipelines_entities(url, model):
     texts = ["Ada Lovelace worked 😀 with Charles Babbage.", "", "ResNet-50 on ImageNet"]
     own, processor = load_checkpoint(model)
     extract = SenerPipeline(model=own, processor=processor)
@@ -81,13 +81,15 @@ def test_texts_in_entities_out(url, model):
     "body",
     [{}, {"texts": []}, {"texts": "one"}, {"texts": [1]}, {"texts": ["a"] * 65}, {"texts": ["a"], "threshold": 2}],
 )
-def test_what_is_no_request_is_refused(url, body):
+def test_a_request_with_wrong_fields_is_refused(url, body):
     status, answer = post(url, body)
     assert status == 422 and answer["detail"]
 
 
 def head_of_a_post(url, name, value):
-    """(status, answer) of a request whose body is never sent, as the refusal would interrupt it."""
+    """
+    Send the head of a request with this header, and no body: a refusal would interrupt it. Returns (status, answer).
+    """
     connection = HTTPConnection(urlsplit(url).netloc, timeout=120)
     connection.putrequest("POST", "/extract")
     connection.putheader("Content-Type", "application/json")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a command with one line and 130 or 143, at any moment; a whole group of processes, too."""
+"""SIGINT and SIGTERM end a command at any moment, with one line and exit code 130 or 143; groups of processes, too."""
 
 import ast
 import os
@@ -26,7 +26,7 @@ def start(*command, **options):
 
 
 def ended(process, number, advice=""):
-    """The process ends as the signal's number says, and its last line says how."""
+    """Wait for a process; assert that it ends with the signal's exit code and line. Returns its standard output."""
     printed, errors = process.communicate(timeout=60)
     word, code = ENDS[number]
     assert process.returncode == code, errors
@@ -35,26 +35,26 @@ def ended(process, number, advice=""):
     return printed
 
 
-# What a signal may meet, as the body of `main`.
+# Moments at which a signal may come: bodies of `main`, with {} for the signal's number.
 MOMENTS = {
     "at work": "signal.raise_signal({})",
-    "in the end of an object": """
+    "in the destructor of an object": """
 class A:
     def __del__(self):
         signal.raise_signal({})
 A()
 time.sleep(60)""",
-    "where all errors are caught": """
+    "inside a handler of all errors": """
 try:
     signal.raise_signal({})
 except BaseException:
     raise RuntimeError("gloo") from None""",
-    "where a bar is shown": """
+    "while a progress bar is shown": """
 from tqdm.auto import tqdm
 for _ in tqdm(range(9)):
     signal.raise_signal({})""",
     "when all is done": "import atexit; atexit.register(lambda: signal.raise_signal({}))",
-    "while an error is told": """
+    "while an error is printed": """
 class Fault(ValueError):
     def __str__(self):
         signal.raise_signal({})
@@ -68,7 +68,7 @@ class Stream:
         time.sleep(60)
 sys.stdout = Stream()
 signal.raise_signal({})""",
-    "where the end hangs": """
+    "and then the process hangs": """
 try:
     signal.raise_signal({})
 finally:
@@ -95,13 +95,13 @@ run(main, "go on")
 
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_wherever_a_signal_comes_the_last_line_says_so(moment, number):
+def test_the_last_line_names_the_signal_at_any_moment(moment, number):
     body = "\n".join(f"    {line}" for line in MOMENTS[moment].replace("{}", str(int(number))).strip().splitlines())
     printed = ended(start("-c", RUN.format(body)), number, "; go on")
     assert "nothing of this is lost" in printed
 
 
-def test_what_would_outlive_the_process_is_undone(tmp_path):
+def test_a_temporary_file_is_removed_on_a_signal(tmp_path):
     body = "with undone_by_signal(lambda: os.remove(sys.argv[1])):\n        signal.raise_signal(15)"
     (tmp_path / "aside").touch()
     code = RUN.format("    " + body).replace("import run", "import run, undone_by_signal")
@@ -117,7 +117,7 @@ print(own is signal.getsignal(2), signal.getsignal(15) is signal.SIG_DFL, "torch
 """
 
 
-def test_a_program_that_uses_a_command_is_left_as_it_is():
+def test_importing_a_command_leaves_a_programs_signal_handlers():
     for script, printed in (("-c", "True True False"), ("training", "True True False"),
                             (str(ROOT / "training" / "x.py"), "False False False")):  # fmt: skip
         assert start("-c", IMPORT.format(script)).communicate(timeout=60)[0].strip() == printed, script
@@ -127,7 +127,7 @@ COMMANDS = [path for path in sorted((ROOT / "training").rglob("*.py")) if "\n   
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
-def test_a_command_imports_first_what_tells_of_signals(path):
+def test_a_command_first_imports_the_module_that_handles_signals(path):
     imports = [
         node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
@@ -135,7 +135,7 @@ def test_a_command_imports_first_what_tells_of_signals(path):
 
 
 def wait_for_library(process, name):
-    """Until a process has a library whose file's name begins so."""
+    """Wait until a process has loaded a library whose file name begins with `name`, or has ended."""
     maps = Path(f"/proc/{process.pid}/maps")
     while process.poll() is None:
         try:
@@ -150,7 +150,7 @@ def wait_for_library(process, name):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("script", ["training/train.py", "training/predict.py", "training/score.py", "space/app.py"])
-def test_a_signal_while_libraries_are_imported(script, number):
+def test_a_signal_during_the_imports_ends_the_command(script, number):
     process = start(script, "--help")
     wait_for_library(process, "libtorch_cpu")
     process.send_signal(number)
@@ -160,8 +160,8 @@ def test_a_signal_while_libraries_are_imported(script, number):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("script", ["train", "predict"])
-def test_signals_at_random(tmp_path, script):
-    """Twelve runs, from the import of libraries to the interpreter's end."""
+def test_a_signal_at_a_random_time_ends_the_command(tmp_path, script):
+    """Twelve runs. The signal comes at any time from the import of libraries to the interpreter's end."""
     toy_folder(tmp_path)
     toy_checkpoint(tmp_path)
     toy_corpus(tmp_path / "corpus.jsonl", 300)
@@ -186,7 +186,7 @@ def test_signals_at_random(tmp_path, script):
         _, errors = process.communicate(timeout=60)
         assert not any(trace in errors for trace in TRACES), errors
         last = errors.splitlines()[-1].rpartition("\r")[2]
-        if process.returncode in (0, -number):  # all was done: at its very end, Python takes its handlers back
+        if process.returncode in (0, -number):  # the work was done: at its very end, Python restores its own handlers
             assert (tmp_path / str(case) / "checkpoints" / "history.json" if script == "train" else
                     tmp_path / f"{case}.jsonl").exists()  # fmt: skip
         else:
@@ -209,8 +209,11 @@ run(main, "go on with --resume")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 @pytest.mark.parametrize("case", range(4))
-def test_a_group_with_workers_of_a_data_loader(tmp_path, number, case):
-    """As a scheduler ends a job: each process of it is sent the signal. On the CPU no loader has workers otherwise."""
+def test_a_signal_to_a_group_with_data_loader_workers_ends_the_command(tmp_path, number, case):
+    """
+    A scheduler ends a job by sending the signal to each of its processes. `WITH_WORKERS` adds the workers: on the CPU,
+    data loaders have none.
+    """
     given = training_arguments(toy_folder(tmp_path), tmp_path / "out", "--num_epochs", "500", "--save_steps", "2",
                                "--patience", "500", "--report_to", "none")  # fmt: skip
     process = start("-c", WITH_WORKERS, *given, start_new_session=True)

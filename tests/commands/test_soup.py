@@ -1,4 +1,4 @@
-"""The mean of checkpoints: weights, thresholds, and checkpoints that cannot be averaged."""
+"""soup.py, which averages checkpoints: weights, thresholds, and checkpoints that cannot be averaged."""
 
 import json
 from pathlib import Path
@@ -47,15 +47,15 @@ def test_checkpoints_of_different_models_have_no_mean(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("models, output", [((0,), "mean"), ((0, 1), "1")])
-def test_one_checkpoint_has_no_mean_and_none_is_replaced(checkpoints, tmp_path, models, output, capsys):
+def test_a_single_checkpoint_or_an_output_over_a_checkpoint_is_refused(checkpoints, tmp_path, models, output, capsys):
     with pytest.raises(SystemExit):
         soup.main(["--models", *(checkpoints[i] for i in models), "--output_dir", str(tmp_path / output)])
     assert "--models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", ["the tokenizer", "word_pattern"])
-def test_checkpoints_that_read_texts_in_other_ways_have_no_mean(checkpoints, tmp_path, changed):
-    """A row of the embeddings is another token's, or a cell is another pair of words: a mean would mean nothing."""
+def test_checkpoints_that_split_texts_differently_have_no_mean(checkpoints, tmp_path, changed):
+    """The same weight belongs to another token, or the same cell to another pair of words."""
     folder = Path(checkpoints[1])
     if changed == "the tokenizer":
         state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -72,6 +72,6 @@ def test_checkpoints_that_read_texts_in_other_ways_have_no_mean(checkpoints, tmp
     assert not (tmp_path / "mean").exists()
 
 
-def test_a_full_disk_is_told_without_an_option_that_the_command_lacks(checkpoints, tmp_path):
+def test_a_full_disk_is_reported_without_naming_options_of_other_commands(checkpoints, tmp_path):
     with full_disk(20_000), pytest.raises(WriteError, match=r"cannot be written \([^)]*\)$"):
         soup.main(["--models", *checkpoints[:2], "--output_dir", str(tmp_path / "mean")])

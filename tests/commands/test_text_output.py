@@ -19,7 +19,7 @@ TERMINAL = {"PYTHONIOENCODING": "cp1252:strict"}  # as on Windows
 
 
 @pytest.mark.parametrize("text", [LABEL, "caf\xe9", "\udcff", "a\x00\x1b[2J"])
-def test_a_print_of_any_text_is_no_error(monkeypatch, text):
+def test_any_text_can_be_printed(monkeypatch, text):
     file = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file, encoding="cp1252"))
     run(lambda: print(text, end=""))
@@ -38,7 +38,7 @@ def test_an_error_message_of_any_text_is_one_line(monkeypatch, capfd):
     assert capfd.readouterr().err == "error: unknown label \\u836f\\u7269\\U0001f48a\n"
 
 
-def test_a_command_without_a_standard_output_ends_as_any_other(monkeypatch):
+def test_a_command_runs_without_a_standard_output(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", None)
     run(lambda: print(LABEL))
@@ -46,7 +46,7 @@ def test_a_command_without_a_standard_output_ends_as_any_other(monkeypatch):
 
 
 @pytest.mark.slow
-def test_commands_end_well_in_a_terminal_that_lacks_the_letters(tmp_path):
+def test_commands_succeed_in_a_terminal_that_lacks_the_characters(tmp_path):
     toy_folder(tmp_path)
     records = [as_raw(record) for record in toy_records()]
     for record in records:
@@ -82,14 +82,14 @@ def test_commands_end_well_in_a_terminal_that_lacks_the_letters(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_starts_in_a_terminal_that_lacks_the_letters(demo_model):
+def test_the_demo_starts_in_a_terminal_that_lacks_the_characters(demo_model):
     server = DemoServer(demo_model, **TERMINAL)
     server.stop()
     assert server.url and "Error" not in server.log
 
 
 def without_encoding(source):
-    """Calls that read or write text files, or output of programs, in the encoding of the system."""
+    """Find calls that read or write text files, or output of programs, in the system's encoding."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -111,11 +111,11 @@ def without_encoding(source):
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_utf_8(path):
+def test_code_names_the_encoding_of_text_files(path):
     assert without_encoding(path.read_text(encoding="utf-8")) == []
 
 
-def test_a_file_without_an_encoding_is_found():
+def test_a_call_without_an_encoding_is_found():
     for source in ("open(path)", "open(path, 'w')", "path.open()", "path.read_text()", "path.write_text(text)",
                    "subprocess.run(a, text=True)"):  # fmt: skip
         assert len(without_encoding(source)) == 1, source
