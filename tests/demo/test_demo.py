@@ -1,4 +1,4 @@
-"""The demo without a browser: files as texts, the model with progress and a stop, what the page is sent."""
+"""The demo without a browser: reading files, running a model with progress and a stop, messages for the page."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def last(steps):
     return result
 
 
-# What is shown at a setting is what a run at that setting gives.
+# The page filters spans: the result must equal a run at the same setting.
 
 WORDS = [f"w{n}" for n in range(9)]
 SPANS = st.lists(
@@ -143,10 +143,10 @@ def test_closing_stops_the_model(extractor):
     worker.join(60)
     handle.remove()
     assert not worker.is_alive() and sum(rows) < len(extractor.processor.split_words(TEXT * 300))
-    assert last(extractor.read("London"))["words"] == 1  # and the model works on
+    assert last(extractor.read("London"))["words"] == 1  # the model still works
 
 
-def test_a_run_that_has_had_its_time_is_stopped(extractor, monkeypatch):
+def test_a_run_is_stopped_after_its_deadline(extractor, monkeypatch):
     rows = []
 
     def time_is_over(module, given, logits):
@@ -204,7 +204,7 @@ def test_two_runs_at_once_do_not_mix(extractor):
     assert all(part == sorted(part) and part[-1] == pytest.approx(1) for part in steps)
 
 
-# What the page is sent.
+# Messages for the page.
 
 
 def test_messages_carry_any_string(models):
@@ -216,7 +216,7 @@ def test_messages_carry_any_string(models):
     ]
     assert ["no text yet" in error for error in errors] == [True, True, True, False]
     assert "1,000,001 characters" in errors[3] and "Nothing was cut" in errors[3]
-    assert last(Demo(models).run("")) != last(Demo(models).run(""))  # equal values do not reach the page
+    assert last(Demo(models).run("")) != last(Demo(models).run(""))  # Gradio would not pass an equal value on
 
 
 def test_a_model_that_fails_is_an_error_message(models, extractor, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_model_that_fails_is_an_error_message(models, extractor, monkeypatch):
 # Loading.
 
 
-def test_what_cannot_be_loaded_says_what_to_do(checkpoint, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_an_error_that_says_what_to_do(checkpoint, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)
     (broken / "model.safetensors").unlink()
@@ -250,7 +250,7 @@ def test_what_cannot_be_loaded_says_what_to_do(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
-def test_a_time_limit_that_is_none_ends_with_one_line(value, monkeypatch, capsys):
+def test_a_wrong_time_limit_ends_with_one_line(value, monkeypatch, capsys):
     monkeypatch.setenv("SENER_MAX_SECONDS", value)
     with pytest.raises(SystemExit) as end:
         main()
@@ -290,7 +290,7 @@ def test_a_page_on_another_port_says_so(checkpoint):
 
 
 def pdf(lines):
-    """A PDF of one page with a text."""
+    """A PDF of one page with these lines."""
     drawn = b"BT /F1 12 Tf 50 700 Td 14 TL " + b" ".join(b"(%s) Tj T*" % line for line in lines) + b" ET"
     parts = [
         b"<</Type/Catalog/Pages 2 0 R>>",
@@ -315,7 +315,7 @@ def write(folder, name, content):
     return folder / name
 
 
-def test_files_become_texts(tmp_path):
+def test_texts_are_read_from_files_of_each_kind(tmp_path):
     def texts(name, content):
         return reading.read_file(write(tmp_path, name, content))
 
@@ -335,7 +335,7 @@ def test_files_become_texts(tmp_path):
     assert texts("g.jsonl", b'{"text": " "}\n{"text": "x"}') == [("line 1", " "), ("line 2", "x")]
 
 
-def test_a_file_is_read_apart_within_time_and_memory(tmp_path, monkeypatch):
+def test_a_process_of_its_own_reads_a_file_within_time_and_memory(tmp_path, monkeypatch):
     texts = [("1: 7", "one \U0001f600 \ud800"), ("line 2", "two")]
     lines = b'{"id": 7, "text": "one \\ud83d\\ude00 \\ud800"}\n{"text": "two"}'
     assert reading.read_apart(write(tmp_path, "a.jsonl", lines)) == texts

@@ -1,4 +1,4 @@
-"""The demo as its users meet it: in a real browser and through gradio_client, from a server without a network."""
+"""The demo as users see it: in a real browser and through gradio_client, from a server without a network."""
 
 import csv
 import io
@@ -21,11 +21,11 @@ TEXT = (
 ) * 3  # fmt: skip
 
 
-def test_pasted_text_is_marked_as_the_pipeline_says(open_page, demo_model, client):
+def test_pasted_text_is_marked_with_the_pipelines_entities(open_page, demo_model, client):
     page = open_page()
     expect(page.locator(".panel-empty")).to_be_visible()
     run(page, TEXT)
-    text = page.locator("#text textarea").input_value()  # a text area has line feeds alone
+    text = page.locator("#text textarea").input_value()  # a text area has no CR
     assert text == TEXT.replace("\r\n", "\n")
     expected = pipeline("entity-extraction", model=str(demo_model), trust_remote_code=True)(text, threshold=0.5)
     assert len(expected) > 30 and result(page) == expected
@@ -72,7 +72,7 @@ def test_threshold_labels_and_nesting_filter_without_a_new_run(open_page, demo_m
     assert not requests
 
 
-def test_own_thresholds_per_label(open_page):
+def test_the_models_own_thresholds_apply_per_label(open_page):
     page = open_page()
     rows = [(0, 1, 0, 0.3, 15), (2, 3, 1, 0.6, 3), (4, 5, 2, 0.8, 15)]
     supply(page, "a b c", rows, thresholds={"A": 0.2, "B": 0.7, "C": 0.5})
@@ -83,14 +83,14 @@ def test_own_thresholds_per_label(open_page):
     assert [entity["label"] for entity in result(page)] == ["A", "C"]
 
 
-def test_table_sorts_and_leads_to_the_place(open_page):
+def test_the_table_sorts_and_leads_to_the_place(open_page):
     page = open_page()
     words = [f"word{n:05d}" for n in range(100_000)]
     text = " ".join(words)
     rows = [(start, start + 9, n % 3, (n * 37 % 100) / 100, 15) for n, start in enumerate(range(0, len(text), 100))]
     supply(page, text, rows, thresholds=dict.fromkeys("ABC", 0.05))
     nodes = "document.querySelectorAll('.sener-text *').length"
-    assert page.evaluate(nodes) < 2000  # the page holds what can be seen
+    assert page.evaluate(nodes) < 2000  # the page only holds chunks in sight
     page.get_by_role("button", name="Table").click()
     head = page.get_by_role("button", name="Score")
     head.click()
@@ -111,10 +111,10 @@ def test_table_sorts_and_leads_to_the_place(open_page):
     page.get_by_role("button", name="Next rows").click()
     expect(page.locator(".range")).to_have_text(f"51\u2013100 of {len(result(page)):,}")
     assert visible_text(page) == text
-    page.wait_for_function(f"{nodes} < 2000")  # what was scrolled past is let go of
+    page.wait_for_function(f"{nodes} < 2000")  # chunks that were scrolled past are emptied
 
 
-def test_downloads_hold_what_is_shown(open_page, browser, client, tmp_path):
+def test_downloads_hold_the_shown_entities(open_page, browser, client, tmp_path):
     page = open_page()
     text = '=1+1, ResNet & <b>ImageNet</b> \u202e \U0001f600 "quoted" ]]> </main>\n' + TEXT.replace("\r\n", "\n")
     run(page, text)
@@ -170,7 +170,7 @@ def test_files_examples_and_records(open_page, tmp_path):
     expect(box).to_have_value("London\nand\nParis")
     page.click("#start")
     state(page, "done")
-    assert page.evaluate("sener.text") == "London\r\nand\rParis"  # offsets are those of the file
+    assert page.evaluate("sener.text") == "London\r\nand\rParis"  # so offsets are the file's own
     upload("b.html", b"<title>no</title><p>seen &lt;b&gt;<script>no</script>")
     expect(box).to_have_value("seen <b>\n")
     upload("c.jsonl", b'{"id": "x", "text": "first"}\n{"doc_id": "y", "text": ["second", "text"]}\n')
@@ -189,7 +189,7 @@ def test_files_examples_and_records(open_page, tmp_path):
         assert page.evaluate("sener.text") == text and len(result(page)) > 100
 
 
-def test_hostile_text_is_text(open_page):
+def test_hostile_text_is_shown_as_text(open_page):
     page = open_page()
     hostile = (
         "<script>window.pwned = 1</script> <img src=x onerror='window.pwned = 1'> ${window.pwned = 1} {{this}} "
@@ -200,15 +200,15 @@ def test_hostile_text_is_text(open_page):
     assert page.evaluate("window.pwned") is None
     assert page.locator(".sener-text script, .sener-text img").count() == 0
     assert page.evaluate("sener.text") == text and len(result(page)) > 1000
-    # What is filled above it may push it out of sight again.
+    # Chunks that are filled above the last one may push it out of sight again.
     page.wait_for_function("(sener.view.chunks.at(-1).scrollIntoView(), sener.view.chunks.at(-1).hasChildNodes())")
     expect(page.locator(".sener-text > div").last).to_contain_text("</textarea></section>")
-    page.evaluate("sener.view.chunks.at(-1).scrollIntoView()")  # what lies above it has its height by now
+    page.evaluate("sener.view.chunks.at(-1).scrollIntoView()")  # by now, the chunks above it have their heights
     expect(page.locator(".sener-text > div").last).to_be_in_viewport()
     assert page.evaluate("document.querySelectorAll('.sener-text *').length") < 5000
 
 
-def test_hostile_names_are_text(open_page, tmp_path):
+def test_hostile_names_are_shown_as_text(open_page, tmp_path):
     page = open_page()
     hostile = "<img src=x onerror='window.pwned = 1'>\"</script></style><script>window.pwned = 1</script>"
     supply(page, "a b", [(0, 1, 0, 0.9, 15), (2, 3, 1, 0.9, 15)], labels=[hostile, "javascript:window.pwned = 1"])
@@ -225,7 +225,7 @@ def test_hostile_names_are_text(open_page, tmp_path):
     state(page, "error")
     expect(page.locator(".panel-error")).to_contain_text("img src=x onerror=pwned().txt: not UTF-8 text")
     expect(page.locator(".file-preview")).to_be_visible()
-    expect(page.locator(".file-preview a")).to_be_hidden()  # a file is not served
+    expect(page.locator(".file-preview a")).to_be_hidden()  # the server would refuse this link
     page.get_by_role("button", name="Clear").first.click()
     lines = [json.dumps({"id": hostile, "text": f"{hostile} {number}"}) for number in range(2)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
@@ -238,7 +238,7 @@ def test_hostile_names_are_text(open_page, tmp_path):
     assert page.locator(".gradio-container img[src=x], .gradio-container script").count() == 0
 
 
-def test_too_long_is_said_and_nothing_is_cut(open_page, client):
+def test_a_text_over_a_limit_is_refused_and_not_cut(open_page, client):
     page = open_page()
     paste(page, "word " * 200_001)
     page.click("#start")
@@ -261,7 +261,7 @@ def test_too_long_is_said_and_nothing_is_cut(open_page, client):
     run(page, "A short text.")
 
 
-def test_cancel_frees_the_model(open_page):
+def test_the_model_is_free_after_cancel(open_page):
     page = open_page()
     paste(page, "train " * 60_000)
     page.click("#start")
@@ -272,7 +272,7 @@ def test_cancel_frees_the_model(open_page):
     assert page.evaluate("sener.text") == "A short text."
 
 
-def test_two_users_at_once(open_page):
+def test_two_users_at_once_get_their_own_results(open_page):
     first, second = open_page(), open_page()
     texts = ["Ada Lovelace " * 3000, "ImageNet and ResNet " * 100]
     paste(first, texts[0])
@@ -285,7 +285,7 @@ def test_two_users_at_once(open_page):
     assert [page.evaluate("sener.text") for page in (first, second)] == texts
 
 
-def test_bundled_model_without_settings(tmp_path):
+def test_the_bundled_model_runs_without_settings(tmp_path):
     server = DemoServer("", HF_HOME=str(tmp_path))
     try:
         text = "We train ResNet-50 on ImageNet for image classification."

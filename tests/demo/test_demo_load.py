@@ -1,4 +1,4 @@
-"""The load script: what it counts, and (slow) ten seconds of it."""
+"""tools/demo_load.py: its checks of answers, its slope of memory, and (slow) runs of ten seconds."""
 
 import pytest
 from tools import demo_load
@@ -28,6 +28,6 @@ def test_a_wrong_answer_is_an_error():
     assert demo_load.fault(load, "run", 1, '{"result": {"text": "We", "entities": {}}}') == "another's answer"
 
 
-def test_memory_that_grows_is_a_slope():
+def test_the_slope_is_the_growth_of_memory_in_the_second_half():
     assert demo_load.slope([(n, 100 + n) for n in range(100)]) == pytest.approx(60)  # MB a minute
     assert demo_load.slope([(n, 100 + min(n, 50)) for n in range(100)]) == pytest.approx(0)

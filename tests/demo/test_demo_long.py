@@ -19,13 +19,13 @@ CLAUSE_OF = {
 
 
 def clause(number):
-    """Where the text of a numbered clause lies."""
+    """(start, end) of a numbered clause's text."""
     return re.search(rf"(?m)^{re.escape(number)} (?:[A-Z][a-z-]+[a-z ]*\. )?(.+)$", CONTRACT).span(1)
 
 
 @pytest.fixture
 def contract(open_page):
-    """Opens the page on the example contract with supplied clauses of nine of the 41 labels, and two dates."""
+    """Opens the page on the example contract, with supplied spans: clauses of nine labels, and two short spans."""
 
     def contract(width=1280):
         page = open_page(width=width)
@@ -40,7 +40,7 @@ def contract(open_page):
 
 
 def lines(page, selector):
-    """Top and bottom of what the text's elements take, all lines together."""
+    """[top, bottom] of each element of the text, over all of its lines."""
     return page.locator(selector).evaluate_all(
         """(nodes) => nodes.map((node) => {
           const lines = [...node.getClientRects()];
@@ -74,7 +74,10 @@ def test_a_bracket_stands_beside_each_long_span(contract, width):
 
 
 def of_all(page, selector, function):
-    """What a function says of each such element of the whole text; in one go, as what is out of sight is let go of."""
+    """
+    The results of a function of JavaScript for each such element of the whole text. All chunks are filled first,
+    within the same call: the page empties those out of sight.
+    """
     return page.evaluate(
         f"""() => {{
           sener.view.chunks.forEach((_, index) => sener.view.fill(index));
@@ -99,7 +102,7 @@ def test_a_long_span_has_its_label_once_and_no_underline(contract):
     ]  # fmt: skip
 
 
-def test_short_spans_within_one_another_are_stacked(open_page):
+def test_nested_short_spans_have_one_underline_below_the_other(open_page):
     page = open_page()
     text = "the University of Oslo in Oslo, Norway"
     supply(page, text, [(0, 22, 0, 0.9, 15), (4, 22, 1, 0.9, 15), (18, 22, 2, 0.9, 15), (26, 30, 2, 0.9, 13)])
@@ -113,7 +116,7 @@ def test_short_spans_within_one_another_are_stacked(open_page):
     assert len(result(page)) == 3  # each span says which settings accept it
 
 
-def test_labels_are_grouped_counted_and_the_absent_named(contract):
+def test_labels_are_grouped_and_counted_and_labels_without_a_span_are_named(contract):
     page = contract()
     groups = page.locator(".group:not(.absent) h4").all_inner_texts()
     assert groups == ["Parties and dates\n2", "Term and end\n1", "Licence and ownership\n2",
@@ -149,7 +152,7 @@ def test_the_list_leads_to_the_clause(contract, width):
     assert page.locator(".bracket.current").count() == 1 == page.locator(".span[aria-current=true]").count()
 
 
-def test_all_none_and_a_jump_to_what_is_hidden(contract):
+def test_labels_are_all_hidden_all_shown_and_shown_by_a_jump(contract):
     page = contract()
     every = result(page)
     page.get_by_role("button", name="None").click()

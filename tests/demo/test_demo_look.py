@@ -1,4 +1,4 @@
-"""What the demo's page looks like: every character in its place, contrast, phones, the keyboard."""
+"""The look of the demo's page: every character in its place, contrast, phones, the keyboard."""
 
 import json
 
@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 from support.demo_browser import result, state, supply, visible_text
 
 
-# Code points that go wrong somewhere: controls, line ends, marks, two units of UTF-16, half of two, right to left.
+# Code points that break some program: controls, line ends, combining marks, emoji (two units of UTF-16), lone
+# surrogates, letters from right to left.
 CHARACTERS = (
     st.sampled_from("ab \n\r\t\x00\x0b\u0301\u200d\u202e\u2028\u05d0\ufeff\U0001f600\U0001f1e9\udc00\ud800&<\"'")
     | st.characters()
@@ -18,10 +19,10 @@ CHARACTERS = (
 
 @st.composite
 def marked_texts(draw):
-    """A text with spans of which no two cross."""
+    """Draw a text, and spans in it of which no two cross."""
     times = draw(st.sampled_from([1, 100]))
     text = draw(st.text(CHARACTERS, min_size=1 if times == 1 else 40, max_size=60)) * times
-    # A half of a pair, and then the other half, is a whole pair to every reader of JSON.
+    # Readers of JSON join two surrogates that follow each other to one character.
     text = json.loads(json.dumps(text))
     spans = []
     ends = st.integers(0, len(text))
@@ -32,7 +33,7 @@ def marked_texts(draw):
     return text, sorted(set(spans))
 
 
-def test_what_is_seen_is_the_text(open_page):
+def test_the_page_shows_the_text_and_its_spans_exactly(open_page):
     page = open_page()
     cases = []
     settings(max_examples=60, database=None, deadline=None)(given(marked_texts())(lambda case: cases.append(case)))()
@@ -44,7 +45,8 @@ def test_what_is_seen_is_the_text(open_page):
         between = json.loads(
             page.evaluate("JSON.stringify(sener.view.starts.slice(1).map((at) => sener.text.slice(at - 1, at + 1)))")
         )
-        assert not [pair for pair in between if pair == "\r\n" or len(pair) == 1]  # one code point, cut in two
+        # Around each border of chunks: no CR LF, and no single code point, which would be cut in two.
+        assert not [pair for pair in between if pair == "\r\n" or len(pair) == 1]
         marks = page.evaluate(
             """() => {
               const parts = new Map();
@@ -61,8 +63,7 @@ def test_what_is_seen_is_the_text(open_page):
     assert sum(len(text) > 2000 for text, _ in cases) > 5
 
 
-# How it looks.
-
+# [name, colour, colour behind it, least contrast] of each text, line and bracket that is visible.
 COLOURS = """() => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const behind = (node) => {
@@ -108,7 +109,7 @@ def contrast(ink, paper):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_contrast(open_page, theme):
+def test_texts_lines_and_brackets_have_enough_contrast(open_page, theme):
     page = open_page(theme)
     labels = [f"L{n}" for n in range(10)]
     for message in ({"error": "An error"}, None):
@@ -147,7 +148,7 @@ def test_phone_width_has_no_sideways_scrolling(open_page):
     assert not page.evaluate(wide)
 
 
-def test_all_of_it_by_keyboard(open_page):
+def test_everything_can_be_reached_by_keyboard(open_page):
     page = open_page()
     page.locator("#text textarea").focus()
     page.keyboard.insert_text("Ada Lovelace worked with Charles Babbage in London")

@@ -1,4 +1,4 @@
-"""The demo's choice of model: what is offered, and that each is loaded once, when it is asked for."""
+"""The demo's choice of models: it offers those that are there, and loads each once, when it is asked for."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def demo_server(root):
     server.stop()
 
 
-def test_what_is_there_is_offered(root, tmp_path, monkeypatch):
+def test_the_models_that_are_there_are_offered(root, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "ROOT", root)
     assert [offer.name for offer in on_offer(None)] == ["papers", "contracts", "biomedical"]
     only = checkout(tmp_path / "one", **{"checkpoints/biomedical": root / "checkpoints" / "biomedical"})
@@ -60,13 +60,13 @@ def test_what_is_there_is_offered(root, tmp_path, monkeypatch):
         Models(on_offer(None))
 
 
-def test_names_are_those_of_the_commands():
+def test_the_demo_and_the_commands_use_the_same_names_of_models():
     offered = {offer.name: Path(offer.source) for offer in on_offer(None)}
     assert offered.items() <= MODELS.items()
     assert models.ROOT.resolve() == ROOT and (ROOT / "modeling_sener") == MODELS["papers"]
 
 
-def test_each_is_loaded_once_and_when_it_is_asked_for(root, monkeypatch):
+def test_each_model_is_loaded_once_when_it_is_first_asked_for(root, monkeypatch):
     monkeypatch.setattr(models, "ROOT", root)
     loaded = []
     extractor = models.Extractor
@@ -96,7 +96,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(root, checkpoints, tmp_
     assert json.loads(answer)["result"]["model"] == "Machine-learning papers"
 
 
-def test_the_api_takes_the_name(demo_server, checkpoints):
+def test_the_api_takes_the_name_of_a_model(demo_server, checkpoints):
     client = Client(demo_server.url, verbose=False)
     found = {}
     for name, folder in (("papers", "modeling_sener"), ("biomedical", "checkpoints/biomedical")):
@@ -127,7 +127,7 @@ def test_the_page_reads_with_the_chosen_model(open_page, demo_server):
     assert page.evaluate("sener.text") == (ROOT / "space/examples/contract.txt").read_text(encoding="utf-8")
 
 
-def test_one_model_is_no_choice(browser, demo_model):
+def test_a_single_model_is_not_offered_as_a_choice(browser, demo_model):
     server = DemoServer(demo_model)
     try:
         page = browser.new_page()
@@ -140,6 +140,6 @@ def test_one_model_is_no_choice(browser, demo_model):
         server.stop()
 
 
-def test_clauses_are_grouped_once():
+def test_each_label_of_contracts_is_in_one_group():
     labels = [label for _, members in CLAUSES for label in members]
     assert len(labels) == len(set(labels)) == 41

@@ -1,4 +1,4 @@
-"""What the demo refuses, over HTTP: files, addresses, routes, and what is too large, too slow or too much."""
+"""The demo's refusals over HTTP: files, addresses, routes, large requests, slow texts, a full queue, attacks."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,10 @@ SESSIONS = 8
 
 @pytest.fixture(scope="module")
 def server(demo_model, tmp_path_factory):
-    """A demo that gives a text a second, lets three wait, and keeps files for ten seconds in `server.folder`."""
+    """
+    A demo with small limits: a second for each text, three in the queue, files kept for ten seconds. `server.folder`
+    holds its files, `server.hub` is a file in the Hub's cache.
+    """
     limits = {"MAX_WAITING": 3, "KEEP_FILES": 10, "READING_SECONDS": 5, "READING_MEMORY": 1_000_000_000,
               "MAX_SESSIONS": SESSIONS}  # fmt: skip
     hub = tmp_path_factory.mktemp("hub")
@@ -54,7 +57,7 @@ def upload(server, name: str, content: bytes) -> httpx.Response:
 
 
 def call(server, name: str, *data, session: str | None = None) -> list:
-    """The outputs of a function of the page; `ValueError` says what went wrong."""
+    """Call a function of the page; returns its outputs. Raises `ValueError` with the page's message."""
 
     async def once():
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
@@ -64,14 +67,14 @@ def call(server, name: str, *data, session: str | None = None) -> list:
 
 
 def opened(server, name: str, content: bytes) -> str:
-    """What the page says of an uploaded file: its text, or the message."""
+    """Upload a file and open it. Returns its text, or the page's error message."""
     path = upload(server, name, content).json()[0]
     text, _, message = call(server, "open_file", {"path": path, "meta": FILE})
     return json.loads(message)["error"] if isinstance(message, str) else text
 
 
 def raw(server, target: str) -> tuple[int, bytes]:
-    """Status and content of a GET of just this target, which a client library would tidy up."""
+    """Status and content of a GET of exactly this target, which other client libraries would normalise."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     connection.putrequest("GET", target, skip_host=False)
     connection.endheaders()
@@ -79,7 +82,7 @@ def raw(server, target: str) -> tuple[int, bytes]:
     return answer.status, answer.read()
 
 
-def test_no_file_is_served_but_the_page_s_own(server, tmp_path):
+def test_only_files_of_the_page_are_served(server, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("SECRET-7351")
     server.hub.write_text("SECRET-7351")
@@ -104,7 +107,7 @@ def test_no_file_is_served_but_the_page_s_own(server, tmp_path):
     assert raw(server, "/static/img/logo.svg")[0] == 200 == raw(server, "/theme.css")[0]
 
 
-def test_a_request_names_no_file_of_the_server_and_no_address(server, tmp_path):
+def test_a_request_that_names_a_file_of_the_server_or_an_address_is_refused(server, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("SECRET-7351")
     for path in (str(secret), f"{server.folder}/../{tmp_path.name}/secret.txt", "/proc/self/environ", "space/app.py",
@@ -168,7 +171,7 @@ def test_a_full_queue_says_so_and_empties(server):
     assert isinstance(call(server, "extract", "Ada Lovelace", 0.5, None), list)
 
 
-def test_no_more_sessions_are_held_than_stated(server):
+def test_no_more_than_max_sessions_are_held(server):
     path = upload(server, "a.jsonl", b'{"text": "one"}\n{"text": "two"}').json()[0]
     file = {"path": path, "meta": FILE}
     call(server, "open_file", file, session="mine")  # the session's dropdown has its choices from here on
@@ -197,7 +200,7 @@ def test_files_that_exhaust_a_reader_are_stopped(server):
     assert opened(server, "a.txt", b"a.txt") == "a.txt"
 
 
-def test_uploads_are_deleted_also_those_broken_off(server):
+def test_uploads_are_deleted_even_those_broken_off(server):
     load = SimpleNamespace(url=server.url)
     asyncio.run(break_an_upload_off(load, None))
     path = upload(server, "b.txt", b"b").json()[0]
@@ -211,7 +214,7 @@ def test_uploads_are_deleted_also_those_broken_off(server):
     assert json.loads(message)["error"] == "b.txt: deleted by now. Drop it again."
 
 
-def test_only_what_is_old_is_deleted(tmp_path):
+def test_only_old_files_are_deleted(tmp_path):
     for name in ("old/a.txt", "old/new/b.txt", "c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
@@ -241,7 +244,7 @@ def test_text_of_a_request_does_not_become_html(server):
 
 
 @pytest.mark.parametrize("attack", [function for _, function in ATTACKS], ids=lambda function: function.__name__)
-def test_what_is_no_proper_client_leaves_the_others_alone(server, attack, monkeypatch):
+def test_an_attack_does_not_disturb_other_clients(server, attack, monkeypatch):
     monkeypatch.setattr("support.demo_hostile.HELD", 0.2)
     text = "Ada Lovelace worked with Charles Babbage in London"
     expected = call(server, "extract", text, 0.1, None)

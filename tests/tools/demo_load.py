@@ -1,5 +1,5 @@
 """
-Load test of the demo, on loopback: a server process, and many clients that speak Gradio's protocol.
+Load the demo on this machine: a server process, and many clients that speak Gradio's protocol.
 
     cd tests && python -m tools.demo_load --clients 50 --seconds 600
     cd tests && python -m tools.demo_load --clients 5 --seconds 600 --hostile
@@ -7,7 +7,7 @@ Load test of the demo, on loopback: a server process, and many clients that spea
 Each client sends texts of 5 to 8,000 words one after another, through the page's function or the API. The same text
 must get the same answer each time. With `--hostile`, other clients break off, send garbage and hold connections open.
 Prints answers, refusals by a full queue, errors by kind, percentiles of the response time, and the server's memory.
-Exit code 1 if a client met an error, or the server has ended.
+Exits with code 1 if a client met an error or the server has ended.
 """
 
 import argparse
@@ -38,7 +38,17 @@ NUM_TEXTS = 60
 
 @dataclass
 class Load:
-    """The state that the clients share, and their observations."""
+    """
+    The state that the clients share, and their observations.
+
+    Attributes:
+        functions: name of a function of the page -> its number in Gradio's protocol.
+        ends: when the clients stop, by time.monotonic.
+        answers: the first answer to each text, by function and text.
+        seconds: of each answer.
+        memory: of the server, (time, MB).
+        waiting: the most requests in the queue.
+    """
 
     url: str
     functions: dict[str, int]
@@ -70,7 +80,7 @@ def make_texts() -> list[str]:
 
 
 async def ask(http: httpx.AsyncClient, session: str, function: int, data: list) -> list:
-    """Call the function; returns its outputs, raises `ValueError` with the reason of a failure."""
+    """Call a function of the page; returns its outputs. Raises `ValueError` with the reason of a failure."""
     body = {"data": data, "fn_index": function, "session_hash": session}
     joined = await http.post("/gradio_api/queue/join", json=body)
     if joined.status_code != 200:
@@ -90,7 +100,7 @@ async def ask(http: httpx.AsyncClient, session: str, function: int, data: list) 
 
 
 def fault(load: Load, name: str, number: int, output) -> str | None:
-    """The fault of an answer, or None."""
+    """The fault of an answer to text `number`; None if it is right."""
     text = load.texts[number]
     if name == "run":
         shown = json.loads(output)
@@ -131,7 +141,7 @@ async def client(load: Load, number: int) -> None:
 
 
 async def attack(load: Load, number: int) -> None:
-    """One attacker, who uses all attacks in turn."""
+    """One attacker, who draws one attack after another."""
     draw = random.Random(number)
     while not load.over():
         name, function = draw.choice(ATTACKS)
