@@ -5,8 +5,8 @@ Measure SeNER and its peers and compare with the targets: `make bench`, less tha
     make bench ONLY=forward       # one group again: the others are kept from results.json
     make bench QUICK=1            # a quick trial: short texts, once each
 
-`QUICK`, and the group `accelerator` of `make gpu`, write to outputs/benchmarks/ instead. There every run also saves
-partial results. An accelerator is used if there is one. Peers are measured if their environments exist (`make
+`QUICK`, and the group `accelerator` of `make gpu`, write to outputs/benchmarks/ instead. Every run saves partial
+results there, too. An accelerator is used if there is one. Peers are measured if their environments exist (`make
 bench-gliner bench-gliner2`).
 """
 
@@ -29,7 +29,7 @@ from .targets import GB, TARGETS
 
 HERE = Path(__file__).parent
 TESTS, ROOT = HERE.parent, HERE.parents[1]
-ENVIRONMENTS = {  # peer -> the folder of its environment (also its target in the Makefile), the module that runs there
+ENVIRONMENTS = {  # peer -> the folder of its environment, a target of the Makefile; the module that runs there
     "GLiNER": (".venv-gliner", "gliner_peer"),
     "GLiNER2": (".venv-gliner2", "gliner2_peer"),
     "GLiNER2.5": (".venv-gliner2", "gliner2_peer"),
@@ -40,7 +40,7 @@ PEER_BATCHES = (1, 4, 8)
 
 
 class Bench:
-    """The measurements so far."""
+    """A run of the benchmarks, with the measurements so far."""
 
     def __init__(self, quick: bool):
         self.quick = quick
@@ -51,7 +51,7 @@ class Bench:
         self.bar = tqdm(unit="point", dynamic_ncols=True)
 
     def measure(self, point: Point) -> dict:
-        """Measure a point in a process of its own; the result is an `error` if it is out of memory."""
+        """Measure a point in a process of its own. If it runs out of memory, the result is `{"error": ...}`."""
         if point in self.results:
             return self.results[point]
         self.bar.total = max(self.bar.total, self.bar.n + 1)  # some points are chosen during the run
@@ -66,7 +66,7 @@ class Bench:
         return result
 
     def restore(self, file: Path, group: str):
-        """Take over earlier measurements, except for the points of `group`, which are measured again."""
+        """Load earlier measurements, except for the points of `group`, which are measured again."""
         content = json.loads(file.read_text(encoding="utf-8"))
         again = {replace(point, bias=0.0) for point in plan(group, self.quick)}
         names = {field.name for field in fields(Point)}
@@ -90,7 +90,7 @@ class Bench:
         self.bar.close()
 
     def calibrated(self, point: Point) -> Point:
-        """The point, with a bias with which few spans pass the threshold."""
+        """The point with its model's bias, with which few spans pass the threshold."""
         if point.model not in self.biases:
             length = 512 if self.quick else 1024
             self.biases[point.model] = self.measure(Point("bias", length, point.model))["bias"]

@@ -1,7 +1,7 @@
 """
 Measure one point and print the result as one line of JSON: `python -m benchmarks.child '{"what": "forward", ...}'`.
 
-Each point has a process of its own, so that the peak memory belongs to it.
+Each point runs in a process of its own, so that the peak memory belongs to it.
 """
 
 import json
@@ -77,7 +77,7 @@ def make_model(point: Point, device: torch.device) -> SenerModel:
 
 
 def make_inputs(model: SenerModel, tokens: int) -> dict[str, torch.Tensor]:
-    """[CLS], words of one token, [SEP]: `tokens` tokens in total."""
+    """Inputs of `tokens` tokens: [CLS], words of one token each, [SEP]."""
     processor = SenerProcessor(make_tokenizer(), model.config)
     return dict(processor(" ".join(make_words(tokens - 2))).to(model.device))
 
@@ -180,8 +180,8 @@ SUBJECTS = {
 @torch.no_grad()
 def calibrated_bias(point: Point, device: torch.device) -> float:
     """
-    The classifier's bias with which about one span per `WORDS_PER_SPAN` words passes the threshold 0.5. Without it,
-    half of all cells would pass with random weights, unlike with a trained model.
+    The classifier's bias with which about one span per `WORDS_PER_SPAN` words passes the threshold 0.5. With random
+    weights and no bias half of all cells would pass, unlike with a trained model.
     """
     torch.manual_seed(0)
     model = make_model(point, device)

@@ -2,8 +2,8 @@
 Count the floating-point operations of a forward pass, from the sizes: matrix products and convolutions only.
 
 Only necessary work is counted: the pairs inside the windows, not the corners of the blocks that are computed.
-`torch.utils.flop_counter` counts whole blocks, and needs a formula for the CPU's attention kernel. With the sizes of
-blocks instead of windows, the formulas here give its numbers (tests/benchmarks/test_benchmarks.py).
+`torch.utils.flop_counter` counts whole blocks. Given the sizes of blocks in place of windows, the formulas here give
+its numbers (tests/benchmarks/test_benchmarks.py).
 """
 
 from modeling_sener import SenerConfig
@@ -31,16 +31,17 @@ def encoder(backbone, tokens: int, attended: int, positions: int) -> int:
     Args:
         backbone: a DeBERTa configuration with both position terms, or a BERT.
         attended: the number of keys per query.
-        positions: the number of relative positions per query, at most the rows of their table; 0 for a BERT.
+        positions: the number of relative positions per query, before the size of their table limits it. A BERT has
+            none and ignores it.
     """
     size = backbone.hidden_size
     linear = 4 * size * size + 2 * size * backbone.intermediate_size
     attention = 2 * attended * size
     position_scores = position_tables = 0
     if getattr(backbone, "relative_attention", False):
-        rows = 2 * backbone.position_buckets
-        position_scores = 2 * min(positions, rows) * size
-        position_tables = 2 * rows * size * size
+        entries = 2 * backbone.position_buckets
+        position_scores = 2 * min(positions, entries) * size
+        position_tables = 2 * entries * size * size
     return 2 * backbone.num_hidden_layers * (tokens * (linear + attention + position_scores) + position_tables)
 
 

@@ -1,5 +1,5 @@
 """
-Measure GLiNER2 on the same text, with an encoder of the same size, random weights and as many labels as SeNER.
+Measure GLiNER2 on the same text as SeNER, with an encoder of the same size, random weights and as many labels.
 
 The package holds two architectures: "span" (GLiNER2; spans of at most 8 words) and "boundary" (GLiNER2.5; any span of
 a window). Both read long texts with `extract_entities_long` and its defaults: windows of 384 words that overlap by 64.
@@ -56,7 +56,7 @@ def prepare(model, length: int, batch_size: int, threshold: float) -> Callable[[
 
 
 def calibrated_threshold(model) -> float:
-    """The threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
+    """A threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
     found = model.extract_entities(" ".join(make_words(WINDOW)), LABELS, threshold=0.0, include_confidence=True)
     scores = sorted((span["confidence"] for spans in found["entities"].values() for span in spans), reverse=True)
     return scores[min(WINDOW // WORDS_PER_SPAN, len(scores)) - 1]

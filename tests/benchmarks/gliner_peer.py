@@ -1,5 +1,5 @@
 """
-Measure GLiNER on the same text, with an encoder of the same size, random weights and as many labels as SeNER. It reads
+Measure GLiNER on the same text as SeNER, with an encoder of the same size, random weights and as many labels. It reads
 windows of 384 words.
 
 Runs in an environment of its own (`make bench-gliner`): `python -m benchmarks.gliner_peer '{"length": 4096, ...}'`
@@ -55,7 +55,7 @@ def prepare(model, length: int, batch_size: int, threshold: float) -> Callable[[
 
 
 def calibrated_threshold(model) -> float:
-    """The threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
+    """A threshold that about one span per `WORDS_PER_SPAN` words passes, as for SeNER."""
     prepared = model.prepare_batch([" ".join(make_words(WINDOW))], LABELS)
     batch = model.collate_batch(prepared["input_x"], prepared["entity_types"])
     logits = model.run_batch(batch)[0]

@@ -48,8 +48,8 @@ def next_length(trials: list[tuple[int, int | None]], limit: int) -> int | None:
         return None
     if expected >= above:  # the extrapolation was wrong
         return math.isqrt(low * above)
-    # Just below the expected length, so that it fits. At most twice as long, as a distant extrapolation may be far too
-    # high for the machine's memory.
+    # Just below the expected length, so that it fits. At most twice the last length, as a distant extrapolation may
+    # exceed the machine's memory by far.
     return min(int(expected * (1 - (PRECISION - 1) / 2)), 2 * low)
 
 

@@ -13,7 +13,7 @@ from .points import Point
 
 
 PROCESSOR = Path("/proc/cpuinfo")
-# The instruction sets of x86 and ARM that determine the speed of matrix products, by their names in Linux.
+# Instruction sets of x86 and ARM that determine the speed of matrix products, by their names in Linux.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
@@ -54,7 +54,7 @@ def instruction_sets() -> list[str]:
 
 
 def cpuinfo(*names: str) -> Iterator[str]:
-    """Yield the values of a field, core by core; none if the system has no such file."""
+    """Yield the values of a field of /proc/cpuinfo, core by core; none if the system has no such file."""
     for line in PROCESSOR.read_text().splitlines() if PROCESSOR.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() in names:

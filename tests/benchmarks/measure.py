@@ -25,7 +25,7 @@ def synchronize(device: torch.device):
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, runs: int) -> tuple[float, int, object]:
-    """The median time, the number of runs (at most `runs`; a slow one is not repeated), and the last result."""
+    """The median time, the number of runs (at most `runs`; one if it is slow), and the last result."""
     times = []
     while len(times) < runs and not (times and times[0] > SLOW):
         result = None  # free the memory before the next run
@@ -38,7 +38,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, runs: int) -
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, runs: int) -> float:
-    """FLOP/s of the product of two large square matrices; the median of several."""
+    """FLOP/s of the product of two large square matrices, by the median time of several."""
     size = PRODUCT_SIZE[device.type]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right  # warm-up
@@ -46,7 +46,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, runs: int) -> float:
 
 
 class PeakMemory:
-    """The growth in bytes of the peak of the process (on an accelerator: of its allocator)."""
+    """The growth in bytes of the process's peak memory; on an accelerator, of its allocator's peak."""
 
     def __init__(self, device: torch.device):
         self.device = device

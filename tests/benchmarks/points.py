@@ -9,16 +9,16 @@ def model_name(triangles: str, window: int = 128, encoder: str = "DeBERTa") -> s
 
 UPPER, BOTH = model_name("upper"), model_name("both")
 SQUARES = ("square + plus-shaped attention", "square + convolutions")
-# name -> encoder of text.py, settings of `SenerConfig`. Attention windows are 128, C = 32, p = 100. Each `upper` is
-# beside its `both`, so that a drifting speed of the machine hardly changes their ratio.
+# Name -> encoder of text.py, settings of `SenerConfig`. Attention windows are 128, C = 32, p = 100. Each `upper` is
+# followed by its `both`, so that a drift of the machine's speed hardly changes their ratio.
 MODELS = {
     model_name(triangles, window, encoder): {"encoder": encoder, "triangles": triangles, "span_window": window}
     for encoder in ("DeBERTa", "MiniLM")
     for window in (128, 16)
     for triangles in ("upper", "both")
 }
-# UTC-IE and CNN-NER keep the square of pairs and attend to the whole text. Without a window the upper triangle takes
-# N rows of N cells, as many as their square has; both triangles would take N (2N - 1).
+# UTC-IE and CNN-NER keep the square of pairs and attend to the whole text. Without a span window, a band of the upper
+# triangle has N rows of N cells, as many as their square; a band of both triangles would have N (2N - 1).
 MODELS |= {
     name: {"encoder": "DeBERTa", "triangles": "upper", "span_window": None, "attention": "full",
            "span_interaction": interaction}
@@ -34,12 +34,12 @@ class Point:
     """
     Args:
         what: "forward" (`model(**inputs)`), "training" (with backward pass and AdamW step), "entities" (string to
-            entities), "peer" (likewise), "encoder", "transformers encoder", "dense reference", or "bias": no time, a
-            setting.
+            entities), "peer" (likewise), "encoder", "transformers encoder", "dense reference", or "bias" (no time: the
+            classifier's bias for "entities").
         length: tokens of the text; words of it for "entities" and "peer".
         model: of `MODELS` or `PEERS`.
         bias: of the classifier, set so that few spans pass the threshold.
-        runs: the most runs; the median counts.
+        runs: the most runs; the result is their median.
         batch_size: windows that run together, for "peer".
     """
 
@@ -61,7 +61,7 @@ class Point:
 
 
 def plan(group: str, quick: bool) -> list[Point]:
-    """The points of a group that are known in advance; "peer" and "longest" choose theirs during the run."""
+    """The points of a group that are known in advance. The groups "peer" and "longest" choose theirs during the run."""
     short, middle, long = (128, 256, 384) if quick else (512, 2048, 4096)
     longer, longest = (512, 1024) if quick else (16384, 65536)
     runs = 1 if quick else 3

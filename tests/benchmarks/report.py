@@ -1,4 +1,4 @@
-"""Tables and plot of the results."""
+"""Format the results as tables and a plot."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def plot(results: dict[Point, dict], file: Path):
     """Plot time and added memory of a forward pass against the length, as png, if any was measured."""
     if not any(curve(results, *drawn, "seconds", 1.0)[0] for drawn in CURVES):
         return
-    import matplotlib  # late, so that measuring processes start from a small one
+    import matplotlib  # not earlier: the processes that measure start from this one, which must be small
 
     matplotlib.use("agg")
     from matplotlib import pyplot

@@ -23,7 +23,7 @@ from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-BLOCK = 64  # rows of a block; its columns are those that any of the rows reaches
+BLOCK = 64  # queries or rows of a block; the block has a key or an end for each that any of them needs
 TOKENS = 16 * BLOCK + 2
 
 
@@ -33,7 +33,7 @@ def config(encoder="DeBERTa", **fields):
 
 
 def counted(config, tokens):
-    """FLOPs by torch's counter, with a formula for the CPU's attention kernel."""
+    """FLOPs by torch's counter, which needs a formula for the CPU's attention kernel."""
     torch.manual_seed(0)
     model = SenerModel(config).eval()
     inputs = SenerProcessor(make_tokenizer(), config)(" ".join(make_words(tokens - 2)))
@@ -50,15 +50,15 @@ def counted(config, tokens):
 @pytest.mark.parametrize("triangles", ["both", "upper"])
 @pytest.mark.parametrize("interaction", ["bispa", "cnn", "none"])
 @pytest.mark.parametrize("encoder", BACKBONES)
-def test_flops_of_the_square(encoder, interaction, triangles):
+def test_flops_of_the_square_are_torchs(encoder, interaction, triangles):
     square = config(encoder, attention="full", span_window=None, span_interaction=interaction, triangles=triangles)
     tokens, words = 2 * BLOCK + 2, 2 * BLOCK
-    reach = flops.width(square, words) - 1
+    halo = flops.width(square, words) - 1
     # Full attention multiplies with the whole table of positions, which is shorter than this text.
     in_one_chunk = flops.encoder(square.backbone_config, tokens, tokens, tokens)
-    in_one_chunk += flops.head(square, words, words + reach, BLOCK + reach)
+    in_one_chunk += flops.head(square, words, words + halo, BLOCK + halo)
     measured = counted(square, tokens)
-    assert measured == pytest.approx(in_one_chunk, rel=0.02)  # a convolution's halo
+    assert measured == pytest.approx(in_one_chunk, rel=0.02)  # the rest is the halo of convolutions
     assert flops.needed(square, tokens) < measured
 
 
@@ -69,18 +69,21 @@ def test_flops_of_the_square(encoder, interaction, triangles):
      {"triangles": "upper", "span_window": 8}],
     ids=str,
 )  # fmt: skip
-def test_flops_of_the_band(encoder, fields):
+def test_flops_of_the_band_are_torchs(encoder, fields):
     band = config(encoder, **{"span_window": 32, "attention_window": 16, **fields})
     window, words = band.attention_window, TOKENS - 2
     in_blocks = flops.encoder(band.backbone_config, TOKENS, 2 * window + BLOCK + 1, 2 * window + 2)
     in_blocks += flops.head(band, words, words, flops.width(band, words) - 1 + BLOCK)
     measured = counted(band, TOKENS)
-    assert measured == pytest.approx(in_blocks, rel=0.03)  # halos, and a last block of two tokens
+    assert measured == pytest.approx(in_blocks, rel=0.03)  # the rest is halos, and a last block of two tokens
     assert 0.7 * measured < flops.needed(band, TOKENS) < measured
 
 
 def test_half_the_band_needs_half_the_work_after_the_encoder():
-    """For long texts: row attention has half the queries and half the keys, everything else half the cells."""
+    """
+    Half in a long text: attention along rows and columns has half the queries and half the keys, all other steps have
+    half the cells.
+    """
     both, upper = (config(span_window=128, triangles=triangles) for triangles in ("both", "upper"))
     encoder = flops.encoder(both.backbone_config, TOKENS, 258, 258)
     heads = [flops.needed(each, TOKENS) - encoder for each in (both, upper)]
@@ -97,7 +100,7 @@ def test_half_the_band_needs_half_the_work_after_the_encoder():
     constant=st.integers(0, 10**8),
     suffices=st.none() | st.integers(1000, 10**6),
 )
-def test_longest_text_within_a_limit(linear, square, constant, suffices):
+def test_the_search_finds_the_longest_text_within_the_limit(linear, square, constant, suffices):
     limit = 10**9
 
     def added(length):
@@ -117,12 +120,12 @@ def test_longest_text_within_a_limit(linear, square, constant, suffices):
         assert not within(math.ceil(words * 1.06) + 1)
 
 
-def test_nothing_fits():
+def test_the_search_ends_if_no_text_fits():
     words, trials = longest(lambda length: 100, limit=10, start=64)
     assert words == 0 and len(trials) <= TRIALS
 
 
-def test_extrapolated():
+def test_the_extrapolation_is_a_line_up_to_the_cap():
     assert extrapolated((10, 100), (20, 200), 1000, cap=10**6) == 100
     assert extrapolated((10, 100), (20, 200), 1000, cap=50) == 50
     assert extrapolated((10, 100), (20, 90), 1000, cap=50) == 50
@@ -145,13 +148,13 @@ def test_every_target_is_measured_by_a_full_run():
     json.dumps(rows)
 
 
-def test_targets_without_a_measurement():
+def test_targets_without_a_measurement_are_neither_met_nor_missed():
     assert all(target.row({})["measured"] is None and target.row({})["met"] is None for target in TARGETS)
     failed = {point: {"error": "out of memory"} for point in results()}
     assert all(target.row(failed)["met"] is None for target in TARGETS)
 
 
-def test_targets_say_what_they_measure():
+def test_targets_compute_their_ratios():
     found = results()
 
     def change(what, length, model, precision="float32", checkpointing=False, **values):
@@ -187,8 +190,8 @@ def test_targets_say_what_they_measure():
     assert [row["met"] for row in rest] == [False, True, False, True, True, True, None, None, None, None]
 
 
-def test_the_targets_of_the_upper_triangle():
-    """Their bounds and aims, as they were set."""
+def test_the_targets_of_the_upper_triangle_are_those_that_were_set():
+    """Bounds and aims were set before the measurements."""
     bounds = [(target.bound, target.aim) for target in TARGETS[:7]]
     assert bounds == [(9.5, 12), (9.5, 12), (7, 9), (7, 9), (1.25, 1.6), (2.1, 2.6), (2, 3)]
 
@@ -205,7 +208,7 @@ def test_tables_show_every_point_target_and_the_instruction_sets():
     assert ", ".join(described["instruction_sets"]) in machine_line(described)
 
 
-def test_instruction_sets_are_the_processors(tmp_path, monkeypatch):
+def test_instruction_sets_are_read_from_the_processors_flags(tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
     file.write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512f amx_bf16_of_another avx512_bf16\n" * 2)
     monkeypatch.setattr(machine, "PROCESSOR", file)
@@ -224,7 +227,7 @@ def test_no_point_is_planned_twice(group, quick):
 
 
 @pytest.mark.parametrize("length", [1, 7, 500])
-def test_a_token_a_word(length):
+def test_texts_have_one_token_per_word(length):
     inputs = SenerProcessor(make_tokenizer(), config())(" ".join(make_words(length)))
     assert inputs["input_ids"].shape == (1, length + 2)
     assert inputs["word_index"][0].tolist() == [0, *range(1, length + 1), 0]
@@ -237,7 +240,7 @@ def test_models_are_valid_configurations():
     assert all(MODELS[name]["triangles"] == "upper" and MODELS[name]["span_window"] is None for name in SQUARES)
 
 
-def test_peak_memory_is_what_was_added():
+def test_peak_memory_is_that_of_the_largest_tensor():
     code = """
 import torch
 from benchmarks.measure import PeakMemory

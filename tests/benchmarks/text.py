@@ -1,4 +1,4 @@
-"""Texts of any length with one token per word, and encoders, for SeNER and its peers. Needs only transformers."""
+"""Make texts of any length with one token per word, and encoders, for SeNER and its peers. Needs only transformers."""
 
 import random
 
@@ -16,9 +16,9 @@ SPECIAL = {
 LABELS = [f"label{number}" for number in range(12)]
 WORDS = [f"word{number}" for number in range(1000)]
 VOCABULARY = [*SPECIAL.values(), *LABELS, *WORDS]
-WORDS_PER_SPAN = 16  # one span per so many words passes the threshold, and is gold in training
+WORDS_PER_SPAN = 16  # one span per so many words passes the threshold; in training, one is gold
 
-# 6 layers each; dropout of the attention's weights is off, as training sets it.
+# 6 layers each. Dropout of attention weights is off, as in training/train.py.
 BACKBONES = {
     "DeBERTa": {  # v3's settings, 768 wide
         "model_type": "deberta-v2",
