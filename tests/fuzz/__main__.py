@@ -1,10 +1,10 @@
 """
-Fuzz for a given time: long texts, batches by category, Hypothesis, Atheris on the processor and the decoder.
+Fuzz for a given time: long texts, batches of texts by category, Hypothesis, Atheris on the processor and the decoder.
 
     make fuzz                      # ten minutes
     make fuzz SECONDS=3600 SEED=5  # an hour; the seed of a run repeats its texts
 
-Failures are written to outputs/fuzz/finding-*.json, and the exit code is 1. To get a text back:
+Failures are written to outputs/fuzz/finding-*.json, and the exit code is then 1. To get a text back:
 `base64.b64decode(entry["base64"]).decode("utf-8", "surrogatepass")`.
 """
 
@@ -31,7 +31,7 @@ from .worker import Worker
 SHARES = {"long": 0.3, "batches": 0.4, "hypothesis": 0.1, "processor": 0.1, "choice": 0.05, "decoder": 0.05}
 TEXTS = ("long", "batches", "hypothesis", "processor")  # the other parts have scores as inputs
 REPORT_EVERY = 30  # seconds
-MOST_FINDINGS = 20  # the run stops after so many
+MOST_FINDINGS = 20  # after so many, the run stops
 
 
 class Part(Result):
@@ -55,7 +55,7 @@ class Part(Result):
 
 
 class Run:
-    """The results so far, by part, and the files of findings."""
+    """A run, with the results so far by part, and the files of findings."""
 
     def __init__(self, seed: int, seconds: float, output: Path):
         self.seed, self.seconds, self.output = seed, seconds, output
@@ -63,7 +63,7 @@ class Run:
         self.files: list[Path] = []
 
     def do(self):
-        """Run each part for its share of the remaining time; a part that ends early leaves time to the others."""
+        """Run each part for its share of the remaining time: the time that a part leaves goes to those after it."""
         end, names = time.monotonic() + self.seconds, list(SHARES)
         for place, name in enumerate(names):
             left = max(0.0, end - time.monotonic())
@@ -72,7 +72,7 @@ class Run:
                 self.guided(name, seconds) if name in TARGETS else self.jobs(name, seconds)
 
     def jobs(self, name: str, seconds: float):
-        """Run jobs until the time is over, at least one, in a process for this part alone."""
+        """Run jobs of a part until its time is over, at least one, in a process for this part alone."""
         jobs: Iterable[Job] = long_jobs() if name == "long" else (Job(name, self.seed, k) for k in count())
         worker, first = Worker(run), 0
         for job in self.timed(name, jobs, seconds):

@@ -1,5 +1,5 @@
 """
-Run one of `targets.py` under Atheris, which mutates the inputs that reached new code.
+Run one of `TARGETS` under Atheris, which mutates the inputs that reached new code.
 
 libFuzzer takes over a process of its own: `python -m fuzz.guided TARGET [its options ...] FOLDER`.
 """
@@ -59,7 +59,7 @@ def explore(target: str, seed: int, seconds: float, known: list[bytes], progress
                 result.peak = int(size[1]) * 2**20
         if process.wait() != 0:
             inputs = [file.read_bytes() for file in sorted(found.iterdir())]
-            # Without that line (out of memory or time), take the whole output.
+            # Out of memory or time, there is no such line: then `error` is the whole output.
             _, _, error = "".join(lines).rpartition("=== Uncaught Python exception: ===")
             result.findings.append(Finding(target, error[-2000:].partition("\n==")[0].strip(), inputs))
     result.seconds = cpu_seconds() - before
@@ -81,7 +81,7 @@ def main():
 
     torch.set_num_threads(1)
     name, *options = sys.argv[1:]
-    TARGETS[name](b"")  # build cached objects, so that the first input is not charged for them
+    TARGETS[name](b"")  # build cached objects: their time must not count for the first input
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""The jobs of a worker: a batch of texts, some examples of Hypothesis, a long text."""
+"""Run a job in a worker: a batch of texts, some examples of Hypothesis, or a long text."""
 
 import ctypes
 import time
@@ -16,10 +16,10 @@ from .texts import EMOJI, HTML, LETTERS, MARKS, SPACES, TOKENS, ZERO_WIDTH, batc
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MODEL_SHARE = 16  # one batch in so many goes through the model, too
+MODEL_SHARE = 16  # one batch in so many goes through the model
 EXAMPLES = 300  # of Hypothesis, in a job
-# Limits of the added memory, processor and tiny model: a constant, and bytes per character. Measured with a million
-# characters: at most 2.2 kB per character if NFKC expands it to 18, else 1.6 kB.
+# Limits of the memory that the processor or the tiny model adds: a constant, and bytes per character. Measured with a
+# million characters: at most 2.2 kB per character if NFKC expands it to 18 characters, else 1.6 kB.
 BASE, PER_CHARACTER = 256e6, 4e3
 # Limit of the time for four times the text: linear code takes 4 times as long, quadratic code 16 times.
 GROWTH = 9
@@ -32,13 +32,13 @@ def run(job: Job) -> Result:
     result = {"batches": run_batch, "hypothesis": run_hypothesis, "long": run_long}[job.part](job)
     result.seconds = time.process_time() - start
     result.peak = memory("VmHWM")
-    ctypes.CDLL(None).malloc_trim(0)  # so that the rest is memory in use
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back: the rest is in use
     result.kept = memory("VmRSS")
     return result
 
 
 def run_batch(job: Job) -> Result:
-    """Check a batch with one of the tokenizers in turn, also as lists of words; some batches with the model."""
+    """Check a batch with one of the tokenizers in turn, as strings and as lists of words; some with the model."""
     named = batch(job.seed, job.number)
     kind = list(KINDS)[job.number % len(KINDS)]
     texts = [text for _, text in named]
@@ -112,7 +112,7 @@ def run_long(job: Job) -> Result:
 
 
 def measured(extract, text: str, kind: str) -> tuple[float, int]:
-    """CPU seconds, and the growth of the process at its peak, in bytes."""
+    """CPU seconds, and the growth of the process's peak memory in bytes."""
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5")  # reset the peak
     before, start = memory("VmRSS"), time.process_time()

@@ -1,7 +1,7 @@
 """
-The parts of a run, and their results.
+The jobs of a run, and their results.
 
-A job is determined by its fields, so that one that hangs or kills its worker can be named and repeated.
+A job is determined by its fields: one that hangs or kills its worker can be named and repeated.
 """
 
 from collections import Counter
@@ -11,13 +11,18 @@ from .texts import LONG, batch, long_text
 
 
 BATCH_LIMIT, LONG_LIMIT = 120.0, 600.0  # seconds after which a job counts as hung
-# The share of the longest texts that each tokenizer gets, and the model.
+# The share of a long text that each tokenizer gets, and the model.
 SHARE = {"checkpoint": 1.0, "bytelevel": 0.25, "unigram": 0.25, "model": 0.1}
 
 
 @dataclass(frozen=True)
 class Job:
-    """`part` is "batches", "hypothesis" or "long"; a long text has a `name`, and `kind`, its tokenizer or "model"."""
+    """
+    Args:
+        part: "batches", "hypothesis" or "long".
+        kind: of "long": the tokenizer, or "model".
+        name: of "long": the text, by its name in `LONG`.
+    """
 
     part: str
     seed: int = 0
@@ -46,7 +51,7 @@ class Finding:
 
     part: str
     error: str
-    inputs: list  # texts, or bytes of a guided run
+    inputs: list  # texts; of a guided run, bytes
     category: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Properties that hold for every text, checked against references that do not use the processor's code."""
+"""Check properties that hold for every text, against references that do not use the processor's code."""
 
 from functools import cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ KINDS = {"checkpoint": "bert", "bytelevel": "roberta", "unigram": "deberta-v3"}
 
 @cache
 def pipeline(kind: str) -> SenerPipeline:
-    """A tiny random model, half of whose scores are above the threshold, with the processor of one of `KINDS`."""
+    """A tiny random model, with about half of its scores above the threshold, and the processor of one of `KINDS`."""
     if kind == "checkpoint":
         tokenizer = SenerProcessor.from_pretrained(ROOT / "modeling_sener").tokenizer
     else:
@@ -49,13 +49,14 @@ def require(holds: bool, message: str):
 
 def check_texts(processor: SenerProcessor, texts: list[str]) -> list[list[tuple[int, int]]]:
     """
-    Check that words are those of the reference, tokens those of each word alone, and that batching changes nothing.
+    Check that words are those of the reference, tokens are those of each word alone, and texts of a batch do not
+    change each other's.
 
     Returns:
         For each text, the offsets of the words that have tokens.
 
     Raises:
-        AssertionError: a property is violated; names it.
+        AssertionError: names the property that is violated.
     """
     inputs = processor(texts)
     places = [words(text) for text in texts]
@@ -69,7 +70,7 @@ def check_texts(processor: SenerProcessor, texts: list[str]) -> list[list[tuple[
 
 
 def check_words(processor: SenerProcessor, texts: list[list[str]]):
-    """Do `check_texts` for lists of words, whose offsets are word numbers."""
+    """Check the same for lists of words, whose offsets count words."""
     inputs = processor(texts, is_split_into_words=True)
     check_inputs(processor, inputs, texts, [[(k, k + 1) for k in range(len(text))] for text in texts])
 
@@ -109,8 +110,8 @@ def check_inputs(processor: SenerProcessor, inputs, contents: list[list[str]], p
 
 def check_entities(text: str, offsets: list[tuple[int, int]], entities: list[dict], config, allow_nested: bool):
     """Check that entities are slices at word boundaries, in order, without conflicts, with valid scores and labels."""
-    first_words = {start: row for row, (start, _) in enumerate(offsets)}
-    last_words = {end: row for row, (_, end) in enumerate(offsets)}
+    first_words = {start: word for word, (start, _) in enumerate(offsets)}
+    last_words = {end: word for word, (_, end) in enumerate(offsets)}
     keys = []
     for entity in entities:
         start, end, label = entity["start"], entity["end"], entity["label"]
@@ -130,7 +131,7 @@ def check_entities(text: str, offsets: list[tuple[int, int]], entities: list[dic
 
 
 def check_pipeline(kind: str, texts: list[str], allow_nested: bool) -> int:
-    """Check the pipeline with a model; returns the number of entities, which shows that the check is not vacuous."""
+    """Check the pipeline with a model. Returns the number of entities, so that a test sees that there were some."""
     extract = pipeline(kind)
     offsets = check_texts(extract.processor, texts)
     found = extract(texts, batch_size=8, allow_nested=allow_nested)

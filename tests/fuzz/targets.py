@@ -10,7 +10,7 @@ from modeling_sener.decoding import Candidates, select
 from .properties import KINDS, check_texts, pipeline, require
 
 
-# Few and distant values: ties are common and exact, and rounding cannot reorder scores.
+# Few values, far apart: ties are common and exact, and rounding cannot reorder scores.
 LEVELS = np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])
 NOT_FINITE = (np.nan, np.inf, -np.inf)
 THRESHOLDS = (None, 0.0, 0.25, 0.4, 0.5, 0.55, 0.6, 0.85, 1.0)
@@ -28,7 +28,7 @@ def processor(data: bytes):
 
 
 def choice(data: bytes):
-    """Check `select` on any candidates of a text: the first byte has the options, then four bytes per candidate."""
+    """Check `select` on any candidates of a text: the first byte holds the options, four more bytes each candidate."""
     flags = data[0] if data else 0
     rows = np.frombuffer(data[1:257], dtype=np.uint8)[: len(data[1:257]) // 4 * 4].reshape(-1, 4).astype(np.int64)
     spans = {}  # (span, label) -> score, as each has one score
@@ -45,7 +45,7 @@ def choice(data: bytes):
 
 
 def decoder(data: bytes):
-    """Check `decode` on any logits: twelve bytes have sizes and options, the others levels or non-finite values."""
+    """Check `decode` on any logits: twelve bytes hold sizes and options, the others levels or non-finite values."""
     head, body = data[:12].ljust(12, b"\0"), data[12:] or b"\0"
     window, labels, batch = 1 + head[0] % 4, 1 + head[1] % 3, 1 + head[2] % 2
     lengths = [size % 9 for size in head[3 : 3 + batch]]

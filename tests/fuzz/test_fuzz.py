@@ -27,12 +27,12 @@ from modeling_sener.decoding import Candidates
 SEED = 7
 
 
-# The run
+# Hostile texts
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hostile_texts(kind):
-    """Words, tokens, offsets and padding are those of the references."""
+def test_hostile_texts_have_the_references_words_and_tokens(kind):
+    """Offsets and padding, too."""
     processor = pipeline(kind).processor
     for number in range(6):
         texts = [text for _, text in batch(SEED, number)]
@@ -41,19 +41,19 @@ def test_hostile_texts(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hostile_texts_through_the_model(kind):
+def test_entities_of_hostile_texts_have_all_properties(kind):
     texts = [text for _, text in batch(SEED, 100, size=24)]
     assert check_pipeline(kind, texts, allow_nested=True) > check_pipeline(kind, texts, allow_nested=False) > 100
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_long_texts(name):
+def test_long_texts_have_the_references_words_and_tokens(name):
     for kind in KINDS:
         check_texts(pipeline(kind).processor, [long_text(name, 10_000), "", long_text(name, 9_999)])
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)
-def test_bytes(target):
+def test_each_target_holds_for_random_bytes(target):
     random = Random(SEED)
     for size in range(120):
         targets.TARGETS[target](random.randbytes(size))
@@ -67,7 +67,7 @@ def test_texts_follow_from_the_seed():
     assert batch(3, 5) != batch(3, 6) != batch(4, 5)
 
 
-def test_texts_are_of_every_kind():
+def test_every_category_has_the_texts_that_it_is_named_for():
     named = [pair for number in range(60) for pair in batch(SEED, number)]
     texts = {name: [text for category, text in named if category == name] for name in CATEGORIES}
     assert min(map(len, texts.values())) > 100
@@ -97,7 +97,7 @@ class Damaged(SenerProcessor):
 
     def __call__(self, texts, **options):
         inputs = super().__call__(texts, **options)
-        if texts:  # `check_inputs` takes the special tokens from the empty text
+        if texts:  # `check_inputs` calls the processor for the empty text, too, to learn the special tokens
             self.damage(inputs)
         return inputs
 
@@ -207,7 +207,7 @@ def test_wrong_choices_are_noticed(monkeypatch):
 # The parts of the run
 
 
-def test_a_text_that_fails_is_named_and_made_small(monkeypatch):
+def test_a_text_that_fails_is_named_and_shrunk(monkeypatch):
     def check(processor, texts):
         assert not any("\u202e" in text and "\u200d" in text for text in texts)
 
@@ -221,7 +221,7 @@ def test_a_text_that_fails_is_named_and_made_small(monkeypatch):
     assert "TypeError" in jobs.run(Job("hypothesis", SEED, 1)).findings[0].error
 
 
-def test_what_fails_in_company_is_kept_with_its_company(monkeypatch):
+def test_a_batch_that_fails_only_as_a_whole_is_kept_whole(monkeypatch):
     def check(processor, texts):
         assert len(texts) == 1
 
@@ -231,7 +231,7 @@ def test_what_fails_in_company_is_kept_with_its_company(monkeypatch):
 
 
 class Greedy:
-    """Stands in for a pipeline: its processor is quadratic in time or memory."""
+    """In place of a pipeline: its processor takes quadratic time or memory."""
 
     def __init__(self, what):
         self.what = what
@@ -243,7 +243,7 @@ class Greedy:
 
 
 @pytest.mark.parametrize("what", ["time", "memory"])
-def test_growth_is_noticed(monkeypatch, what):
+def test_quadratic_time_or_memory_is_noticed(monkeypatch, what):
     monkeypatch.setitem(LONG, "a test", ("a", 4_000 if what == "time" else 48_000))
     monkeypatch.setattr(jobs, "check_long", lambda *arguments: None)
     monkeypatch.setattr(jobs, "NOISE", 0.02)
@@ -266,7 +266,7 @@ def test_a_job_that_hangs_or_kills_its_process_is_named():
     worker.stop()
 
 
-def test_a_finding_is_written_so_that_it_can_be_read_back(tmp_path):
+def test_a_finding_can_be_read_back_from_its_file(tmp_path):
     text = "a\ud800\x00\U0010ffff"
     file = write(Finding("batches", "what was wrong", [text, b"\xff"], "planes"), tmp_path / "fuzz", 3)
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -285,7 +285,7 @@ def test_every_long_text_is_planned_for_each_tokenizer_and_the_model():
 
 
 @pytest.mark.slow
-def test_a_whole_run(tmp_path):
+def test_a_whole_run_checks_inputs_of_every_part(tmp_path):
     pytest.importorskip("atheris", reason="make fuzz installs it")
     command = [sys.executable, "-m", "fuzz", "--seconds", "30", "--seed", "1", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900)

@@ -1,12 +1,13 @@
 """
-Hostile texts by category. All of them follow from a seed: `batch(seed, number)` gives the same texts again.
+Make hostile texts by category. All of them follow from a seed: `batch(seed, number)` gives the same texts again.
 """
 
 import unicodedata
 from random import Random
 
 
-# The characters of the pattern's \s (Unicode's White_Space), and some that only look, or are named, like spaces.
+# SPACES: the characters of the word pattern's \s (Unicode's White_Space). NO_SPACES: characters that only look like
+# spaces, or are named so.
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 NO_SPACES = "\x1c\x1d\x1e\x1f\u180e\u200b\u2060\u2800\u3164\ufeff"
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -33,24 +34,24 @@ TRUNCATED = [b"\xe2\x82", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\
 
 
 def batch(seed: int, number: int, size: int = 64) -> list[tuple[str, str]]:
-    """`size` pairs of category and text."""
+    """Draw `size` pairs of category and text."""
     random = Random(f"{seed} {number}")
     names = random.choices(list(CATEGORIES), k=size)
     return [(name, CATEGORIES[name](random)) for name in names]
 
 
 def length(random: Random, most: int) -> int:
-    """From 0 to `most`, each magnitude equally likely."""
+    """Draw a length from 0 to `most`, each order of magnitude equally likely."""
     return int(2 ** random.uniform(0, most.bit_length() - 1)) - 1
 
 
 def drawn(random: Random, pool, most: int) -> str:
-    """Up to `most` of the pool's strings, joined."""
+    """Draw up to `most` strings of the pool, and join them."""
     return "".join(random.choices(pool, k=length(random, most)))
 
 
 def any_character(random: Random) -> str:
-    """A character of any plane, each equally likely; includes surrogates and unassigned code points."""
+    """Draw a code point from any plane, each equally likely; surrogates and unassigned ones, too."""
     return chr(random.randrange(17) << 16 | random.randrange(0x10000))
 
 
@@ -133,7 +134,7 @@ def emoji(random: Random) -> str:
 
 
 def mixture(random: Random) -> str:
-    """Slices of texts of other categories."""
+    """Join slices of texts of other categories."""
     parts = []
     for _ in range(random.randrange(2, 6)):
         text = random.choice(PLAIN)(random)
@@ -143,7 +144,7 @@ def mixture(random: Random) -> str:
 
 
 def mutation(random: Random) -> str:
-    """A valid sentence, or a text of another category, changed in a few places."""
+    """Change a valid sentence, or a text of another category, in a few places."""
     sentence = "We train ResNet-50 on ImageNet and report 93.5 % top-1 accuracy (see Table 2, naïve café 漢字)."
     text = random.choice([sentence, random.choice(PLAIN)(random)[:500]])
     for _ in range(random.randrange(1, 9)):
@@ -165,7 +166,7 @@ PLAIN = [
 ]  # fmt: skip
 CATEGORIES = {function.__name__.replace("_", " "): function for function in [*PLAIN, mixture, mutation]}
 
-# Patterns that could cost more than linear time or memory, repeated up to this number of characters.
+# Patterns that could cost more than linear time or memory, and the number of characters up to which they are repeated.
 LONG = {
     "one letter": ("a", 5_000_000),
     "one ideograph": ("漢", 1_000_000),
@@ -187,6 +188,6 @@ LONG = {
 
 
 def long_text(name: str, size: int) -> str:
-    """`size` characters."""
+    """`size` characters of the pattern of this name in `LONG`."""
     unit, _ = LONG[name]
     return (unit * (size // len(unit) + 1))[:size]

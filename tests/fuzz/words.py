@@ -1,4 +1,4 @@
-"""Reference for the word pattern: split a text in a loop over its characters."""
+"""Reference for the word pattern: split a text into words in a loop over its characters."""
 
 from functools import cache
 
@@ -21,7 +21,7 @@ def kind(character: str) -> str:
     """
     "space", "unspaced" (a letter of a script without spaces), "mark", "digit", "letter" (or number or _) or "other".
 
-    Asks the regular expression engine for each character, as Python's tables have another version of Unicode.
+    Matches single characters with tokenizers' regular expressions: Python's tables have another version of Unicode.
     """
     if character in SPACES:
         return "space"
@@ -65,7 +65,10 @@ def end_of_letters(kinds: list[str], place: int) -> int:
 
 
 def end_of_joint(text: str, kinds: list[str], place: int) -> int | None:
-    """The position of the letter that a joint at `place` connects to the one before; `None` without a joint."""
+    """
+    If joiners, or a point or comma between digits, connect the letter before `place` to a later one: the place of that
+    one; else `None`.
+    """
     after = place
     while after < len(text) and text[after] in JOINERS:
         after += 1

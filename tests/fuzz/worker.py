@@ -1,4 +1,4 @@
-"""Runs jobs in a watched process. A job that hangs or dies is a finding, and the next one gets a new process."""
+"""Run jobs in a watched process. A job that hangs or dies is a finding, and the next one gets a new process."""
 
 import multiprocessing
 import os
@@ -18,15 +18,14 @@ class Worker:
         self.process = None
 
     def do(self, job: Job) -> Result:
-        """Run a job; returns its result, or a finding with all its texts if the job hangs or its process dies."""
+        """Run a job. Returns its result, or a finding with all its texts if the job hangs or its process dies."""
         if self.process is None:
-            # multiprocessing's spawn would import the program again, and a fork is unsafe with threads.
-            context = multiprocessing.get_context("spawn")
+            context = multiprocessing.get_context("spawn")  # a fork is unsafe with threads
             self.pipe, other = context.Pipe()
             self.process = context.Process(target=_serve, args=(self.run, other), daemon=True)
             self.process.start()
             other.close()
-            self.pipe.recv()  # wait for its imports, which are not charged to the first job
+            self.pipe.recv()  # wait for its imports: they must not count for the first job
         self.pipe.send(job)
         try:
             if self.pipe.poll(job.limit):
