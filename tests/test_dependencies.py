@@ -1,4 +1,4 @@
-"""What the code imports is declared, and not left to what another package happens to bring."""
+"""pyproject.toml declares every package that the code imports, rather than rely on another package to install it."""
 
 import ast
 import importlib.metadata
@@ -18,9 +18,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OWN = {"modeling_sener", "training"} | {
     path.stem for folder in ("space", "tests") for path in (ROOT / folder).iterdir()
 }
-# Asked for and done without, and what runs in an environment of its own.
+# The demo does without `spaces` if it is missing; peers of the benchmarks run in environments of their own.
 LEFT_OUT = {"spaces", "gliner", "gliner2"}
-# What every release of transformers 5 requires itself.
+# Every release of transformers 5 requires these itself.
 OF_TRANSFORMERS = {"huggingface-hub", "numpy", "packaging", "pyyaml", "safetensors", "tokenizers", "tqdm"}
 
 
@@ -29,7 +29,7 @@ def names(requirements):
 
 
 def declared(*extras):
-    """The packages of extras, those of others that they name included."""
+    """The packages of these extras and of the extras that they name, and the plain dependencies."""
     every = set()
     for extra in extras:
         lines = PROJECT["optional-dependencies"][extra]

@@ -1,4 +1,4 @@
-"""The promises of SECURITY.md for the commands: no code from data, and no file outside of its folder."""
+"""SECURITY.md's promises for the commands: no code from data is run, no file outside of its folder is touched."""
 
 import ast
 import contextlib
@@ -26,9 +26,9 @@ MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "joblib", "dill"
            "tarfile", "zipfile"}  # fmt: skip
 FUNCTIONS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "torch.save",
              "shutil.unpack_archive"}  # fmt: skip
-# `compose` makes nodes, no objects.
+# Members of yaml that are allowed. `compose` makes nodes, no objects.
 YAML = {"safe_load", "safe_load_all", "safe_dump", "safe_dump_all", "compose", "SafeLoader", "YAMLError"}
-# Accelerate unpickles any object that is registered.
+# Methods that unpickle or write outside of a folder. Accelerate unpickles any object that is registered.
 METHODS = {"register_for_checkpointing", "extractall", "read_pickle", "to_pickle"}
 
 

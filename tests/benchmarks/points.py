@@ -61,7 +61,7 @@ class Point:
 
 
 def plan(group: str, quick: bool) -> list[Point]:
-    """The points of a group that are known in advance. The groups "peer" and "longest" choose theirs during the run."""
+    """The points of a group that are known in advance; "peer" and "longest" choose theirs during the run."""
     short, middle, long = (128, 256, 384) if quick else (512, 2048, 4096)
     longer, longest = (512, 1024) if quick else (16384, 65536)
     runs = 1 if quick else 3
