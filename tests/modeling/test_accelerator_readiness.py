@@ -1,9 +1,9 @@
 """
-Readiness for an accelerator, as far as a CPU shows it: no loop over chunks waits for the device, tensors are made on
-the inputs' device, the size of chunks follows the device.
+Properties that make an accelerator fast, as far as a CPU shows them: no loop over chunks waits for the device, tensors
+are made on the inputs' device, the size of chunks depends on the device.
 
-A pass waits for the device whenever it asks for a number: `int()`, `bool()` and `.item()` of a tensor, `nonzero`, and
-a mask as an index, which make shapes depend on values. The CPU has the same operations: they are counted there.
+A pass waits for the device whenever it reads a value from it: by `int()`, `bool()` and `.item()` of a tensor, by
+`nonzero`, and by a mask as an index, as shapes then depend on values. The tests count these operations on the CPU.
 """
 
 from functools import partial
@@ -26,12 +26,12 @@ INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 MAKERS = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand, torch.randint,
           torch.randn, torch.tensor, torch.zeros}  # fmt: skip
 BACKBONES = ["deberta-convolution", "bert", "modernbert"]
-ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # chunk sizes that cut the head into one chunk, three or more, twice as many
+ONE_CHUNK, FEW, MANY = 10**6, 6, 2  # sizes of chunks: the head has one chunk, three or more, twice as many
 PADDED, ALIKE = [100, 70, 3], [100, 100]
 
 
 class Questions(TorchDispatchMode):
-    """Counts the operations that wait for the device."""
+    """Counts questions: operations that wait for the device."""
 
     def __init__(self):
         super().__init__()
@@ -71,14 +71,14 @@ ASKING = {
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
-def test_a_question_is_noticed(ask):
+def test_each_kind_of_question_is_counted(ask):
     assert questions(lambda: ask(torch.arange(3))) == 1
 
 
 @pytest.mark.parametrize("lengths", [PADDED, ALIKE], ids=str)
 @pytest.mark.parametrize("triangles", ["upper", "both"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_inference(backbone, triangles, lengths):
+def test_more_chunks_ask_no_more_questions_in_inference(backbone, triangles, lengths):
     asked, made = [], []
     for chunk_size in (ONE_CHUNK, FEW, MANY):
         model, inputs = model_and_inputs(backbone, chunk_size, lengths, triangles=triangles)
@@ -91,7 +91,7 @@ def test_inference(backbone, triangles, lengths):
 
 @pytest.mark.parametrize("lengths", [PADDED, ALIKE], ids=str)
 @pytest.mark.parametrize("triangles", ["upper", "both"])
-def test_candidates_ask_once_a_chunk(triangles, lengths, monkeypatch):
+def test_finding_candidates_asks_one_question_per_chunk(triangles, lengths, monkeypatch):
     """A chunk waits for the device once, for its number of spans."""
     thresholds = torch.full((len(LABELS),), 0.5)
     decoded, beside = [], []
@@ -116,8 +116,8 @@ def step(model, **inputs):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("triangles", ["upper", "both"])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_training(backbone, triangles, checkpointing):
-    """A step of many chunks as one of a single chunk: forward, backward and dropout."""
+def test_more_chunks_ask_no_more_questions_in_training(backbone, triangles, checkpointing):
+    """Forward, backward and dropout."""
     asked = []
     for chunk_size in (ONE_CHUNK, MANY):
         model, inputs = model_and_inputs(backbone, chunk_size, PADDED, triangles=triangles)
@@ -146,7 +146,7 @@ class Makers(TorchFunctionMode):
 @pytest.mark.parametrize("attention", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_tensor_is_made_on_the_device_of_the_inputs(backbone, attention, chunk_size):
-    """Without a device a tensor is made on the CPU, which fails on an accelerator only."""
+    """A tensor that is made without a device lies on the CPU, which only fails if the inputs do not."""
     model, inputs = model_and_inputs(backbone, chunk_size, PADDED, triangles="both", attention=attention)
     labels, thresholds = torch.zeros_like(model(**inputs).logits), torch.full((len(LABELS),), 0.5)
     with Makers() as makers:

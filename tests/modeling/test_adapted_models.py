@@ -1,4 +1,4 @@
-"""A model whose modules were exchanged or hooked by others: right, or refused in one line."""
+"""A model whose modules other libraries replaced or hooked computes the right result, or is refused in one line."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def to_meta_and_cpu(model, folder):
 
 
 def loaded(model, folder):
-    """As users do it."""
+    """Save the model and load it with a device map, as users do."""
     model.save_pretrained(folder / "model")
     places = {name: "disk" if name == "backbone" else "cpu" for name, _ in model.named_children()}
     return SenerModel.from_pretrained(folder / "model", device_map=places, offload_folder=folder / "offload")
@@ -88,8 +88,8 @@ def test_adapters_on_the_head_count_in_training_and_in_inference(triangles, chec
 @pytest.mark.skipif(not hasattr(torch.ao, "quantization"), reason="torch has no dynamic quantisation")
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_linear_layers_in_eight_bits(backbone):
-    """On average: single scores of a tiny random model may be far off where numbers are rounded."""
+def test_linear_layers_in_eight_bits_give_nearly_the_same_scores(backbone):
+    """On average: rounding may change single scores of a tiny random model by far."""
     fields = {"chunk_size": 6, "attention_window": 2}
     model, inputs = tiny_model(backbone, **fields), batch(LENGTHS)
     small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)

@@ -49,10 +49,10 @@ def check(qkv, weight, mask, kernel, dense):
 @pytest.mark.parametrize("log_n", [False, True])
 @pytest.mark.parametrize("kind", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("lengths", BATCHES, ids=str)
-def test_equals_dense(lengths, kind, log_n):
+def test_attention_equals_dense(lengths, kind, log_n):
     qkv, weight, mask = states(lengths)
     arrow = ArrowAttentionContext(kind, w, log_n, mask)
-    # Without its global row [CLS] is a token like any other, and is not scaled.
+    # Without global attention, [CLS] is a token like any other: its scores are not scaled.
     log_n = log_n and kind != "sliding_window"
     check(
         qkv, weight, mask,
@@ -107,7 +107,7 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(padded[1:, :20], alone, atol=1e-12, rtol=0)
 
 
-def test_padding_rows_are_finite_and_have_finite_gradients():
+def test_outputs_of_padding_are_finite_and_have_finite_gradients():
     qkv, _, mask = states([BLOCK + 9, 1])
     leaves = [x.clone().requires_grad_() for x in qkv]
     out = arrow_attention(
@@ -117,7 +117,7 @@ def test_padding_rows_are_finite_and_have_finite_gradients():
     assert out.isfinite().all() and all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
-def test_what_padding_holds_never_matters():
+def test_values_of_padding_change_nothing():
     qkv, _, mask = states([2 * w + 3, w + 1])
     other = [torch.where(mask[:, None, :, None], x, 50 * torch.ones_like(x)) for x in qkv]
     arrow = ArrowAttentionContext("arrow", w, True, mask)
@@ -131,6 +131,6 @@ def test_an_encoder_that_drops_keyword_arguments_is_an_error():
         arrow_attention(torch.nn.Identity(), q, k, v, None, 0.4)
 
 
-def test_registered_under_one_name():
+def test_attention_and_mask_are_registered_under_one_name():
     assert AttentionInterface()[arrow_module.NAME] is arrow_attention
     assert AttentionMaskInterface()[arrow_module.NAME] is arrow_module.plain_padding_mask

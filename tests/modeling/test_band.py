@@ -1,4 +1,4 @@
-"""Band functions against cell-by-cell loops."""
+"""Functions of the band against loops over its cells."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def width(triangles):
 
 @pytest.mark.parametrize("triangles", TRIANGLES)
 @pytest.mark.parametrize("N", LENGTHS)
-def test_transpose(N, triangles):
+def test_transpose_equals_its_definition(N, triangles):
     b = columns_before(w, triangles)
     band = random(2, N, width(triangles), 3)
     moved = transpose(pad_rows(band, w, b))
@@ -64,7 +64,7 @@ def test_transpose_is_a_view():
 
 
 @pytest.mark.parametrize("triangles", TRIANGLES)
-def test_masks_of_rows_and_of_columns(triangles):
+def test_masks_hold_the_valid_cells(triangles):
     counts = torch.tensor([11, 1, 5])
     band = Band.of(counts, w, triangles)
     expected = references.valid_band(counts, 11, w, triangles)
@@ -78,7 +78,7 @@ def test_masks_of_rows_and_of_columns(triangles):
 
 @pytest.mark.parametrize("of_columns", [False, True])
 @pytest.mark.parametrize("triangles", TRIANGLES)
-def test_rows_without_a_mask_are_those_where_it_has_no_hole(triangles, of_columns):
+def test_rows_have_no_mask_if_all_their_cells_are_valid(triangles, of_columns):
     band = Band.of(torch.tensor([30, 19]), w, triangles)
     free = []
     for first in range(-2, 28):
@@ -90,7 +90,7 @@ def test_rows_without_a_mask_are_those_where_it_has_no_hole(triangles, of_column
 
 
 def test_a_chunk_asks_the_device_for_nothing():
-    """`shortest` is read once: with lengths that hold no data any later question would raise."""
+    """`shortest` is known beforehand. The lengths hold no data here: reading them would raise."""
     band = Band(w, "both", torch.empty(2, dtype=torch.long, device="meta"), shortest=19)
     assert band.edge_mask(slice(w, 9)) is None and band.edge_mask(slice(0, 9)).device.type == "meta"
 
@@ -109,6 +109,6 @@ def test_a_span_that_does_not_fit_is_refused(span):
         band_labels([span], 9, w, "both", 1)
 
 
-def test_fits():
+def test_a_span_of_window_plus_one_words_fits():
     assert fits(3, 3 + w + 1, w) and not fits(3, 3 + w + 2, w)
     assert fits(0, 10_000, None)

@@ -1,4 +1,4 @@
-"""Biaffine band and span blocks against the dense square, outputs and every gradient, whole and in chunks."""
+"""Biaffine band and BiSPA blocks against the dense square: outputs and every gradient, whole and in chunks."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def dense_block(kind, state, square):
 
 
 def dense_band(kind, state, cells, lengths):
-    """The block text by text on the square, back in the band and padded."""
+    """Compute the block for each text on the square. The results are put back into a band, and padded."""
     bands, triangles = [], kind[-1]
     for text, length in zip(cells, lengths, strict=True):
         square = dense_block(kind, state, references.band_to_square(text[:length], w, triangles))
@@ -58,7 +58,7 @@ def case(kind, lengths, device):
 
 
 def parameters(module):
-    """Copies on the CPU."""
+    """Copies of the module's parameters, on the CPU."""
     return {name: tensor.detach().cpu().clone().requires_grad_() for name, tensor in module.named_parameters()}
 
 
@@ -85,7 +85,7 @@ def test_block_equals_dense(device, kind, lengths):
 
 
 @pytest.mark.parametrize("kind", BLOCKS, ids="-".join)
-def test_what_an_invalid_cell_holds_never_reaches_a_valid_one(device, kind):
+def test_values_of_invalid_cells_never_reach_valid_ones(device, kind):
     module, band, valid, shape = case(kind, [2 * w + 3, 1, w + 1], device)
     valid, cells, run = valid.to(device), random(*shape).to(device), WholeText(5)
     clean = (cells * valid).requires_grad_()
@@ -143,14 +143,14 @@ def test_biaffine_band_equals_dense(device, lengths, triangles):
     assert_same_gradients(module, {name.removeprefix("biaffine."): tensor for name, tensor in state.items()})
 
 
-def test_biaffine_rows_of_a_part(device):
+def test_biaffine_rows_of_a_chunk_are_those_of_the_whole(device):
     lengths = [90, 31]
     module, _, (words, _) = biaffine_case(lengths, device)
     whole = rows_of(module, words, lengths, range(90))
     assert_close(rows_of(module, words, lengths, range(13, 81)), whole[:, 13:81], atol=1e-12, rtol=0)
 
 
-def test_rotation_of_queries_and_keys(device):
+def test_queries_and_keys_are_rotated_and_values_are_not(device):
     q, k, v = random(3, 2, 3, W, C)
     positions = torch.arange(W)
     turned = [references.rotate(x, positions.expand(2, 3, W)) for x in (q, k)]

@@ -26,7 +26,7 @@ def at_size(model, chunk_size):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @SETTINGS
 @given(lengths=lengths, window=windows, chunk_size=chunk_sizes, kind=st.sampled_from(KINDS))
-def test_encoder(device, backbone, lengths, window, chunk_size, kind):
+def test_the_encoder_in_chunks_gives_the_states_of_the_whole(device, backbone, lengths, window, chunk_size, kind):
     model = tiny_model(backbone, attention=kind, attention_window=window).double().to(device)
     inputs = batch(lengths, pad_token_id=BACKBONES[backbone].get("pad_token_id", 0), device=device)
     with torch.no_grad():
@@ -42,7 +42,9 @@ def test_encoder(device, backbone, lengths, window, chunk_size, kind):
     how=st.sampled_from([("both", "transposed"), ("both", "mirrored"), ("upper", "transposed")]),
     layers=st.integers(0, 3),
 )  # fmt: skip
-def test_head(device, lengths, window, chunk_size, interaction, how, layers):
+def test_the_head_in_chunks_gives_the_logits_of_the_whole(
+    device, lengths, window, chunk_size, interaction, how, layers
+):
     triangles, readout = how
     fields = {"triangles": triangles, "vertical_readout": readout, "span_interaction": interaction,
               "span_layers": layers}  # fmt: skip
@@ -64,8 +66,8 @@ def test_head(device, lengths, window, chunk_size, interaction, how, layers):
     lengths=lengths, window=windows, chunk_size=chunk_sizes, threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
     triangles=st.sampled_from(["both", "upper"]),
 )  # fmt: skip
-def test_candidates(device, lengths, window, chunk_size, threshold, triangles):
-    """Candidates found chunk by chunk, without keeping logits, are those of the logits of the whole text."""
+def test_candidates_found_in_chunks_are_those_of_the_whole(device, lengths, window, chunk_size, threshold, triangles):
+    """The logits of a chunk are dropped once its candidates are found."""
     model = tiny_model("bert", span_window=window, triangles=triangles).double().to(device)
     inputs = batch(lengths, device=device)
     thresholds = torch.full((len(LABELS),), threshold)

@@ -20,7 +20,7 @@ def test_compiled_equals_eager(backbone):
             each(**inputs, labels=torch.ones_like(logits)).loss.backward()
             gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
             model.zero_grad()
-        # A softmax does not see the bias of its keys: beside the others its gradient is rounding alone.
+        # The bias of keys does not change a softmax: its gradient is rounding error alone.
         rounding = 1e-6 * max(expected.abs().max() for expected in gradients[0].values())
         for name, expected in gradients[0].items():
             assert (gradients[1][name] - expected).abs().max() <= 1e-4 * expected.abs().max() + rounding, name

@@ -69,14 +69,14 @@ def test_wrong_labels_are_named(labels):
     assert repr(labels) in str(error.value)
 
 
-def test_label2id_must_agree():
+def test_label2id_must_agree_with_id2label():
     with pytest.raises(ValueError, match="label2id"):
         tiny_config(label2id={"Method": 1, "Task": 0, "Material": 2})
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_is_read_outside_the_configuration(field):
-    """A field that no other module reads does nothing: reading is `<something>config.field` in the syntax tree."""
+    """A field that nothing reads does nothing. In the syntax tree, a read is `<something>config.field`."""
     found = []
     for path in Path(modeling_sener.__file__).parent.glob("*.py"):
         if path.name == "configuration_sener.py":
@@ -89,7 +89,7 @@ def test_every_field_is_read_outside_the_configuration(field):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_round_trip(backbone, tmp_path):
+def test_every_field_is_saved_and_loaded(backbone, tmp_path):
     changed = {
         "attention": "sliding_window", "attention_window": 9, "log_n_scaling": False, "span_window": 7,
         "biaffine_size": 11, "span_channels": 4, "span_layers": 3, "span_interaction": "cnn",
@@ -108,17 +108,17 @@ def test_round_trip(backbone, tmp_path):
     assert again.backbone_config.to_dict() == config.backbone_config.to_dict()
     assert type(again.backbone_config) is type(AutoConfig.for_model(BACKBONES[backbone]["model_type"]))
     saved = json.loads((tmp_path / "config.json").read_text())
-    named = {name: saved[name] for name in ("auto_map", "custom_pipelines")}  # a file names its code
+    named = {name: saved[name] for name in ("auto_map", "custom_pipelines")}  # only a saved config names its code
     assert again.to_dict() == {**config.to_dict(), **named, "dtype": "float32"}
 
 
-def test_all_pairs_are_no_window(tmp_path):
+def test_no_span_window_is_saved_and_loaded(tmp_path):
     config = tiny_config(span_window=None)
     config.save_pretrained(tmp_path)
     assert SenerConfig.from_pretrained(tmp_path).span_window is None
 
 
-def test_labels_keep_their_order():
+def test_more_than_ten_labels_keep_their_order():
     names = [f"label{i}" for i in range(12)]
     config = tiny_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     assert SenerConfig.from_dict(json.loads(config.to_json_string())).labels == names

@@ -1,4 +1,4 @@
-"""DeBERTa with banded disentangled attention against the dense reference, and transformers' helpers."""
+"""DeBERTa with disentangled attention in a window, against the dense reference and transformers' helpers."""
 
 import pytest
 import torch
@@ -31,11 +31,11 @@ def run(model, inputs, kind, log_n):
 
 
 def assert_equals_dense(model, lengths, kind, log_n):
-    """States of real tokens, and the gradient of every parameter for a loss on real tokens."""
+    """Compare states of real tokens, and the gradient of every parameter for a loss on real tokens."""
     inputs = batch(lengths)
     mask = inputs["attention_mask"]
     state = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
-    # Without its global row [CLS] is a token like any other, and is not scaled.
+    # Without global attention, [CLS] is a token like any other: its scores are not scaled.
     scaled = log_n and kind != "sliding_window"
     expected = references.deberta_encoder(state, model.config, inputs["input_ids"], mask, kind, w, scaled)
     ours = run(model, inputs, kind, log_n)
@@ -47,7 +47,7 @@ def assert_equals_dense(model, lengths, kind, log_n):
         reference = state[name].grad
         ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         reference = torch.zeros_like(parameter) if reference is None else reference
-        # An embedding's padding row takes no gradient in torch.
+        # In torch, the embedding of padding gets no gradient.
         if name == "embeddings.word_embeddings.weight":
             reference = reference.index_fill(0, torch.tensor([model.config.pad_token_id]), 0.0)
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5, msg=lambda t, name=name: f"d {name}: {t}")
@@ -55,7 +55,7 @@ def assert_equals_dense(model, lengths, kind, log_n):
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("backbone", DEBERTAS)
-def test_equals_dense(backbone, lengths):
+def test_states_and_gradients_equal_dense(backbone, lengths):
     assert_equals_dense(encoder(backbone), lengths, "arrow", True)
 
 
@@ -67,7 +67,7 @@ def test_each_kind_equals_dense(backbone, kind, log_n):
 
 
 def test_window_beyond_the_identity_buckets():
-    """With 8 buckets the identity ends at 4, inside the window of 5, and the table's end lies inside the text."""
+    """With 8 buckets, distances up to 4 have their own bucket; the window is 5. The text is longer than the table."""
     small = encoder("deberta-v3", position_buckets=8, max_relative_positions=12)
     assert_equals_dense(small, [3 * w, 40], "arrow", True)
 

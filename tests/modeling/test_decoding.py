@@ -11,7 +11,7 @@ from support.decoding import decode
 from modeling_sener.decoding import Candidates, find_candidates, select, span_probabilities
 
 
-# Few values, far enough apart that rounding cannot reorder them: ties are common and exact.
+# Few values, far apart: ties are common and exact, and rounding cannot reorder scores.
 LEVELS = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])
 
 
@@ -97,7 +97,7 @@ def test_scores_that_are_not_finite_raise(value, triangles, triangle_mean, thres
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.1, 0.3, 0.7])
-def test_the_threshold_is_compared_as_the_number_that_was_given(threshold):
+def test_the_threshold_is_not_rounded_before_it_is_compared(threshold):
     nearest = torch.tensor(threshold, dtype=torch.float32)
     ends = torch.tensor([0.0, 1.0])
     below, above = torch.nextafter(nearest, ends)
@@ -108,7 +108,7 @@ def test_the_threshold_is_compared_as_the_number_that_was_given(threshold):
     assert found.start.tolist() == [i for i, score in enumerate(scores.tolist()) if score >= threshold]
 
 
-def test_what_is_no_pair_of_words_may_be_anything():
+def test_cells_that_are_no_pair_of_words_are_ignored():
     logits = torch.full((2, 4, 5, 1), float("nan"))
     logits[0] = 3.0
     logits[1, :2, 1:4] = 3.0
@@ -139,14 +139,14 @@ def test_a_span_keeps_its_labels_without_nesting():
     assert len(select(several, "all", True).start) == 3
 
 
-def test_no_candidates():
+def test_of_no_candidates_none_is_chosen():
     none = Candidates(*(np.zeros(0, dtype=int) for _ in range(5)))
     assert len(select(none, "all", True).start) == 0
 
 
 @pytest.mark.parametrize("allow_nested", [True, False])
 def test_a_hundred_thousand_candidates(allow_nested):
-    """Linear time: quadratic work would not end. Accepted spans are nested or apart, the best one among them."""
+    """Quadratic work would take too long. Accepted spans are nested or apart, and the best one is among them."""
     generator = np.random.default_rng(0)
     start = np.repeat(np.arange(25_000), 4)
     end = start + generator.integers(1, 130, len(start))

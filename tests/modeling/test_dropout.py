@@ -1,4 +1,4 @@
-"""Our dropout on the CPU: what it drops, what it keeps, its gradient and its random state."""
+"""The model's own dropout on the CPU: the share that it drops, its gradient and its random state."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_the_share_that_is_dropped_is_p_in_every_place_of_a_draw(p):
     dropped = (dropout(torch.ones(400_000, 4), p) == 0).double()
     error = 5 * (p * (1 - p) / len(dropped)) ** 0.5 + 0.5 / LEVELS
     torch.testing.assert_close(dropped.mean(dim=0), torch.full((4,), p, dtype=torch.float64), rtol=0, atol=error)
-    # Elements that share a draw are independent: of each two, the share dropped together is p * p.
+    # Elements that share a draw are independent: any two are dropped together with probability p * p.
     together = dropped.T @ dropped / len(dropped)
     off_diagonal = together[~torch.eye(4, dtype=torch.bool)]
     error = 5 * (p**2 * (1 - p**2) / len(dropped)) ** 0.5 + 1 / LEVELS
@@ -33,11 +33,11 @@ def test_the_share_that_is_dropped_is_p_in_every_place_of_a_draw(p):
 
 
 @pytest.mark.parametrize("p, expected", [(0, 1.0), (1, 0.0)])
-def test_nothing_and_everything(p, expected):
+def test_p_of_0_drops_nothing_and_p_of_1_everything(p, expected):
     assert (dropout(torch.ones(1000), p) == expected).all()
 
 
-def test_gradient_is_dropped_like_the_states():
+def test_the_gradient_is_dropped_where_the_states_are():
     torch.manual_seed(0)
     states = torch.randn(1000, requires_grad=True)
     out = dropout(states, 0.3)
@@ -55,7 +55,7 @@ def test_module_draws_in_training_only_and_repeats_with_the_seed():
 
 @pytest.mark.parametrize("bias", ["none", "bool", "float"])
 def test_attention_drops_weights_as_scaled_dot_product_attention_does(bias):
-    """With the identity as values, what comes out are the weights: kept ones are those without dropout / (1 - p)."""
+    """With the identity as values, the output is the weights. A kept weight is that without dropout, over 1 - p."""
     torch.manual_seed(0)
     query, key = (torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (40, 50))
     value = torch.eye(50, dtype=torch.float64).expand(2, 3, 50, 50)

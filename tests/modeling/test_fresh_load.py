@@ -29,7 +29,7 @@ for name in {names!r}:
 """
 
 
-def test_models(tmp_path):
+def test_models_of_each_encoder_give_the_same_logits(tmp_path):
     expected = {}
     for name in NAMES:
         model = tiny_model(name)
@@ -60,7 +60,7 @@ print(json.dumps([processor.post_process(outputs, inputs), extract(texts), outpu
 """
 
 
-def test_model_processor_and_pipeline(tmp_path):
+def test_model_processor_and_pipeline_give_the_same_entities(tmp_path):
     tokenizer = tiny_tokenizer("wordpiece")
     backbone = {**BACKBONES["bert"], "vocab_size": len(tokenizer)}
     config = tiny_config(backbone, threshold=0.6)
@@ -96,7 +96,7 @@ def test_a_half_precision_file_loads_as_float32(dtype, tmp_path):
         assert parameter.dtype == torch.float32 and torch.equal(parameter, stored[name].float()), name
 
 
-def test_saving_twice_and_over_itself(tmp_path):
+def test_a_model_saved_over_its_own_folder_keeps_its_weights(tmp_path):
     model = tiny_model("bert")
     model.save_pretrained(tmp_path)
     again = SenerModel.from_pretrained(tmp_path)
@@ -105,7 +105,7 @@ def test_saving_twice_and_over_itself(tmp_path):
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
-def test_a_missing_or_unknown_weight_is_not_silent(tmp_path):
+def test_a_missing_or_unknown_weight_is_an_error(tmp_path):
     tiny_model("bert").save_pretrained(tmp_path)
     _, info = SenerModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]

@@ -1,4 +1,4 @@
-"""Token ids, words and entities on record, for a WordPiece and a SentencePiece tokenizer."""
+"""Token ids, words and entities are the recorded ones, for a WordPiece and a SentencePiece tokenizer."""
 
 import pytest
 from support.golden_checkpoints import CHECKPOINTS, RECORDED, golden
@@ -7,7 +7,7 @@ from training.publishing.check_published import TEXTS, record
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_token_ids_and_entities_are_those_on_record(kind, tmp_path):
+def test_token_ids_and_entities_are_the_recorded_ones(kind, tmp_path):
     if kind == "sentencepiece":
         pytest.importorskip("sentencepiece")
     found, expected = record(CHECKPOINTS[kind](tmp_path)), golden(kind)

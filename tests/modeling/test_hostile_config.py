@@ -1,4 +1,4 @@
-"""Damaged, foreign and hand-edited checkpoints: a clear error or a model that works, never random results."""
+"""Damaged, foreign and hand-edited checkpoints give a clear error or a model that works, never random results."""
 
 import inspect
 import json
@@ -80,7 +80,7 @@ def nan_weight(folder, case):
 
 
 BINARY = bytes(range(256)) * 40
-MODEL, PROCESSOR = "model", "processor"  # what of a checkpoint cannot be loaded
+MODEL, PROCESSOR = "model", "processor"  # which of the two cannot be loaded
 FAULTS = {
     "half the weights": (cut("model.safetensors", 0.5), MODEL, ["model.safetensors is damaged", FETCH]),
     "a hundredth of the weights": (cut("model.safetensors", 0.01), MODEL, ["model.safetensors is damaged", FETCH]),
@@ -158,7 +158,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder, tmp_path):
         load_checkpoint(tmp_path / "case")
 
 
-def test_other_sizes_are_made_anew_only_where_that_is_asked_for(folder, tmp_path):
+def test_weights_of_other_sizes_are_drawn_anew_only_on_request(folder, tmp_path):
     shutil.copytree(folder / "good", tmp_path / "case")
     take("two-labels")(folder, tmp_path / "case")
     model, info = SenerModel.from_pretrained(tmp_path / "case", ignore_mismatched_sizes=True, output_loading_info=True)
@@ -167,7 +167,7 @@ def test_other_sizes_are_made_anew_only_where_that_is_asked_for(folder, tmp_path
 
 
 def works(model, processor):
-    """Whether a model finds something sensible in a short text, and nothing in an empty one."""
+    """Whether a model finds entities with right offsets in a short text, and none in an empty one."""
     inputs = processor([TEXT, ""])
     candidates = model.find_candidates(**inputs, thresholds=processor.thresholds(0.0))
     first, second = processor.entities(candidates, inputs)
@@ -245,11 +245,11 @@ NESTED = ["deberta-v3", "bert", "modernbert", "distilbert"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", NESTED)
-def test_every_field_of_the_encoder_missing_or_odd(tmp_path, backbone):
+def test_every_field_of_the_encoder_missing_or_odd_is_named_or_the_model_works(tmp_path, backbone):
     check_encoder_fields(write_checkpoint(tmp_path, backbone), [MISSING, *ODD])
 
 
-def test_fields_of_the_encoder_that_would_fail_late(tmp_path):
+def test_fields_of_the_encoder_that_would_fail_late_are_refused_early(tmp_path):
     """Found by the slow test above; each would end in a traceback, or take all memory, long after loading."""
     check_encoder_fields(write_checkpoint(tmp_path, "deberta-v3"), [10**9, 1, "x"], {
         "position_buckets", "max_position_embeddings", "max_relative_positions", "hidden_act", "hidden_dropout_prob",
@@ -267,7 +267,7 @@ def check_encoder_fields(folder, values, names=None):
             assert error is None or "backbone_config" in error or BELONG in error, (field, value, error)
 
 
-def test_what_is_not_the_encoders_changes_nothing():
+def test_fields_that_the_encoder_does_not_use_change_nothing():
     """A wrong label list of the encoder's own is no reason to refuse a model that never reads it."""
     config = tiny_config({**BACKBONES["bert"], "id2label": {"x": 1}, "output_hidden_states": "x", "dtype": "y"})
     assert config.backbone_config.to_dict() == tiny_config("bert").backbone_config.to_dict()
@@ -285,7 +285,7 @@ def test_what_is_not_the_encoders_changes_nothing():
     ],
     ids=str,
 )
-def test_fields_of_the_encoder_are_named(fields, message):
+def test_wrong_fields_of_the_encoder_are_named(fields, message):
     with pytest.raises(ValueError) as error:
         SenerConfig(backbone_config={**BACKBONES["bert"], **fields})
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""No tensor of size T x T or N x N: the largest tensor that a pass makes grows with the text, not with its square."""
+"""No tensor has size T x T or N x N: the largest tensor of a pass grows linearly with the text's length."""
 
 import pytest
 import torch
@@ -40,12 +40,12 @@ def largest(model, length, backward):
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "training"])
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
 @pytest.mark.parametrize("backbone", ["deberta-v3", "bert"])
-def test_each_setting(backbone, fields, backward):
+def test_the_largest_tensor_grows_linearly_for_each_setting(backbone, fields, backward):
     assert_linear(tiny_model(backbone, **{**SMALL, **fields}), backward)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_each_encoder(backbone):
+def test_the_largest_tensor_grows_linearly_for_each_encoder(backbone):
     assert_linear(tiny_model(backbone, **SMALL), backward=True)
 
 

@@ -1,4 +1,4 @@
-"""The whole model against the dense references, transformers' own encoders, itself in a padded batch, and ablated."""
+"""The whole model and its ablations against the dense references, transformers' own encoders, and each text alone."""
 
 import copy
 import json
@@ -59,14 +59,14 @@ ABLATIONS = [
 
 
 def token_states(model, inputs):
-    """Encoder states (B, T, d): with every token a word of its own, word states are token states."""
+    """States of the encoder (B, T, d). Each token is a word of its own: word states are token states."""
     T = inputs["input_ids"].shape[1]
     every_token = torch.arange(1, T + 1, device=inputs["input_ids"].device).expand_as(inputs["input_ids"])
     return model.encode(inputs["input_ids"], inputs["attention_mask"], every_token)[0]
 
 
 def dense_how(config):
-    # Without its global row [CLS] is a token like any other, and is not scaled.
+    # Without global attention, [CLS] is a token like any other: its scores are not scaled.
     log_n = config.log_n_scaling and config.attention != "sliding_window"
     return {"kind": config.attention, "window": config.attention_window, "log_n": log_n}
 
@@ -106,7 +106,7 @@ def test_full_attention_gives_the_states_of_transformers_own_encoder_at_any_leng
 @pytest.mark.parametrize("kind", ["arrow", "sliding_window", "full"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_long_texts_give_dense_states(device, backbone, kind):
-    """Of 150 tokens: longer than every window, than a block, and more than twice a learned position table of 64."""
+    """150 tokens are longer than every window and a block, and more than twice a learned position table of 64."""
     model = tiny_model(backbone, attention=kind).double()
     inputs = batch([150, 70, 5], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     expected = dense_states(model, inputs["input_ids"], inputs["attention_mask"], **dense_how(model.config))
@@ -117,7 +117,7 @@ def test_long_texts_give_dense_states(device, backbone, kind):
 
 @pytest.mark.parametrize("backbone", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-absolute"])
 def test_positions_start_again_where_the_table_ends(backbone):
-    """Full attention sees no order but the table's: a text of one token only repeats with the table's period."""
+    """In a text that repeats one token, full attention tells positions apart by the table alone."""
     model = tiny_model(backbone, attention="full")
     ids = torch.full((1, 3 * 64), 7)
     if backbone == "deberta-absolute":
@@ -138,7 +138,7 @@ def test_logits_loss_and_every_gradient_equal_dense(device, backbone, fields):
 @pytest.mark.parametrize("fields", BANDS, ids=str)
 @pytest.mark.parametrize("length", [3, w + 2, w + 3, 2 * w + 1, 2 * w + 2, 2 * w + 3])
 def test_every_length_equals_dense(device, length, fields):
-    """One-token words: the number of words is 1, w, w + 1, 2w - 1, 2w, 2w + 1."""
+    """Words have one token each. Their number is 1, w, w + 1, 2w - 1, 2w or 2w + 1."""
     model = tiny_model("deberta-v3", **fields).double()
     assert_equals_dense(model, batch([length], tokens_per_word=1), device)
 
@@ -169,7 +169,7 @@ def assert_equals_dense(model, inputs, device):
         expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         found = torch.zeros_like(parameter) if gradients[name] is None else gradients[name].cpu()
         if name == "backbone.embeddings.word_embeddings.weight":
-            # An embedding's padding row takes no gradient in torch.
+            # In torch, the embedding of padding gets no gradient.
             expected[model.config.backbone_config.pad_token_id] = 0
         scale = expected.abs().max().clamp(min=1e-3)
         assert (found - expected).abs().max() <= 1e-5 * scale, name
@@ -177,7 +177,7 @@ def assert_equals_dense(model, inputs, device):
 
 @pytest.mark.parametrize("chunk_size", [7, 1024])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_text_alone_and_in_a_padded_batch(device, backbone, chunk_size):
+def test_a_text_has_the_same_logits_alone_and_in_a_padded_batch(device, backbone, chunk_size):
     model = tiny_model(backbone, chunk_size=chunk_size).double().to(device)
     inputs = batch([45, 3, 20, 80], pad_token_id=model.config.backbone_config.pad_token_id or 0, device=device)
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_a_text_alone_and_in_a_padded_batch(device, backbone, chunk_size):
 
 
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_are_padding_invariant(device, fields):
+def test_with_ablations_a_text_has_the_same_logits_alone_and_in_a_padded_batch(device, fields):
     model = tiny_model("deberta-v3", **fields).double().to(device)
     inputs = batch([45, 3, 20], device=device)
     with torch.no_grad():
@@ -200,7 +200,8 @@ def test_ablations_are_padding_invariant(device, fields):
             logits = model(**single).logits[0]
             valid = valid_cells(single, model.config)[0]
             columns = logits.shape[1]
-            # With no span window a batch has that of its longest text; the diagonal of both triangles is central.
+            # Without a span window, a batch has that of its longest text. With both triangles, the diagonal is the
+            # middle column.
             first = 0 if model.config.triangles == "upper" else (together.shape[2] - columns) // 2
             there = together[b, : len(logits), first : first + columns]
             torch.testing.assert_close(there[valid], logits[valid], atol=1e-6, rtol=0)
@@ -208,7 +209,7 @@ def test_ablations_are_padding_invariant(device, fields):
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 16, 33, 64, 90, 180])
 @pytest.mark.parametrize("fields", ABLATIONS, ids=str)
-def test_ablations_in_parts(device, fields, chunk_size):
+def test_with_ablations_chunks_do_not_change_the_result(device, fields, chunk_size):
     assert_chunks_do_not_change_the_result("deberta-v3", fields, chunk_size, device)
 
 
@@ -228,7 +229,7 @@ def assert_chunks_do_not_change_the_result(backbone, fields, chunk_size, device)
 
 
 @pytest.mark.parametrize("fields", [{}, {"span_window": None}, {"span_interaction": "none"}], ids=str)
-def test_texts_without_words(fields):
+def test_texts_without_words_have_loss_0_and_finite_gradients(fields):
     model = tiny_model("deberta-v3", **fields)
     nothing = batch([2, 1])
     output = model(**nothing, labels=torch.zeros(model(**nothing).logits.shape))
@@ -318,7 +319,7 @@ def test_every_parameter_of_the_head_learns(backbone):
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_parameter_names():
+def test_parameters_of_the_head_keep_their_names():
     names = {name for name, _ in tiny_model("bert").named_parameters() if not name.startswith("backbone.")}
     block = "triangle.weight horizontal.weight horizontal.bias vertical.weight vertical.bias dense.weight dense.bias"
     block += " norm.weight norm.bias conv1.weight conv2.weight conv_norm.weight conv_norm.bias"
@@ -366,7 +367,7 @@ def test_a_new_model_starts_with_different_head_weights():
 @pytest.mark.parametrize("interaction", ["bispa", "none"])
 @pytest.mark.parametrize("trained, asked", [("both", "upper"), ("upper", "both")])
 def test_a_checkpoint_keeps_its_triangles(tmp_path, trained, asked, interaction):
-    """With span_interaction "none" the weights of either would fit the other, with another meaning."""
+    """With span_interaction "none", the weights of either fit the other, but mean something else."""
     model = tiny_model("bert", triangles=trained, span_interaction=interaction)
     model.save_pretrained(tmp_path)
     assert SenerModel.from_pretrained(tmp_path).config.triangles == trained

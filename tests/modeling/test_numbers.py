@@ -1,4 +1,4 @@
-"""NaN and infinity end in an error that names their source; a text in an odd batch gives what it gives alone."""
+"""NaN and infinity end in an error that names their source; a text in an odd batch gives the same result as alone."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from training.inference.extraction import extract
 NAN, INF = math.nan, math.inf
 FAST = ["deberta-v3", "bert"]
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
-# Without position terms DeBERTa keeps its table, by the name that pretrained files have it by, and reads it nowhere.
+# Without position terms, DeBERTa still has its table, under the name of pretrained files, but does not use it.
 UNREAD = {"deberta-no-terms": {"rel_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"}}
 
 
@@ -78,8 +78,8 @@ def test_every_weight_that_is_not_finite_is_named(backbone):
 
 @pytest.mark.parametrize("chunk_size", [16, None])
 @pytest.mark.parametrize("backbone", FAST)
-def test_one_number_that_is_not_finite_is_named_or_has_no_part_in_the_result(backbone, chunk_size):
-    """Never other entities: a row of the embeddings that the text does not use, say, changes nothing at all."""
+def test_one_number_that_is_not_finite_is_named_or_changes_nothing(backbone, chunk_size):
+    """It never changes entities. An embedding that the text does not use, for example, changes nothing at all."""
     model = tiny_model(backbone, chunk_size=chunk_size)
     inputs = batch([30, 12])
     expected = candidates(model, inputs)
@@ -97,7 +97,7 @@ def test_one_number_that_is_not_finite_is_named_or_has_no_part_in_the_result(bac
     assert named > 40
 
 
-PLACES = {  # what is too large, and where it shows
+PLACES = {  # weights that are too large -> the message
     "backbone.embeddings.LayerNorm.weight": "the output of backbone.embeddings.LayerNorm overflows",
     "backbone.encoder.layer.1.attention.self.value.weight": "the output of backbone.encoder.layer.1.attention.self",
     "backbone.encoder.layer.1.output.dense.weight": "the output of backbone.encoder.layer.1.output.dense overflows",
@@ -128,7 +128,7 @@ def test_an_overflow_of_float32_asks_for_other_weights():
         model(**inputs)
 
 
-def test_padding_that_overflows_is_no_error():
+def test_an_overflow_in_padding_is_no_error():
     """Only pairs of words count."""
     model, inputs = tiny_model("bert"), batch([60, 33])
     rows = int(inputs["word_index"][1].max())
@@ -142,7 +142,7 @@ def test_padding_that_overflows_is_no_error():
     assert found[1, rows:].isnan().all() and torch.equal(found[1, :rows], expected)
 
 
-def test_users_see_the_error_wherever_they_ask():
+def test_every_way_to_run_the_model_raises_the_error():
     config = tiny_config({**BACKBONES["bert"], "vocab_size": 400})
     torch.manual_seed(0)
     model = SenerModel(config).eval()
@@ -168,8 +168,8 @@ def test_users_see_the_error_wherever_they_ask():
 
 @pytest.mark.parametrize("backbone", FAST)
 @pytest.mark.parametrize("chunk_size", [24, None])
-def test_odd_batches_are_each_text_alone(backbone, chunk_size):
-    """One word, exactly a window and one more or less, nothing at all: first, last, in the middle, and all of them."""
+def test_texts_of_odd_batches_have_the_same_candidates_as_alone(backbone, chunk_size):
+    """Texts have one word, a window of words and one more or less. One without words is first, last or between."""
     attention, window = 8, 4
     model = tiny_model(backbone, attention_window=attention, span_window=window, chunk_size=chunk_size)
     pad = model.config.backbone_config.pad_token_id or 0
@@ -206,13 +206,13 @@ def joined(texts, pad):
 
 
 @pytest.mark.parametrize("backbone", FAST)
-def test_rows_that_are_all_masked_teach_nothing(backbone):
+def test_texts_whose_tokens_are_all_masked_give_no_gradient(backbone):
     model = tiny_model(backbone)
     text = batch([33])
     labels = labels_of(model, text)
     gradients = []
     for inputs in (text, {name: torch.cat([tensor, torch.zeros_like(tensor)]) for name, tensor in text.items()}):
-        # Memory that is read before it is written shows.
+        # Shows memory that is read before it is written.
         junk = [torch.full((size,), NAN) for size in (100, 300, 1000, 5000, 10000, 20000)]
         del junk
         size = len(inputs["input_ids"])
@@ -233,7 +233,7 @@ def folder(tmp_path_factory):
 
 FAULTS = {
     "loss": (lambda loss: loss * NAN, "the loss is not finite (NaN or infinity): the weights are finite, and so is"),
-    # The root's slope is infinite at 0: the loss is what it was.
+    # The slope of the root is infinite at 0, and adds 0 to the loss: only gradients are not finite.
     "gradients": (lambda loss: loss + (loss - loss.detach()).sqrt(), "the norm of the gradients is"),
 }
 

@@ -85,7 +85,7 @@ def test_a_pipeline_is_copied_and_its_hash_stays(extract):
 
 
 def test_a_mapped_data_set_is_computed_once(extract, tmp_path):
-    """The second time it is read from the cache, which is found by the hash of the function and all that it uses."""
+    """The second run reads the cache, which is found by the hash of the function and all that it uses."""
     Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path)
     data = Dataset.load_from_disk(tmp_path)
     entities = lambda row: {"found": json.dumps(extract(row["text"]))}  # noqa: E731
@@ -155,7 +155,7 @@ print(json.dumps([extract({texts!r}), spawned, json.loads(done.stdout)]))
 
 @pytest.mark.slow
 def test_a_published_pipeline_works_in_a_spawned_process(extract, tmp_path):
-    """Its classes come with the weights; a process that only loads them has to know where transformers keeps those."""
+    """Its classes come with the weights: the new process has to find them in transformers' cache of modules."""
     extract.model.save_pretrained(tmp_path / "model")
     extract.processor.save_pretrained(tmp_path / "model")
     printed = run_fresh(PUBLISHED.format(folder=str(tmp_path / "model"), texts=TEXTS), tmp_path)

@@ -1,4 +1,4 @@
-"""The pipeline: results as without it, order, batches, options and errors."""
+"""The pipeline: the results of model and processor, their order, batches, options and errors."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def extract(model, processor):
 
 @pytest.fixture(scope="module")
 def expected(model, processor):
-    """What model and processor give without a pipeline, text by text."""
+    """The entities that model and processor give without a pipeline, text by text."""
     model.eval()
     with torch.no_grad():
         return [processor.post_process(model(**inputs), inputs)[0] for inputs in map(processor, TEXTS)]
@@ -70,7 +70,7 @@ def same(found, expected):
         assert [{**e, "score": 0} for e in entities] == [{**e, "score": 0} for e in others]
 
 
-def test_strings_and_lists(extract, expected):
+def test_a_string_gives_its_entities_and_a_list_those_of_each_text(extract, expected):
     assert any(expected) and expected[1] == []
     for text, entities in zip(TEXTS, expected, strict=True):
         same([extract(text)], [entities])
@@ -79,7 +79,7 @@ def test_strings_and_lists(extract, expected):
     assert extract([]) == []
 
 
-PLAIN = [text for text in TEXTS if text.isascii()]  # half of a surrogate pair has no place in a data set
+PLAIN = [text for text in TEXTS if text.isascii()]  # a data set cannot hold a lone surrogate
 SEQUENCES = {
     "list": list,
     "tuple": tuple,
@@ -119,7 +119,7 @@ def test_any_sequence_of_strings_is_a_list_of_texts(extract, processor, kind):
         (Path("a.txt"), r"PosixPath: read the file \(`path.read_text\(\)`\); expected"),
     ],
 )
-def test_what_is_no_sequence_of_strings_is_named_by_its_type(extract, processor, wrong, message):
+def test_inputs_that_are_no_sequence_of_strings_are_named_by_their_type(extract, processor, wrong, message):
     for given in (extract, processor):
         with pytest.raises(TypeError, match=message):
             given(wrong)
@@ -141,7 +141,7 @@ def test_the_path_of_a_file_gets_a_hint(extract, tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7])
-def test_batches(extract, expected, batch_size):
+def test_any_batch_size_gives_the_same_entities(extract, expected, batch_size):
     same(extract(TEXTS, batch_size=batch_size), expected)
     same(list(extract(iter(TEXTS), batch_size=batch_size)), expected)
     same(extract(["", TEXTS[0]], batch_size=batch_size), [[], expected[0]])
@@ -177,11 +177,11 @@ def test_texts_of_similar_length_share_a_batch(model, extract):
     same(found, [extract(text) for text in texts])
 
 
-def test_an_empty_generator(extract):
+def test_an_empty_generator_gives_no_results(extract):
     assert list(extract(text for text in [])) == []
 
 
-def test_options_of_a_call_and_of_the_pipeline(model, processor, extract, expected):
+def test_options_of_a_call_come_before_those_of_the_pipeline(model, processor, extract, expected):
     inputs = processor(TEXTS)
     with torch.no_grad():
         outputs = model(**inputs)
@@ -205,7 +205,7 @@ def test_labels_may_be_any_iterable(extract):
     assert extract(text, labels=iter(wanted), threshold=0.0) == extract(text, labels=wanted, threshold=0.0) != []
 
 
-def test_what_is_not_given_is_taken_from_the_models_config(model, processor):
+def test_options_that_are_not_given_are_the_models(model, processor):
     extract = SenerPipeline(model=copy.deepcopy(model), processor=copy.deepcopy(processor))
     assert extract(TEXTS[0]) != []
     extract.model.config.threshold = 1.0

@@ -7,9 +7,9 @@ from support.tiny_models import DEBERTAS, OTHERS, batch, tiny_model
 from modeling_sener.arrow_attention import OnlineSoftmax
 
 
-PRECISIONS = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # and the rounding of one number
+PRECISIONS = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # type -> the largest relative error of rounding
 BACKBONES = [DEBERTAS[0], "bert", "modernbert"]
-ROUNDINGS = 32  # of the largest logit or gradient, that the layers of these models add up to
+ROUNDINGS = 32  # the tolerance: so many errors of rounding the largest logit or gradient, from all layers together
 
 
 def run(model, inputs, dtype=None):
@@ -27,7 +27,7 @@ def run(model, inputs, dtype=None):
 
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_training_under_autocast(backbone, dtype):
+def test_training_under_autocast_is_close_to_float32(backbone, dtype):
     model = tiny_model(backbone)
     inputs = batch([120, 33], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     logits, loss, gradients = run(model, inputs)
@@ -40,7 +40,7 @@ def test_training_under_autocast(backbone, dtype):
     for name in gradients:
         assert half_gradients[name].dtype == torch.float32, name
         assert half_gradients[name].isfinite().all(), name
-    # Each tensor's own largest entry may be small beside the rounding of what flows through it.
+    # All gradients together: that of a single tensor may be smaller than the rounding of the values behind it.
     difference = torch.cat([(half_gradients[name] - gradients[name]).flatten() for name in gradients])
     whole = torch.cat([gradient.flatten() for gradient in gradients.values()])
     assert difference.norm() <= allowed * whole.norm()
@@ -49,7 +49,7 @@ def test_training_under_autocast(backbone, dtype):
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("chunk_size", [40, None])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_inference_under_autocast_and_in_half_precision(backbone, chunk_size, dtype):
+def test_inference_under_autocast_and_in_half_precision_is_close_to_float32(backbone, chunk_size, dtype):
     model = tiny_model(backbone, chunk_size=chunk_size)
     inputs = batch([200, 33], pad_token_id=model.config.backbone_config.pad_token_id or 0)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_inference_under_autocast_and_in_half_precision(backbone, chunk_size, dt
 
 @pytest.mark.parametrize("backbone", [DEBERTAS[0], OTHERS[0]])
 def test_sums_over_long_texts_stay_within_float16(backbone):
-    """Sums overflow float16 first: the loss over all cells, far above 65,504 here, and [CLS]'s over all tokens."""
+    """Sums overflow float16 first: the loss over all cells (far above 65,504 here), [CLS]'s sum over all tokens."""
     model = tiny_model(backbone)
     inputs = batch([5000])
     with torch.autocast("cpu", torch.float16):
@@ -77,8 +77,8 @@ def test_sums_over_long_texts_stay_within_float16(backbone):
 
 @pytest.mark.parametrize("under_autocast", [False, True])
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
-def test_a_row_over_a_thousand_parts_is_rounded_once(dtype, under_autocast):
-    """As the row over all keys at once is, computed in double precision from the same rounded numbers."""
+def test_the_output_of_cls_over_a_thousand_chunks_is_rounded_once(dtype, under_autocast):
+    """The reference is a softmax over all keys at once, in double precision, of the same rounded numbers."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(1, 2, 1, 4000, generator=generator).to(dtype)
     value = (1 + 0.01 * torch.randn(1, 2, 4000, 8, generator=generator)).to(dtype)

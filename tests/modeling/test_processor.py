@@ -38,9 +38,9 @@ def words(processor, text):
 
 
 def outputs(inputs, cells=()):
-    """Logits in which only `cells` (text, first row, last row, label, logit) are likely."""
-    rows = max(map(len, inputs.word_offsets))
-    logits = torch.full((len(inputs.texts), rows, 2 * WINDOW + 1, len(LABELS)), -8.0)
+    """Logits in which only `cells` (text, first word, last word, label, logit) are likely."""
+    words = max(map(len, inputs.word_offsets))
+    logits = torch.full((len(inputs.texts), words, 2 * WINDOW + 1, len(LABELS)), -8.0)
     for text, first, last, label, logit in cells:
         logits[text, first, last - first + WINDOW, label] = logit
         logits[text, last, first - last + WINDOW, label] = logit
@@ -68,7 +68,7 @@ def outputs(inputs, cells=()):
         (" \t\r\n\u2003", ""),
     ],
 )
-def test_words(wordpiece, text, expected):
+def test_texts_are_split_into_these_words(wordpiece, text, expected):
     assert words(wordpiece, text) == expected.split(" ")[: len(expected) or 0]
 
 
@@ -156,7 +156,7 @@ def _splitter(kind="wordpiece"):
 # Tokens
 
 
-def test_rows_are_the_words_that_have_pieces(wordpiece):
+def test_words_without_tokens_are_left_out(wordpiece):
     text = "We \x00train\u200b ResNet-50 \x07"
     inputs = wordpiece(text)
     assert [text[start:end] for start, end in inputs.word_offsets[0]] == ["We", "train", "ResNet", "-", "50"]
@@ -189,7 +189,7 @@ def test_an_empty_text_has_no_entities(processor):
         assert processor.post_process(outputs(inputs), inputs) == [[]]
 
 
-def test_every_word_is_one_after_a_space():
+def test_every_word_is_tokenized_as_after_a_space():
     tokenizer = tiny_tokenizer("bytelevel")
     processor = SenerProcessor(tokenizer, config())
     assert processor("the fox").input_ids.tolist() == [
@@ -205,7 +205,7 @@ def test_special_tokens_in_a_text_are_text(processor):
     assert not special & set(inputs.input_ids[0, 1:-1].tolist())
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bytelevel"])  # a Unigram model has them among its tokens
+@pytest.mark.parametrize("kind", ["wordpiece", "bytelevel"])  # a Unigram model may make them from text
 def test_special_tokens_among_words_are_text(kind):
     processor = SenerProcessor(tiny_tokenizer(kind), config())
     inputs = processor(["[MASK]", "<mask>", "</s>"], is_split_into_words=True)
@@ -213,7 +213,7 @@ def test_special_tokens_among_words_are_text(kind):
     assert processor.tokenizer.sep_token_id not in inputs.input_ids[0, :-1]
 
 
-def test_the_tokenizers_own_cut_and_padding_do_not_count(wordpiece):
+def test_the_tokenizers_own_truncation_and_padding_are_not_used(wordpiece):
     tokenizer = tiny_tokenizer("wordpiece")
     tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.backend_tokenizer.enable_padding(length=12, pad_id=tokenizer.pad_token_id)
@@ -229,7 +229,7 @@ def test_the_tokenizers_own_cut_and_padding_do_not_count(wordpiece):
 
 
 class Borrowed:
-    """A tokenizer as another thread's encoding leaves it to this one, before tokenizers 0.23."""
+    """A tokenizer that another thread is using, before tokenizers 0.23: changing it raises an error."""
 
     def __init__(self, tokenizer):
         self.__dict__["own"] = tokenizer
@@ -264,12 +264,12 @@ def test_a_long_text_is_whole_and_without_a_warning(processor, caplog, recwarn):
     "text", ["a" * 300_000, "漢" * 50_000, "1." * 100_000, "\u0301" * 300_000, "a \u200d" * 50_000]
 )
 def test_a_hostile_text_is_read_whole(processor, text):
-    """A pattern that backtracks would not come back from these."""
+    """A word pattern that backtracks would take forever on these texts."""
     inputs = processor(text)
     assert inputs.word_index.max() == len(inputs.word_offsets[0])
 
 
-def test_lists_of_words(wordpiece):
+def test_lists_of_words_have_offsets_in_words(wordpiece):
     text = ["We", "\x00", "train", "", "ResNet-50", "\ud800", "New York"]
     inputs = wordpiece([text, []], is_split_into_words=True)
     assert inputs.word_offsets == [[(0, 1), (2, 3), (4, 5), (6, 7)], []]
@@ -291,12 +291,12 @@ def test_lists_of_words(wordpiece):
         ([["a", None]], True, r"texts\[0\]\[1\].*NoneType"),
     ],
 )
-def test_what_is_no_text_is_named(wordpiece, texts, split, message):
+def test_an_input_that_is_no_text_is_named(wordpiece, texts, split, message):
     with pytest.raises(TypeError, match=message):
         wordpiece(texts, is_split_into_words=split)
 
 
-def test_no_text_at_all(wordpiece):
+def test_an_empty_list_and_other_types_of_tensors_are_refused(wordpiece):
     with pytest.raises(ValueError, match="no text"):
         wordpiece([])
     with pytest.raises(ValueError, match="'np'"):
@@ -317,7 +317,7 @@ def found(entities):
     return [[(entity["text"], entity["label"]) for entity in text] for text in entities]
 
 
-def test_entities(wordpiece, result):
+def test_entities_have_offsets_text_label_and_score(wordpiece, result):
     entities = wordpiece.post_process(*result)
     assert found(entities) == [
         [("ResNet", "Task"), ("ResNet-50", "Method"), ("ImageNet", "Metric")], [], [("Long texts", "Task")]
@@ -328,7 +328,7 @@ def test_entities(wordpiece, result):
     json.dumps(entities)
 
 
-def test_options_of_a_call(wordpiece, result):
+def test_options_of_a_call_choose_the_entities(wordpiece, result):
     assert found(wordpiece.post_process(*result, threshold=0.85)) == [[("ResNet-50", "Method")], [], []]
     assert found(wordpiece.post_process(*result, threshold={"Task": 0.7, "Metric": 0.9})) == [
         [("ResNet", "Task"), ("ResNet-50", "Method")], [], []
@@ -336,14 +336,14 @@ def test_options_of_a_call(wordpiece, result):
     assert found(wordpiece.post_process(*result, allow_nested=False))[0] == [
         ("ResNet-50", "Method"), ("ImageNet", "Metric")
     ]  # fmt: skip
-    # Without the method there is nothing that "50 on ImageNet" crosses.
+    # Without the label Method, "50 on ImageNet" crosses no other entity.
     assert found(wordpiece.post_process(*result, labels=["Task"])) == [
         [("ResNet", "Task"), ("50 on ImageNet", "Task")], [], [("Long texts", "Task")]
     ]  # fmt: skip
     assert found(wordpiece.post_process(*result, labels=[])) == [[], [], []]
 
 
-def test_defaults_are_the_configs(result):
+def test_default_options_are_the_configs(result):
     thresholds = {"Method": 0.9, "Task": 0.6, "Metric": 0.5}
     processor = SenerProcessor(tiny_tokenizer("wordpiece"), config(threshold=thresholds, allow_nested=False))
     assert found(processor.post_process(*result))[0] == [("ResNet", "Task"), ("ImageNet", "Metric")]
@@ -353,14 +353,14 @@ def test_defaults_are_the_configs(result):
     assert processor.thresholds().tolist() == [0.9, 0.6, 0.5]
 
 
-def test_outputs_that_carry_gradients(wordpiece, result):
+def test_outputs_may_carry_gradients(wordpiece, result):
     output, inputs = result
     expected = wordpiece.post_process(output, inputs)
     output.logits.requires_grad_()
     assert wordpiece.post_process(output, inputs) == expected
 
 
-def test_one_label_or_several_on_a_span(wordpiece):
+def test_labels_per_span_allows_one_label_or_several(wordpiece):
     inputs = wordpiece("We train")
     both = outputs(inputs, [(0, 0, 1, 0, 1.0), (0, 0, 1, 2, 2.0)])
     assert found(wordpiece.post_process(both, inputs)) == [[("We train", "Method"), ("We train", "Metric")]]
@@ -387,7 +387,7 @@ def test_wrong_options_are_named(wordpiece, result, options, message):
         wordpiece.post_process(*result, **options)
 
 
-def test_inputs_that_lost_their_texts_name_the_cure(wordpiece, result):
+def test_inputs_that_lost_their_texts_are_an_error_that_says_what_to_do(wordpiece, result):
     scores, inputs = result
     with pytest.raises(ValueError, match="inputs.to"):
         wordpiece.post_process(scores, dict(inputs))

@@ -35,7 +35,7 @@ def wordpiece():
 TEXTS = ["We train ResNet-50 on ImageNet .", "0.5 ＡＢ ﬁ 漢字 \ud800 [SEP] \x00"]
 
 
-def test_saved_and_loaded(processor, tmp_path):
+def test_a_saved_processor_gives_the_same_inputs(processor, tmp_path):
     assert set(processor.save_pretrained(tmp_path)) == {str(file) for file in tmp_path.iterdir()}
     names = {"tokenizer.json", "tokenizer_config.json", "processor_config.json", "config.json"}
     assert {file.name for file in tmp_path.iterdir() if file.suffix != ".py"} == names
@@ -60,7 +60,7 @@ def test_a_checkpoint_may_carry_another_pattern(tmp_path):
         SenerProcessor(tiny_tokenizer("wordpiece"), config(), word_pattern="(")
 
 
-def test_a_configuration_that_is_there_stays(wordpiece, tmp_path):
+def test_saving_a_processor_keeps_an_existing_config(wordpiece, tmp_path):
     config(threshold=0.25).save_pretrained(tmp_path)
     before = (tmp_path / "config.json").read_text()
     wordpiece.save_pretrained(tmp_path)
@@ -89,7 +89,7 @@ print(json.dumps(processor(json.loads({texts!r})).input_ids.tolist()))
 """
 
 
-def test_auto_processor(wordpiece, tmp_path):
+def test_auto_processor_loads_a_saved_processor(wordpiece, tmp_path):
     folder, again = str(tmp_path / "folder"), str(tmp_path / "again")
     wordpiece.save_pretrained(folder)
     printed = run_fresh(LOAD.format(folder=folder, again=again, texts=json.dumps(TEXTS)), tmp_path)

@@ -1,4 +1,4 @@
-"""The model gives the numbers of the released implementation: every golden file, whatever its sizes.
+"""The model gives the numbers of the published implementation, for every golden file.
 
 The environment variable `SENER_REFERENCE_DIR` points the tests at another folder of golden files.
 """
@@ -43,12 +43,12 @@ def test_the_repository_has_golden_files_of_each_kind(pattern):
 
 
 def scores_of_checkpoint(path):
-    """The file with a checkpoint's inputs and scores: `official_checkpoint_io` beside `official_checkpoint.pth`."""
+    """The file of a checkpoint's inputs and scores: `official_checkpoint_io` beside `official_checkpoint.pth`."""
     return path.with_name(f"{path.stem}_io.safetensors")
 
 
 def build(backbone, head, device="cpu", **fields):
-    """The model whose sizes the tensors `head` (our names) tell, with the released code's conventions."""
+    """A model of the sizes of the tensors `head` (with our names), with the published implementation's choices."""
     channels, size, _ = head["biaffine.bilinear.weight"].shape
     labels = [f"label{i}" for i in range(len(head["classifier.weight"]))]
     config = SenerConfig(
@@ -65,7 +65,7 @@ def build(backbone, head, device="cpu", **fields):
 
 
 def assert_scores(logits, golden):
-    """At most 1e-4 apart on valid cells; rows that only padding has may be missing."""
+    """Compare scores of valid cells, to 1e-4. Rows without a valid cell may be missing."""
     expected = golden.outputs["scores"]
     counts = golden.inputs["word_index"].max(1).values
     N, w = logits.shape[1], expected.shape[2] // 2
@@ -76,7 +76,7 @@ def assert_scores(logits, golden):
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", ENCODERS, ids=name)
-def test_encoder(device, path, chunk_size):
+def test_the_encoder_gives_the_published_states(device, path, chunk_size):
     golden = Golden(path)
     backbone = {"model_type": "deberta-v2", **golden.sizes["backbone_config"]}
     config = SenerConfig(
@@ -89,7 +89,7 @@ def test_encoder(device, path, chunk_size):
     model = SenerModel(config).to(device).eval()
     model.backbone.load_state_dict(golden.weights)
     for key, input_ids in golden.inputs.items():
-        # Each token a word of its own: word states are token states.
+        # Each token is a word of its own: word states are token states.
         input_ids = input_ids.to(device)
         every_token = torch.arange(1, input_ids.shape[1] + 1, device=device).expand_as(input_ids)
         with torch.no_grad():
@@ -100,7 +100,7 @@ def test_encoder(device, path, chunk_size):
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", HEADS, ids=name)
-def test_head(device, path, chunk_size):
+def test_the_head_gives_the_published_scores(device, path, chunk_size):
     golden = Golden(path)
     hidden_states, word_index = (golden.inputs[name].to(device) for name in ("hidden_states", "word_index"))
     head = golden.our_weights()
@@ -133,7 +133,7 @@ def whole_model(golden, device="cpu", **fields):
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_whole_model(device, path, chunk_size):
+def test_the_whole_model_gives_the_published_scores(device, path, chunk_size):
     golden = Golden(path)
     model, inputs = whole_model(golden, device, chunk_size=chunk_size)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_whole_model(device, path, chunk_size):
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_loss_and_gradients(device, path):
+def test_loss_and_gradients_are_the_published_ones(device, path):
     golden = Golden(path)
     model, inputs = whole_model(golden, device)
     labels = golden.inputs["labels"][:, : int(inputs["word_index"].max())].to(device)
@@ -169,8 +169,8 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=name)
-def test_official_checkpoint(path, tmp_path):
-    """Converted by the command, loaded by `AutoModel` alone, it gives the released scores."""
+def test_a_converted_checkpoint_gives_the_published_scores(path, tmp_path):
+    """The command converts it, `AutoModel` alone loads it."""
     golden = Golden(scores_of_checkpoint(path))
     backbone = tmp_path / "backbone.json"
     backbone.write_text(json.dumps(golden.sizes["backbone_config"]))
@@ -192,7 +192,7 @@ def test_official_checkpoint(path, tmp_path):
 
 
 def test_a_changed_weight_is_noticed():
-    """The comparison itself: random weights in one layer must fail it."""
+    """The comparison itself is tested: with random weights in one layer, it must fail."""
     golden = Golden(golden_files("sener_full*.safetensors", COPY)[0])
     model, inputs = whole_model(golden)
     randomize(model.blocks[-1].vertical)

@@ -1,6 +1,6 @@
-"""The dense references alone give the golden files' numbers: this proves the oracle that every other test trusts.
+"""The dense references give the golden files' numbers: this proves the references that every other test trusts.
 
-Only with the repository's own files: dense tensors of longer ones would not fit.
+Only the repository's own files are used: the dense tensors of longer texts would not fit into memory.
 """
 
 import pytest
@@ -20,7 +20,7 @@ def name(path):
 
 
 @pytest.mark.parametrize("path", ENCODERS, ids=name)
-def test_encoder(path):
+def test_the_encoder_gives_the_published_states(path):
     golden = Golden(path)
     config = DebertaV2Config(**golden.sizes["backbone_config"])
     for key, input_ids in golden.inputs.items():
@@ -34,7 +34,7 @@ def test_encoder(path):
 
 
 @pytest.mark.parametrize("path", HEADS, ids=name)
-def test_head(path):
+def test_the_head_gives_the_published_scores(path):
     golden = Golden(path)
     word_index, w = golden.inputs["word_index"], golden.sizes["span_window"]
     logits = head_logits(golden.our_weights(), golden.inputs["hidden_states"], word_index, w, "bispa", "mirrored")
@@ -43,7 +43,7 @@ def test_head(path):
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=name)
-def test_whole_model_with_loss_and_gradients(path):
+def test_the_whole_model_gives_the_published_scores_loss_and_gradients(path):
     golden = Golden(path)
     w = golden.sizes["span_window"]
     state = {key: tensor.requires_grad_() for key, tensor in golden.our_weights().items()}
@@ -65,5 +65,5 @@ def test_whole_model_with_loss_and_gradients(path):
 
 
 @pytest.mark.parametrize("files", [ENCODERS, HEADS, WHOLE], ids=["encoder", "head", "whole"])
-def test_there_are_files(files):
+def test_there_are_golden_files(files):
     assert files

@@ -1,4 +1,4 @@
-"""A checkpoint without a copy of the code: the imported package is what transformers loads it by."""
+"""A checkpoint without a copy of the code: transformers loads it by the imported package."""
 
 import json
 
@@ -11,7 +11,7 @@ from training.fitting.checkpoint import save_checkpoint
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A checkpoint's folder with weights, tokenizer and settings alone, which name no code."""
+    """The folder of a checkpoint without code: weights, tokenizer and settings, which name no code."""
     folder = tmp_path_factory.mktemp("bare")
     model = SenerModel.from_backbone(str(toy_backbone(folder / "bert")), LABELS, span_window=4)
     save_checkpoint(model, SenerProcessor.from_backbone(str(folder / "bert"), model.config), folder / "model")
@@ -42,13 +42,13 @@ def load(folder, before):
     return python("-c", LOAD.format(root=str(ROOT), folder=str(folder), before=before))
 
 
-def test_the_imported_package_loads_it_by_the_auto_classes_and_as_a_pipeline(bare):
+def test_with_the_package_imported_auto_classes_and_pipeline_load_it(bare):
     done = load(bare, "import modeling_sener")
     assert done.returncode == 0, done.stderr
     modules = ["modeling_sener.pipeline_sener", "modeling_sener.modeling_sener", "modeling_sener.processing_sener"]
     assert done.stdout.split() == modules
 
 
-def test_without_the_package_it_is_no_model_that_transformers_knows(bare):
+def test_without_the_package_transformers_does_not_know_the_model(bare):
     done = load(bare, "")
     assert done.returncode == 1 and "sener" in done.stderr

@@ -1,4 +1,4 @@
-"""WholeText: output and gradients as without checkpointing; only inputs and outputs are kept for backward."""
+"""WholeText gives the output and gradients of a plain pass, and keeps only inputs and outputs for backward."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ W = 5
 
 
 class Neighbours(nn.Module):
-    """Row i from rows i - 1, i and i + 2, from where it stands, and from another tensor's row i; with dropout."""
+    """Computes row i from rows i - 1, i and i + 2, the number i, and row i of another tensor; with dropout."""
 
     def __init__(self, dropout=0.0):
         super().__init__()
@@ -40,7 +40,7 @@ def gradients(function, module, *inputs):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(texts=st.integers(1, 3), rows=st.integers(1, 40), size=st.integers(1, 45))
-def test_equals_one_pass(texts, rows, size):
+def test_output_and_gradients_equal_a_plain_pass(texts, rows, size):
     module, generator = Neighbours().double(), torch.Generator().manual_seed(0)
     cells, other = (torch.randn(texts, rows, W, size, generator=generator, dtype=torch.float64) for size in (3, 4))
     run = WholeText(size)
@@ -51,7 +51,7 @@ def test_equals_one_pass(texts, rows, size):
 
 
 def test_dropout_is_the_same_when_it_is_computed_again():
-    """In one chunk the numbers drawn are those of a plain pass."""
+    """With a single chunk, the random numbers are those of a plain pass, which is the reference."""
     module = Neighbours(dropout=0.4).double()
     cells, other = torch.randn(1, 9, W, 3).double(), torch.randn(1, 9, W, 4).double()
     ways = (
@@ -63,8 +63,8 @@ def test_dropout_is_the_same_when_it_is_computed_again():
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
 
 
-def test_backward_leaves_the_random_numbers_that_follow_alone():
-    """Other draws lie between forward and backward: a replay that was not undone would go on from before them."""
+def test_backward_does_not_change_the_random_state():
+    """Other numbers are drawn between forward and backward: recomputing must not set the state back before them."""
     module = Neighbours(dropout=0.4)
     cells, other = torch.randn(1, 9, W, 3, requires_grad=True), torch.randn(1, 9, W, 4)
     out = WholeText(4).map(module.step, cells, other, owner=module, halo=(1, 2))
@@ -91,7 +91,7 @@ def test_a_gradient_of_the_gradient_is_refused():
 
 
 def test_autocast_holds_when_it_is_computed_again():
-    """Backward runs outside of autocast: in float32 its products would differ from those of forward."""
+    """Backward runs outside of autocast. Recomputed in float32, products would differ from those of forward."""
     module, seen = nn.Linear(3, 3), []
 
     def product(cells, rows):
@@ -107,7 +107,7 @@ def test_autocast_holds_when_it_is_computed_again():
 
 
 def test_hooks_and_adapters_of_a_module_see_both_passes():
-    """A module in the head may be wrapped (LoRA, quantised layers, hooks): it is called, not read."""
+    """A module in the head may be wrapped (LoRA, quantised layers, hooks): it must be called, not its weights read."""
     module, seen = Neighbours(), []
     module.linear.register_forward_hook(lambda layer, given, made: seen.append(made.shape[1]))
     cells = torch.randn(1, 9, W, 3, requires_grad=True)
@@ -118,7 +118,7 @@ def test_hooks_and_adapters_of_a_module_see_both_passes():
 @pytest.mark.parametrize("triangles", ["both", "upper"])
 @pytest.mark.parametrize("interaction", ["bispa", "cnn"])
 def test_a_block_keeps_a_few_bands_for_backward(interaction, triangles):
-    """Without checkpointing by rows it would keep projections (three bands each) and hidden maps, about 20 bands."""
+    """A plain pass would keep projections (three bands each) and hidden states of convolutions: about 20 bands."""
     sizes = {"span_layers": 1, "span_window": 20, "span_channels": 32}
     model = tiny_model("bert", span_interaction=interaction, triangles=triangles, **sizes).train()
     band = Band.of(torch.tensor([400]), 20, triangles)
@@ -137,8 +137,8 @@ def test_a_block_keeps_a_few_bands_for_backward(interaction, triangles):
 
 
 @pytest.mark.parametrize("backbone", ["deberta-v3", "bert"])
-def test_no_random_number_is_drawn_twice(backbone):
-    """With dropout, backward must recompute exactly what forward computed: gradients by finite differences."""
+def test_the_gradient_with_dropout_is_that_of_the_forward_pass(backbone):
+    """Backward must recompute with the random numbers of forward. The reference: finite differences."""
     model = tiny_model(backbone, span_dropout=0.3, biaffine_dropout=0.3).double().train()
     inputs = batch([30])
     weight = model.blocks[0].horizontal.weight
