@@ -1,4 +1,4 @@
-"""Data files and data sets, their report, gold mapped to words, training windows."""
+"""Read data files and data sets; their report; gold mapped to words; training windows."""
 
 import gzip
 import json
@@ -102,7 +102,7 @@ def test_a_fault_is_named_with_file_line_and_field(tmp_path, line, message):
     assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
 
 
-def test_files_that_hold_no_document(tmp_path):
+def test_files_without_a_document_are_refused(tmp_path):
     path = tmp_path / "data.jsonl"
     with pytest.raises(DataError, match=r"data\.jsonl: no such file$"):
         read_documents(path)
@@ -152,7 +152,7 @@ def test_a_data_set_is_read_by_name_and_split(tmp_path, monkeypatch):
 
 
 def test_files_are_streamed(tmp_path):
-    """Reading five times as much takes no more memory at once."""
+    """Reading a file five times as large takes no more memory."""
     peaks = []
     for count in (20, 100):
         path = write(tmp_path, *[{**RAW, "text": "Big data. " * 2000}] * count)
@@ -198,7 +198,7 @@ def test_windows_hold_every_word_and_every_span_that_fits(text, budget, overlap)
             assert any(first <= start and end <= last for first, last in cuts)
 
 
-def test_neighbours_overlap():
+def test_neighbouring_windows_overlap():
     cuts = window_bounds(np.arange(101), [], budget=20, overlap=4)
     assert all(following == end - 4 for (_, end), (following, _) in zip(cuts, cuts[1:], strict=False))
 
@@ -218,14 +218,14 @@ def test_windows_have_special_tokens_words_from_one_and_their_own_spans():
     assert (lost, cut) == (0, 0)
 
 
-def test_what_no_window_holds_is_counted():
+def test_spans_that_no_window_holds_are_counted():
     encoded = encoded_text([9, 1, 3, 3], [(0, 1, "A"), (2, 4, "A"), (0, 4, "A")])
     windows, lost, cut = cut_windows(encoded, 6, 2, {"A": 0})
     assert max(len(window.input_ids) for window in windows) == 6
-    assert (lost, cut) == (1, 1)  # (2, 4) fits the span window only; (0, 4) is too wide for both; word 0 is cut
+    assert (lost, cut) == (1, 1)  # (2, 4) fits the span window only; (0, 4) fits neither; word 0 is cut
 
 
-def test_the_report_counts_what_cannot_be_learnt(tmp_path):
+def test_the_report_counts_entities_that_cannot_be_learnt(tmp_path):
     entities = [[0, 3, "Big data .", "Task"], [0, 1, "Big", "Task"], [0, 1, "Big", "Task"]]
     documents = read_documents(write(tmp_path, *[{**WORDS, "entity": entities}] * 2))
     encoded = [encoded_text([1, 1, 1], list(document.entities)) for document in documents]
@@ -245,7 +245,7 @@ def test_the_report_counts_what_cannot_be_learnt(tmp_path):
         assert line in text
 
 
-def test_many_labels_are_a_table():
+def test_many_labels_are_reported_as_a_table():
     report = DataReport("x", None)
     report.entities.update({"A": 2} | {f"label {number}": 1000 * number for number in range(1, 9)})
     lines = report.lines()
@@ -278,7 +278,7 @@ def test_the_reported_window_is_the_smallest_that_holds_its_share(widths):
         assert held[0] >= share and (held[1] < share or window == 1)
 
 
-def test_the_report_alone_is_printed_by_a_command(tmp_path):
+def test_describe_data_prints_the_report(tmp_path):
     long = {**WORDS, "text": ["Big"] * 40, "entity": [[0, 30, "Big " * 30, "Task"], [1, 2, "Big", "Method"]]}
     path = write(tmp_path, RAW, long)
     done = python(ROOT / "training" / "describe_data.py", path, "--span_window", "20")
@@ -294,8 +294,8 @@ def test_the_report_alone_is_printed_by_a_command(tmp_path):
 
 @settings(max_examples=100, deadline=None)
 @given(texts_with_spans(), st.integers(4, 60), st.integers(1, 12))
-def test_an_entity_across_a_seam_is_whole_in_a_window(text, max_tokens, span_window):
-    """Each entity is learnt, with the tokens that it has in the document, or counted as lost."""
+def test_an_entity_across_the_border_of_two_windows_is_whole_in_one(text, max_tokens, span_window):
+    """Each entity is in a window, with the tokens that it has in the document, or is counted as lost."""
     bounds, spans = text
     entities = [(start, end, "A") for start, end in dict.fromkeys(spans)]
     encoded = encoded_text(np.diff(bounds), entities)

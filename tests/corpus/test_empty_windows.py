@@ -34,10 +34,10 @@ def given(toy, output, *more):
                                                 ("0.5", 4, "an epoch draws 4 of them"),
                                                 ("0.2", 2, "an epoch draws 2 of them"),
                                                 ("0", 0, "an epoch draws 0 of them")])  # fmt: skip
-def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
+def test_an_epoch_reads_the_reported_windows_and_its_loss_is_their_mean(
     toy, tmp_path, monkeypatch, capsys, share, drawn, said
 ):
-    """12 windows with an entity and 8 without: the loss of an epoch is the mean over the windows of its steps."""
+    """The data has 12 windows with an entity and 8 without."""
     forward, end_step, seen, steps = SenerModel.forward, loop.end_step, [], []
 
     def spy(model, *inputs, **named):
@@ -57,14 +57,14 @@ def test_an_epoch_reads_what_is_said_and_its_loss_is_the_mean_of_that(
     assert len(seen) == 3 * size and sum(seen) == 3 * 12
     history = json.loads((tmp_path / "checkpoints" / "history.json").read_text())
     each = -(-size // 4)
-    assert len(steps) == 3 * each  # the learning rate decays to 0 over these
+    assert len(steps) == 3 * each  # the learning rate decays to 0 over these steps
     for epoch, entry in enumerate(history):
         sizes = [min(4, size - 4 * step) for step in range(each)]
         own = steps[epoch * each : (epoch + 1) * each]
         assert entry["loss"] == pytest.approx(sum(n * loss for n, loss in zip(sizes, own, strict=True)) / size)
 
 
-def test_the_learning_rate_ends_with_the_last_step(toy, tmp_path, monkeypatch):
+def test_the_learning_rate_is_0_after_the_last_step(toy, tmp_path, monkeypatch):
     rates, end_step = [], loop.end_step
 
     def note(run, loss):
@@ -77,7 +77,7 @@ def test_the_learning_rate_ends_with_the_last_step(toy, tmp_path, monkeypatch):
     assert len(rates) == 12 and rates[-1] == 0 < rates[-2]
 
 
-def test_the_tagger_draws_as_many(toy, tmp_path, capsys):
+def test_the_tagger_draws_as_many_windows(toy, tmp_path, capsys):
     more = ["--train_file", str(toy / "sparse.jsonl"), "--num_epochs", "1", "--empty_window_share", "0.5"]
     tagger.main(tagger_arguments(toy, tmp_path, *more))
     printed = capsys.readouterr()
@@ -87,7 +87,7 @@ def test_the_tagger_draws_as_many(toy, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [training, tagger], ids=["train", "baseline_tagger"])
 @pytest.mark.parametrize("share", ["1", "0"])
-def test_a_run_that_no_window_with_an_entity_is_left_to_ends_before_its_first_step(toy, tmp_path, command, share):
+def test_a_run_without_a_window_that_holds_an_entity_ends_before_its_first_step(toy, tmp_path, command, share):
     data = str(write_jsonl(tmp_path / "data.jsonl", empty_records(3)))
     arguments = tagger_arguments if command is tagger else training_arguments
     more = ["--train_file", data, "--labels", ",".join(LABELS), "--empty_window_share", share]
@@ -97,7 +97,7 @@ def test_a_run_that_no_window_with_an_entity_is_left_to_ends_before_its_first_st
     assert not (tmp_path / "out" / "config.json").exists()
 
 
-def test_entities_that_no_window_holds_are_told_from_none(toy, tmp_path):
+def test_the_error_names_entities_that_no_window_holds(toy, tmp_path):
     record = toy_records(1)[0]
     record["entity"] = [[0, 6, "", "Task"], [2, 9, "", "Task"]]
     data = str(write_jsonl(tmp_path / "data.jsonl", [record]))

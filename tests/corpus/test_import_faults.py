@@ -1,4 +1,4 @@
-"""Faults of imports: errors, entities that are left out and shown, and atomic writes."""
+"""Faults of imports: errors with their place, entities that are left out and listed, atomic writes."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ def task(*regions, text=TEXT, **fields):
          "a.json: which of the fields a, b is the annotated text?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_imported(name, content, message, tmp_path, capsys):
+def test_an_export_that_cannot_be_imported_is_named_with_its_place(name, content, message, tmp_path, capsys):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -71,7 +71,7 @@ def test_what_cannot_be_imported(name, content, message, tmp_path, capsys):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_folder_without_annotations_and_a_text_without_its_file(tmp_path, capsys):
+def test_a_folder_or_text_without_annotations_is_named(tmp_path, capsys):
     (tmp_path / "a.txt").write_text(TEXT)
     with pytest.raises(DataError, match="a folder without .ann files: name its files"):
         import_files(tmp_path, capsys, tmp_path)
@@ -81,7 +81,7 @@ def test_a_folder_without_annotations_and_a_text_without_its_file(tmp_path, caps
         import_files(tmp_path, capsys, tmp_path / "a.txt", "--format", "brat")
 
 
-def test_sizes_are_limited(tmp_path, capsys, monkeypatch):
+def test_files_over_a_limit_are_refused(tmp_path, capsys, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([GOOD], indent=1))
     monkeypatch.setattr(records, "MAX_WHOLE", 50)
@@ -96,7 +96,7 @@ def test_sizes_are_limited(tmp_path, capsys, monkeypatch):
 
 
 def test_json_lines_are_streamed(tmp_path):
-    """Reading five times as much takes no more memory at once."""
+    """Reading a file five times as large takes no more memory."""
     peaks = []
     for count in (20, 100):
         record = {"text": "Big data. " * 2000, "label": [[0, 8, "X"]]}
@@ -149,7 +149,7 @@ def test_annotations_that_cannot_be_kept_are_counted_and_shown(tmp_path, capsys)
         ([1], "no task"),
     ],
 )  # fmt: skip
-def test_label_studio_regions_that_are_no_spans_of_the_text(record, reason, tmp_path, capsys):
+def test_label_studio_regions_that_are_no_spans_are_counted(record, reason, tmp_path, capsys):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([task({"start": 0, "end": 12, "text": "Ada Lovelace", "labels": ["Person"]}), record]))
     kept, printed = import_files(tmp_path, capsys, path)
@@ -158,7 +158,7 @@ def test_label_studio_regions_that_are_no_spans_of_the_text(record, reason, tmp_
 
 
 @pytest.mark.parametrize("line", ["T1\tPerson 0 x\tAda", "T1", "T1\t\t", "T1\tPerson 0\tAda", "T1 Person 0 3 Ada"])
-def test_lines_of_brat_that_are_no_entities(line, tmp_path, capsys):
+def test_lines_of_brat_that_are_no_entities_are_counted(line, tmp_path, capsys):
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "a.ann").write_text(f"T0\tPerson 0 3\tAda\r\n{line}\n\nE1\tMeet:T0\nA1\tOld T0\n*\tEquiv T0 T0\n")
     kept, printed = import_files(tmp_path, capsys, tmp_path / "a.ann")
@@ -166,7 +166,7 @@ def test_lines_of_brat_that_are_no_entities(line, tmp_path, capsys):
     assert f"{tmp_path}/a.ann:2: {line!r}" in printed and "not read: 1 attributes, 1 equivalences, 1 events" in printed
 
 
-def test_tags_that_are_none_are_left_out_and_labels_keep_their_letters(tmp_path, capsys):
+def test_words_that_are_no_tags_are_left_out_and_labels_keep_their_characters(tmp_path, capsys):
     path = tmp_path / "a.conll"
     path.write_text("a B-ORG-unit\nb I-ORG-unit\nc ORG\nd I-ORG-unit\ne O-X\n")
     (record,), printed = import_files(tmp_path, capsys, path, "--format", "conll")
@@ -196,7 +196,7 @@ def split(tmp_path, capsys, data, share):
     return [record["text"] for record in train], [record["text"] for record in dev], printed
 
 
-def test_the_split_goes_by_the_text_alone(tmp_path, capsys):
+def test_the_split_depends_on_the_text_alone(tmp_path, capsys):
     data = [{"id": number, "text": f"{number} {TEXT}", "label": [[0, 1, "X"]]} for number in range(200)]
     train, dev, printed = split(tmp_path, capsys, data, "0.2")
     assert 20 <= len(dev) <= 60 and sorted(train + dev) == sorted(record["text"] for record in data)
@@ -213,7 +213,7 @@ def test_the_split_goes_by_the_text_alone(tmp_path, capsys):
     assert set(dev) < set(more)
 
 
-def test_both_sides_of_a_split_have_something(tmp_path, capsys):
+def test_both_sides_of_a_split_have_a_document(tmp_path, capsys):
     data = [{"text": f"{number} {TEXT}", "label": [[0, 1, str(number)]]} for number in range(3)]
     for share in ("0.000001", "0.999999"):
         train, dev, printed = split(tmp_path, capsys, data, share)
@@ -226,7 +226,7 @@ def test_both_sides_of_a_split_have_something(tmp_path, capsys):
         split(tmp_path, capsys, [{**data[0], "id": number} for number in range(3)], "0.5")
 
 
-def test_a_failed_import_leaves_what_was_there(tmp_path, capsys):
+def test_a_failed_import_leaves_the_earlier_output(tmp_path, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", [GOOD])
     import_files(tmp_path, capsys, path)
     before = (tmp_path / "train.jsonl").read_bytes()
@@ -256,7 +256,7 @@ def test_white_space_around_annotations_is_trimmed_and_counted(tmp_path, capsys)
     assert "1: white space alone" in printed and "[3, 5)" in printed
 
 
-def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):
+def test_lone_surrogates_and_control_characters_are_kept(tmp_path, capsys):
     path = write_jsonl(
         tmp_path / "a.jsonl", [{"text": "\ud83d a\x1b[31m", "label": [[2, 8, "X"], [0, 1, "\x1b]0;x\x07"]]}]
     )
@@ -280,7 +280,7 @@ def test_half_a_surrogate_pair_and_control_characters(tmp_path, capsys):
         (["--output", "a.jsonl", "--format", "xml"], "invalid choice: 'xml'"),
     ],
 )
-def test_arguments_that_cannot_be_meant(arguments, message, monkeypatch, capsys):
+def test_arguments_that_make_no_sense_are_refused(arguments, message, monkeypatch, capsys):
     monkeypatch.chdir(EXPORTS)
     with pytest.raises(SystemExit) as end:
         import_data.main(["doccano.jsonl", *arguments])

@@ -1,4 +1,4 @@
-"""import_data reads the export of each tool; data/exports has files made according to the tools' documentation."""
+"""import_data.py reads the export of each tool. Files in data/exports were made after the tools' documentation."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_each_format_is_recognised_and_read(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "brat"])
-def test_the_format_can_be_said_and_a_wrong_one_is_an_error(name, tmp_path, capsys):
+def test_the_format_can_be_given_and_a_wrong_one_is_an_error(name, tmp_path, capsys):
     kind, _, entities, _ = FILES[name]
     records, _ = import_files(tmp_path, capsys, EXPORTS / name, "--format", kind)
     assert len(records) == 2
@@ -72,7 +72,7 @@ def test_the_format_can_be_said_and_a_wrong_one_is_an_error(name, tmp_path, caps
         import_files(tmp_path, capsys, EXPORTS / name, "--format", wrong)
 
 
-def test_webanno_tsv_with_stacked_parts_escapes_and_code_units(tmp_path, capsys):
+def test_webanno_tsv_with_stacked_spans_escapes_and_code_units_is_read(tmp_path, capsys):
     (record,), printed = import_files(tmp_path, capsys, EXPORTS / "inception.tsv")
     text = record["text"]
     assert text == "Ada Lovelace met Charles Babbage in London . She 😊 [admired] \\\nthe Analytical Engine_s ."
@@ -86,7 +86,7 @@ def test_webanno_tsv_with_stacked_parts_escapes_and_code_units(tmp_path, capsys)
         assert line in printed
 
 
-def test_brat_pairs_by_either_file(tmp_path, capsys):
+def test_either_file_of_a_pair_of_brat_names_both(tmp_path, capsys):
     for name in ("letter.ann", "letter.txt"):
         (record,), _ = import_files(tmp_path, capsys, EXPORTS / "brat" / name)
         assert record["id"] == "letter" and marked(record) == NESTED
@@ -98,7 +98,7 @@ def test_brat_pairs_by_either_file(tmp_path, capsys):
     assert "reply.txt: document" in printed and "1: no .ann file beside it" in printed
 
 
-def test_a_docbin_with_entities_and_span_groups(tmp_path, capsys):
+def test_entities_and_span_groups_of_a_docbin_are_read(tmp_path, capsys):
     nlp, docs = spacy.blank("en"), DocBin()
     for text, gold in ((TEXT, NESTED), (REPLY, [])):
         doc = nlp(text)
@@ -114,7 +114,7 @@ def test_a_docbin_with_entities_and_span_groups(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("lines", [True, False])
-def test_pairs_for_spacy_on_lines_or_beside_their_classes(lines, tmp_path, capsys):
+def test_pairs_for_spacy_are_read_from_lines_or_beside_their_classes(lines, tmp_path, capsys):
     pairs = json.loads((EXPORTS / "spacy.json").read_text())
     path = tmp_path / "pairs.json"
     path.write_text("\n".join(map(json.dumps, pairs)) if lines else json.dumps(
@@ -156,7 +156,7 @@ def test_label_studio_conll_has_one_head_for_all_its_texts(tmp_path, capsys):
     assert [record["text"] for record in records] == [[*WORDS, "Nothing"]] and "mark no documents" not in printed
 
 
-def test_conll_documents_that_no_empty_line_parts_and_a_first_word_that_is_a_number(tmp_path, capsys):
+def test_conll_documents_need_no_empty_line_between_and_may_begin_with_a_number(tmp_path, capsys):
     path = tmp_path / "a.conll"
     path.write_text("-DOCSTART- -X- O\n1 CD O\nAda NN B-Person\n-DOCSTART- -X- O\n1 CD O\n\n2 CD O\n")
     records, _ = import_files(tmp_path, capsys, path)
@@ -164,7 +164,7 @@ def test_conll_documents_that_no_empty_line_parts_and_a_first_word_that_is_a_num
 
 
 @pytest.mark.parametrize("mark", ["# newdoc id = a", "# doc_id = a"])
-def test_conll_documents_with_comments_and_numbered_words(mark, tmp_path, capsys):
+def test_conll_documents_may_have_comments_and_numbered_words(mark, tmp_path, capsys):
     path = tmp_path / "data.conllu"
     path.write_text(
         f"{mark}\n# text = Ada .\n1\tAda\tB-Person\n2\t#\tO\n\n1\tLovelace\tS-Person\n\n# newdoc\n1\tI\tO\n"
@@ -176,7 +176,7 @@ def test_conll_documents_with_comments_and_numbered_words(mark, tmp_path, capsys
     assert marked(records[0]) == [("Ada", "Person"), ("Lovelace", "Person")]
 
 
-def test_tags_that_follow_the_last_one_of_an_entity_begin_another(tmp_path, capsys):
+def test_a_tag_after_the_last_one_of_an_entity_begins_another(tmp_path, capsys):
     path = tmp_path / "a.conll"
     path.write_text("".join(f"{word} {tag}-X\n" for word, tag in zip("abcdefgh", "BLILUIES", strict=True)))
     (record,), printed = import_files(tmp_path, capsys, path)
@@ -184,7 +184,7 @@ def test_tags_that_follow_the_last_one_of_an_entity_begin_another(tmp_path, caps
     assert "note: 2 entities begin with I-" in printed
 
 
-def test_label_studio_records_that_somebody_has_shortened(tmp_path, capsys):
+def test_shortened_label_studio_records_are_read(tmp_path, capsys):
     records = json.loads((EXPORTS / "label-studio-min.json").read_text())
     path = tmp_path / "a.json"
     short = [{name: record[name] for name in ("letter", "label") if name in record} for record in records]
@@ -193,7 +193,7 @@ def test_label_studio_records_that_somebody_has_shortened(tmp_path, capsys):
     assert marked(kept[0]) == NESTED and "a.json: a Label Studio export: 3 documents" in printed
 
 
-def test_yes_or_no_questions_of_prodigy_are_put_together(tmp_path, capsys):
+def test_answers_to_yes_or_no_questions_of_prodigy_are_joined(tmp_path, capsys):
     def question(start, end, answer, key=1):
         return {"text": TEXT, "spans": [{"start": start, "end": end, "label": "Person"}], "_view_id": "ner",
                 "answer": answer, "_input_hash": key}  # fmt: skip
@@ -207,7 +207,7 @@ def test_yes_or_no_questions_of_prodigy_are_put_together(tmp_path, capsys):
     assert "teach.jsonl:4: document" in printed
 
 
-def test_label_studio_takes_a_ground_truth_and_spans_of_any_control(tmp_path, capsys):
+def test_label_studio_prefers_a_ground_truth_and_reads_spans_of_any_control(tmp_path, capsys):
     task = json.loads((EXPORTS / "label-studio.json").read_text())[0]
     task["annotations"][0]["ground_truth"] = True
     task["annotations"][0]["result"][1].update(type="hypertextlabels", from_name="other", value={
@@ -239,7 +239,7 @@ def test_readers_of_training_data_name_the_tool_and_the_command(name, tmp_path, 
         assert str(error.value).startswith(f"{path}:1: looks like")
 
 
-def test_the_command_imports_what_the_other_commands_read(tmp_path):
+def test_other_commands_read_the_imported_file(tmp_path):
     done = python(ROOT / "training" / "import_data.py", EXPORTS / "doccano.jsonl", "--output", tmp_path / "a.jsonl")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].endswith("doccano.jsonl: a doccano export: 2 documents, 5 entities")

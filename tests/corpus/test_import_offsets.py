@@ -1,4 +1,4 @@
-"""Offsets in other units and wrong quotes: they are detected and named, and the advice of the message helps."""
+"""Offsets in other units and wrong quotes are detected and named, and following the message's advice helps."""
 
 import json
 
@@ -19,7 +19,7 @@ CHARACTERS = st.one_of(st.sampled_from("ab é東😀👨🏻\u200d\ud800\n"), st
 
 
 def units(text, unit):
-    """The length of a text in a unit, by Python's encoders."""
+    """The length of a text in a unit, as Python's encoders count it."""
     if unit == "characters":
         return len(text)
     if unit == "utf-8":
@@ -28,7 +28,7 @@ def units(text, unit):
 
 
 def spans(unit, shift=(0, 0), text=TEXT):
-    """(start, end, label, quote) of the marked words, counted in a unit."""
+    """(start, end, label, quote) of the marked words, with offsets in a unit."""
     for quote, label in QUOTES.items():
         start = text.index(quote)
         end = start + len(quote)
@@ -61,7 +61,7 @@ def brat(path, items):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(CHARACTERS, max_size=20), st.integers(-3, 90), st.integers(-3, 90))
-def test_units_are_those_of_the_encoders(text, start, end):
+def test_units_are_counted_as_encoders_do(text, start, end):
     ruler = Ruler(text)
     for unit in UNITS:
         lengths = [units(text[:place], unit) for place in range(len(text) + 1)]
@@ -72,7 +72,7 @@ def test_units_are_those_of_the_encoders(text, start, end):
 
 @pytest.mark.parametrize("write", [label_studio, own, brat])
 @pytest.mark.parametrize("unit", ["utf-16", "utf-8"])
-def test_quotes_tell_the_unit_and_the_cure_cures(write, unit, tmp_path, capsys):
+def test_quotes_reveal_the_unit_and_the_advised_option_helps(write, unit, tmp_path, capsys):
     export = write(tmp_path / "export.jsonl", list(spans(unit)))
     with pytest.raises(DataError) as error:
         import_files(tmp_path, capsys, export)
@@ -121,7 +121,7 @@ def test_a_few_wrong_quotes_are_left_out_and_more_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("found, quote", [("a  b", "a b"), ("a\r\nb", "a\\nb"), ("a\nb ", " ab"), ("", " ")])
-def test_white_space_is_no_difference(found, quote):
+def test_quotes_may_differ_in_white_space(found, quote):
     assert is_quote(found, quote) and not is_quote(found + "x", quote)
 
 
@@ -143,20 +143,20 @@ def test_without_quotes_cut_words_hint_at_code_units(tmp_path, capsys):
     assert "with --offsets characters" in import_files(tmp_path, capsys, good, "--offsets", "utf-16")[1]
 
 
-def test_texts_in_which_units_do_not_differ_say_nothing(tmp_path, capsys):
+def test_texts_in_which_units_do_not_differ_give_no_hint(tmp_path, capsys):
     path = write_jsonl(
         tmp_path / "a.jsonl", [{"text": "firetrucks", "label": [[1, 5, "X"], [2, 7, "X"], [3, 4, "Y"]]}]
     )
     assert "warning" not in import_files(tmp_path, capsys, path)[1]
 
 
-def test_offsets_that_mean_nothing_here_are_refused(tmp_path, capsys):
+def test_an_offsets_option_without_effect_is_refused(tmp_path, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", [{"tokens": ["a"], "ner_tags": ["B-X"]}])
     with pytest.raises(DataError, match="--offsets utf-16: the spans of Hugging Face tokens and tags count words"):
         import_files(tmp_path, capsys, path, "--offsets", "utf-16")
 
 
-def test_webanno_tokens_tell_the_unit(tmp_path, capsys):
+def test_webanno_tokens_reveal_the_unit(tmp_path, capsys):
     rows = ["#FORMAT=WebAnno TSV 3.3", "#T_SP=webanno.custom.Span|value", "", "", "#Text=😀 ok"]
     path = tmp_path / "a.tsv"
     path.write_text("\n".join([*rows, "1-1\t0-1\t😀\t_\t", "1-2\t2-4\tok\tFine\t", ""]))

@@ -1,4 +1,4 @@
-"""Exports are read back unchanged, tags and TSV 3 follow their definitions, damaged records do not crash."""
+"""Exports are read back unchanged, tags and TSV 3 follow their definitions, damaged records cause no crash."""
 
 import json
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def read(kind, path):
-    """Read the records of a file; nothing may be left out."""
+    """Read the records of a file, and assert that nothing was left out."""
     reading = Reading()
     records = [as_record(draft, OffsetCheck().convert(draft, reading)) for draft in READERS[kind](str(path), reading)]
     assert reading.left_out == []
@@ -45,7 +45,7 @@ def spans_of(record):
 
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, st.data())
-def test_brat_comes_back(folder, text, data):
+def test_brat_is_read_back_unchanged(folder, text, data):
     places = [(i, i + 1) for i, character in enumerate(text) if not character.isspace()]
     entities = draw_entities(data, text, places)
     (folder / "a.txt").write_bytes(text.encode())
@@ -57,7 +57,7 @@ def test_brat_comes_back(folder, text, data):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.randoms()), min_size=1, max_size=3), st.data())
-def test_conll_comes_back(folder, texts, data):
+def test_conll_is_read_back_unchanged(folder, texts, data):
     content, expected = "", []
     for text, _ in texts:
         offsets = PROCESSOR.split_words(text)
@@ -75,7 +75,7 @@ def test_conll_comes_back(folder, texts, data):
 
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, st.data())
-def test_spacy_comes_back(folder, text, data):
+def test_spacy_is_read_back_unchanged(folder, text, data):
     doc = NLP(text)
     entities = draw_entities(data, text, [(token.idx, token.idx + len(token)) for token in doc if not token.is_space])
     to_spacy(doc, entities)
@@ -97,7 +97,7 @@ SCHEMES = {
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4), st.sampled_from(["A", "B-A", "O", "ORG", "I-"]))))
 def test_tags_of_every_scheme_give_the_spans_that_made_them(scheme, items):
-    """Each item: the number of words before the entity, the number of its words, its label."""
+    """An item is the number of words before an entity, the number of its words, and its label."""
     tags, expected = [], []
     for gap, length, label in items:
         tags += ["O"] * gap
@@ -117,7 +117,7 @@ def escaped(text):
 
 
 def as_tsv(sentences, spans):
-    """Format a document with one layer as WebAnno TSV 3; spans are (start, end, label) in words, may be stacked."""
+    """Format a document with one layer as WebAnno TSV 3. Spans (start, end, label) count words and may be stacked."""
     lines, place, number = ["#FORMAT=WebAnno TSV 3.3", "#T_SP=webanno.custom.Span|value", ""], 0, 0
     for count, words in enumerate(sentences, start=1):
         lines += ["", f"#Text={escaped(' '.join(words))}"]
@@ -132,7 +132,7 @@ def as_tsv(sentences, spans):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=3), st.data())
-def test_webanno_tsv_comes_back(folder, sentences, data):
+def test_webanno_tsv_is_read_back_unchanged(folder, sentences, data):
     words = [word for sentence in sentences for word in sentence]
     numbers = st.integers(0, len(words))
     spans = data.draw(st.lists(st.tuples(numbers, numbers, LABELS | st.sampled_from(["_", "*", "a|b[1]", "\\"]))))
@@ -184,7 +184,7 @@ def test_damaged_records_are_read_or_refused(folder, name, data):
 
 
 @given(VALUES, st.binary(max_size=200))
-def test_whatever_is_to_be_recognised(value, head):
+def test_any_json_is_recognised_or_not_without_a_crash(value, head):
     recognise(value)
     recognise_head(head)
 
@@ -192,7 +192,7 @@ def test_whatever_is_to_be_recognised(value, head):
 @pytest.mark.parametrize("kind", ["webanno", "conll", "brat"])
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("#T_SP=Text 1-\t.a[]|\\*_O\nBI;é😀-DOCSTART-"), max_size=80), st.data())
-def test_whatever_the_lines_are_they_are_read_or_refused(folder, kind, content, data):
+def test_any_lines_are_read_or_refused(folder, kind, content, data):
     begin = "#FORMAT=WebAnno TSV 3.3\n#T_SP=a.B|value\n#Text=a é\n1-1\t0-1\ta\tX\n" if kind == "webanno" else ""
     path = folder / ("b.ann" if kind == "brat" else "b.tsv")
     (folder / "b.txt").write_text("a é", encoding="utf-8")

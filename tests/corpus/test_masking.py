@@ -1,4 +1,4 @@
-"""Whole-word masking: whole words, special tokens never, the quota, 80 / 10 / 10."""
+"""Whole-word masking: whole words, no special tokens, the quota, 80 / 10 / 10."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,10 @@ MASK, ORDINARY = 4, np.arange(5, 1000)
 
 
 def text_of(tokens_per_word):
-    """input_ids and word_index of [CLS], the words, [SEP], two pads; word tokens differ from all random ones."""
+    """
+    Make input_ids and word_index of [CLS], the words, [SEP] and two pads. The words' tokens differ from those that
+    masking draws at random.
+    """
     word_index = np.repeat(np.arange(1, len(tokens_per_word) + 1), tokens_per_word)
     word_index = np.concatenate([[0], word_index, [0, 0, 0]])
     return np.where(word_index > 0, 1000 + np.arange(len(word_index)), [1] + [2] * (len(word_index) - 1)), word_index
@@ -36,7 +39,7 @@ def test_words_are_masked_whole_and_within_the_quota(tokens_per_word, share, see
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=60), st.floats(0.01, 0.9), st.integers(0, 2**32))
-def test_words_are_chosen_until_the_next_one_passes_the_quota(tokens_per_word, share, seed):
+def test_words_are_chosen_until_the_next_one_would_exceed_the_quota(tokens_per_word, share, seed):
     _, word_index = text_of(tokens_per_word)
     words = choose_words(word_index, share, np.random.default_rng(seed))
     assert len(set(words)) == len(words)
@@ -46,7 +49,7 @@ def test_words_are_chosen_until_the_next_one_passes_the_quota(tokens_per_word, s
     assert len(words) == len(tokens_per_word) or chosen + max(tokens_per_word) > quota
 
 
-def test_of_the_chosen_words_80_10_10():
+def test_chosen_words_are_masked_replaced_or_kept_80_10_10():
     input_ids, word_index = text_of([2] * 100_000)
     out = mask_words(input_ids, word_index, 0.15, np.random.default_rng(0), MASK, ORDINARY)
     chosen = 0.15 * 200_000
@@ -55,6 +58,6 @@ def test_of_the_chosen_words_80_10_10():
 
 
 @pytest.mark.parametrize("share, tokens", [(0, [1, 2, 3]), (0.5, [])])
-def test_nothing_to_mask(share, tokens):
+def test_a_text_without_words_is_not_masked(share, tokens):
     input_ids, word_index = text_of(tokens)
     assert (mask_words(input_ids, word_index, share, np.random.default_rng(0), MASK, ORDINARY) == input_ids).all()

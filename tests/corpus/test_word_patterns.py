@@ -1,4 +1,4 @@
-"""Gold inside words: how much of it there is, which pattern holds it, and that every command then uses that."""
+"""Gold inside words: it is counted, a pattern that fits it is suggested, and every command then uses that pattern."""
 
 import json
 import shlex
@@ -65,7 +65,7 @@ def test_the_pattern_that_cuts_least_is_suggested_and_holds_the_gold(given, name
     )
 
 
-def test_examples_are_shown_and_plain_faults_are_called_so():
+def test_examples_are_shown_and_probable_faults_of_annotation_are_named():
     given = document("We met Ada Lovelace\tand Charles Babbage in London .", "Ada Lovelac", "harles Babbage", "London")
     lines = read_and_report("train", [given], processor(), None, 128).lines()
     assert lines[-4:] == [
@@ -101,8 +101,8 @@ class Stopped(Exception):
     pass
 
 
-def test_the_field_is_what_training_and_every_checkpoint_of_it_cut_with(tmp_path, monkeypatch):
-    """A pattern that YAML would take for a list, too."""
+def test_training_and_its_checkpoints_split_words_with_the_given_pattern(tmp_path, monkeypatch):
+    """Even a pattern that YAML would read as a list."""
     toy, seen = toy_folder(tmp_path), []
     pattern = r"[\p{L}]|\S"
 
@@ -128,7 +128,7 @@ def test_the_field_is_what_training_and_every_checkpoint_of_it_cut_with(tmp_path
     assert build_model(parse_fields([*further, "--word_pattern", r"\S+"]), FACTS)[1].word_pattern == r"\S+"
 
 
-def test_describe_data_cuts_as_the_checkpoint_or_as_it_is_told(tmp_path, capsys):
+def test_describe_data_splits_words_as_the_checkpoint_or_as_given(tmp_path, capsys):
     toy_backbone(tmp_path / "bert")
     model = SenerModel.from_backbone(str(tmp_path / "bert"), ["A"], span_window=2, span_layers=1)
     own = SenerProcessor(tiny_tokenizer("wordpiece"), model.config, PATTERNS[DIGITS])
@@ -148,7 +148,7 @@ def test_describe_data_cuts_as_the_checkpoint_or_as_it_is_told(tmp_path, capsys)
         printed("--word_pattern", "*")
 
 
-def test_checkpoints_that_cut_otherwise_have_no_mean(tmp_path):
+def test_checkpoints_that_split_words_differently_have_no_mean(tmp_path):
     toy_backbone(tmp_path / "bert")
     model = SenerModel.from_backbone(str(tmp_path / "bert"), ["A"], span_window=2, span_layers=1)
     for name, pattern in (("a", WORD_PATTERN), ("b", r"\S+")):
