@@ -1,4 +1,4 @@
-"""Entities in spaCy, brat and CoNLL: they are read back unchanged, and those that do not fit raise an error."""
+"""Entities as spaCy, brat and CoNLL: they are read back unchanged, and those that do not fit raise an error."""
 
 import json
 import re
@@ -29,14 +29,14 @@ def test_spacy_gives_back_the_same_entities_from_its_bytes(text, data):
     places = [(token.idx, token.idx + len(token)) for token in doc if not token.is_space]
     entities = draw_entities(data, text, places)
     to_spacy(doc, entities)
-    read = Doc(NLP.vocab).from_bytes(doc.to_bytes())  # spans need their document
+    read = Doc(NLP.vocab).from_bytes(doc.to_bytes())  # kept in a variable: spans need their document
     spans = read.spans["sc"]
     read = [(span.start_char, span.end_char, span.text, span.label_, score)
             for span, score in zip(spans, spans.attrs["scores"], strict=True)]  # fmt: skip
     assert read == [tuple(entity.values()) for entity in entities]
 
 
-def test_spacy_tokens_that_are_covered_partly():
+def test_an_entity_that_covers_a_part_of_a_spacy_token_is_refused_or_expanded():
     doc = NLP("We train ResNet-50 now.")
     entity = make(doc.text, 9, 15)
     with pytest.raises(ValueError, match=r"'ResNet' \(Method, 9-15\) covers the tokens \['ResNet-50'\] partly"):
@@ -47,7 +47,7 @@ def test_spacy_tokens_that_are_covered_partly():
 
 
 def read_brat(text, content):
-    """Read by brat's description of the format; its server splits lines with Python's `splitlines`."""
+    """Read files as brat's documentation describes them. brat's server splits lines with Python's `splitlines`."""
     entities, scores = {}, {}
     for line in content.splitlines():
         name, middle, quote = line.split("\t")
@@ -134,7 +134,7 @@ def test_conll_gives_back_the_same_entities(text, data):
     assert to_conll(read, in_words) == content
 
 
-def test_spacy_reads_what_conll_was_written():
+def test_spacy_reads_the_written_conll():
     text = ["Ada", "Lovelace", "met", "Charles", "Babbage", "😀"]
     entities = [make(text, 0, 2, "Person"), make(text, 2, 3, "Task"), make(text, 3, 5, "Person")]
     (doc,) = conll_ner_to_docs(to_conll(text, entities), no_print=True)
@@ -162,7 +162,7 @@ SCORED = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6), st.sampled_fr
 
 
 @given(SCORED)
-def test_flat_keeps_the_best_of_what_overlaps(items):
+def test_flat_keeps_the_best_of_overlapping_entities(items):
     entities = [{"start": start, "end": start + length, "label": str(number), "score": score}
                 for number, (start, length, score) in enumerate(items)]  # fmt: skip
     kept: list = []

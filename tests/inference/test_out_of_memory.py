@@ -1,4 +1,4 @@
-"""Real out-of-memory errors, in a process with a bounded address space."""
+"""Out of memory: real errors, in a process with a bounded address space."""
 
 import json
 import sys
@@ -15,11 +15,11 @@ from training.inference import extraction
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the address space is bounded as Linux does it")
 
-# MB. 16 texts of 500 words take more than the first in one batch, and less in two. A text of 100,000 words takes more
-# than the second, but its tokens alone take less: the tokenizer aborts the process if it is out of memory.
+# MB. 16 texts of 500 words take more than `ROOM` in one batch, and less in two. A text of 100,000 words takes more
+# than `LARGE_ROOM`. Its tokens alone take less: out of memory, the tokenizer would abort the process.
 ROOM, LARGE_ROOM = 50, 250
-# A first text runs before the bound is set, to load and cache. MALLOC_MMAP_THRESHOLD_ returns large tensors at once:
-# free memory then does not depend on earlier computations.
+# A first text runs before the bound is set, to load libraries and fill caches. MALLOC_MMAP_THRESHOLD_ gives the memory
+# of large tensors back at once: free memory then does not depend on earlier computations.
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "TOKENIZERS_PARALLELISM": "0", "OMP_NUM_THREADS": "1"}
 BOUND = f"""
 import json, resource, sys
@@ -155,13 +155,13 @@ def test_scoring_names_the_document(model, tmp_path):
     assert done.stderr.splitlines()[-1] == "error: text 3: does not fit into memory (120,002 tokens)"
 
 
-def test_errors_of_other_kinds_are_not_taken_for_it():
+def test_other_errors_are_not_taken_for_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(TextTooLargeError(0, 1))
     assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_text_is_named_by_its_place_in_all_texts_whichever_process_had_it(monkeypatch):
+def test_a_text_is_named_by_its_place_among_the_texts_of_all_processes(monkeypatch):
     """Of two processes, the second has every other text, the longest first."""
     texts = [["a"] * words for words in (3, 50, 1, 40, 2, 60)]
 

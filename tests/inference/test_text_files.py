@@ -1,4 +1,4 @@
-"""One rule for text files, whatever reads them: the demo's page, extract, predict, train and import."""
+"""Every reader follows one rule for text files: the demo's page, extract, predict, train and import."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def encoded(text, encoding):
 @every
 @every_end
 def test_a_text_is_the_same_in_each_encoding_for_each_reader(tmp_path, encoding, line_end):
-    """And it may hold a mark of its own further on."""
+    """The text may hold a byte order mark after its first character."""
     chance = random.Random(0)
     for case in range(50):
         lines = ["".join(chance.choices("ab é药😀\ufeff\t\x0b\u2028", k=chance.randrange(20))) for _ in range(4)]
@@ -42,7 +42,7 @@ def test_a_text_is_the_same_in_each_encoding_for_each_reader(tmp_path, encoding,
         assert reading.read_file(path) == [(path.name, text)]
 
 
-def test_words_are_the_same_at_each_line_end():
+def test_words_are_the_same_with_each_kind_of_line_end():
     processor = SenerProcessor(tiny_tokenizer("wordpiece"), tiny_model("bert").config)
     lines = ["We train ResNet-50", "", "on ImageNet. ", "\tIt", "works"]
     texts = [line_end.join(lines) for line_end in LINE_ENDS]
@@ -90,8 +90,8 @@ def test_exports_are_the_same_in_each_encoding(tmp_path, encoding, line_end, nam
 
 @every
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_offsets_of_brat_are_into_its_text(tmp_path, encoding, line_end):
-    """brat counts the mark of UTF-8 as a character."""
+def test_offsets_of_brat_count_the_text_without_its_mark(tmp_path, encoding, line_end):
+    """brat itself counts the mark of UTF-8 as a character."""
     text = line_end.join(["é one", "two"])
     shift = encoding == "utf-8-sig"
     start = text.index("two") + shift
@@ -102,7 +102,7 @@ def test_offsets_of_brat_are_into_its_text(tmp_path, encoding, line_end):
     assert record["text"][entity["start"] : entity["end"]] == "two"
 
 
-def test_what_is_neither_is_refused_alike(tmp_path):
+def test_bytes_that_are_neither_utf_8_nor_utf_16_are_refused_by_every_reader(tmp_path):
     path = tmp_path / "a.txt"
     for content, byte in ((b"caf\xe9", 3), ("é".encode("utf-16") + b"\x00", 4), ("\xe9x".encode("utf-16-be"), 1)):
         path.write_bytes(content)
