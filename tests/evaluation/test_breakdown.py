@@ -1,4 +1,4 @@
-"""Scores by length, depth and position, confused labels, calibration: each against a simple reference."""
+"""Scores by length, depth and position, confused labels, calibration, each against a simple reference."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def match_pairs(pairs):
 
 
 def scored_words(*texts):
-    """Texts of words, without candidates."""
+    """Scored spans of texts with these words, without candidates."""
     none = Candidates.join([])
     return ScoredSpans.join([(none, np.array([(i, i + 1) for i in range(size)]).reshape(-1, 2)) for size in texts])
 
@@ -48,7 +48,7 @@ def test_the_groups_of_every_breakdown_add_up_to_the_total(corpus):
     assert result["tp"] + result["fn"] == sum(len(document.entities) for document in documents)
 
 
-def test_lengths_fall_into_the_groups_that_their_names_say():
+def test_the_names_of_length_groups_give_their_bounds():
     lengths = np.array([1, 4, 5, 16, 17, 64, 65, 129, 130, 999])
     names = ["1-4", "1-4", "5-16", "5-16", "17-64", "17-64", "65-129", "65-129", "130+", "130+"]
     group, known = by_length(lengths, None)
@@ -73,7 +73,7 @@ def test_depth_is_the_number_of_gold_spans_around(pairs):
 
 
 def test_position_and_length_count_words_not_characters():
-    """Ten words, the sixth very long; the entity touches words 6 and 7."""
+    """Of ten words, the sixth is very long. The entity touches words 6 and 7."""
     edges = np.cumsum([0, 2, 2, 2, 2, 2, 90, 2, 2, 2, 2])
     offsets = np.stack([edges[:-1], edges[1:] - 1], axis=1)
     scored = ScoredSpans.join([(Candidates.join([]), offsets)])
@@ -83,7 +83,7 @@ def test_position_and_length_count_words_not_characters():
 
 
 def test_entities_off_word_boundaries_are_counted_at_their_position():
-    """Half a word; a space between words; a space after the last word."""
+    """Entities: half a word, a space between words, a space after the last word."""
     offsets = np.array([(0, 3), (4, 7)])
     scored = ScoredSpans.join([(Candidates(*np.zeros((4, 1), dtype=np.int64), np.ones(1, np.float32))._replace(
         end=np.ones(1, dtype=np.int64)), offsets)])  # fmt: skip
@@ -94,7 +94,7 @@ def test_entities_off_word_boundaries_are_counted_at_their_position():
     assert [entry["fn"] for entry in result["by_position"].values()] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
-def test_both_ends_of_a_document_and_a_document_without_words():
+def test_positions_hold_at_both_ends_of_a_document_and_without_words():
     gold = [[(i, i + 1, "A") for i in range(100)], []]
     documents = [Document(str(i), "", tuple(entities)) for i, entities in enumerate(gold)]
     result = score_corpus(documents, scored_words(100, 0), HALF, small_config())
@@ -119,7 +119,7 @@ def test_the_confusion_table_counts_each_entity_once(pairs):
     assert counts[:-1, :-1].sum() >= spans  # if gold and predictions have the same spans, each has a pair
 
 
-def test_labels_of_one_span_are_paired_equal_ones_first():
+def test_labels_of_one_span_are_paired_and_equal_ones_first():
     table = confusion(match([[(0, 1, "A"), (0, 1, "B"), (5, 6, "C")]], [[(0, 1, "B"), (0, 1, "C"), (2, 3, "A")]]))
     assert table == {"labels": ["A", "B", "C", None],
                      "counts": [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]]}  # fmt: skip

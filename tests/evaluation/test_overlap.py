@@ -27,7 +27,7 @@ def jaccard(a, b):
 
 
 def most_pairs(gold, predicted, words=range):
-    """The size of a maximum matching of two sets of entities, by trying all; `words` gives a span's words."""
+    """The size of a maximum matching of two sets of entities, by trying all. `words` returns the words of a span."""
     if not gold:
         return 0
     (start, end, label), rest = gold[0], gold[1:]
@@ -51,7 +51,7 @@ def by_overlap(gold, predicted, words=None):
 @example([GREEDY_LOSES])
 @settings(deadline=None)
 def test_the_number_of_pairs_is_that_of_a_maximum_matching(documents):
-    """For each document and label, of which all scores are sums."""
+    """For each document and label: all scores are sums over these."""
     gold, predicted = [part for part, _ in documents], [part for _, part in documents]
     outcomes = by_overlap(gold, predicted)
     counts = tally(outcomes, Grouping(outcomes.label, outcomes.labels))
@@ -77,8 +77,8 @@ def test_gold_as_prediction_has_perfect_scores_by_overlap_too(documents):
 
 @given(ENTITIES, st.lists(ENTITY, max_size=8, unique=True), st.randoms())
 @settings(deadline=None)
-def test_the_first_n_have_as_many_pairs_as_if_they_were_all(gold, predicted, random):
-    """In any order; and each partner is a gold entity that matches and has no other partner."""
+def test_the_first_n_predictions_have_as_many_pairs_as_if_there_were_no_others(gold, predicted, random):
+    """For any n and order. A partner is a matching gold entity, and has no other partner."""
     outcomes = match([gold], [predicted])
     order = np.flatnonzero(outcomes.outcome != FN).tolist()
     random.shuffle(order)
@@ -95,7 +95,7 @@ def test_the_first_n_have_as_many_pairs_as_if_they_were_all(gold, predicted, ran
 
 @st.composite
 def raw_texts(draw):
-    """Words of 1 to 9 characters with 0 to 2 spaces after each, and spans of characters, also off word boundaries."""
+    """Draw words of 1 to 9 characters with 0 to 2 spaces after each, and spans of characters, anywhere in words."""
     sizes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=5))
     edges = np.cumsum([0, *(length for size in sizes for length in size)])
     words = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
@@ -106,7 +106,7 @@ def raw_texts(draw):
 
 @given(st.lists(raw_texts(), max_size=3))
 @settings(deadline=None)
-def test_words_are_counted_and_not_characters(texts):
+def test_overlap_counts_words_and_not_characters(texts):
     words, gold, predicted = ([text[i] for text in texts] for i in range(3))
     outcomes = by_overlap(gold, predicted, words)
     counts = tally(outcomes, Grouping(np.zeros_like(outcomes.label), ["all"]))[:, 0]
@@ -132,21 +132,21 @@ def test_words_must_be_given_for_every_document():
 
 
 def test_an_augmenting_path_through_tens_of_thousands_of_entities():
-    """Each predicted entity matches two gold ones and has the first; for the last one all must take the second."""
+    """Each predicted entity matches two gold ones and takes the first. The last one makes all take the second."""
     gold = [(2 * i, 2 * i + 3, "A") for i in range(20_001)]
     predicted = [(2 * i + 1, 2 * i + 4, "A") for i in range(20_000)] + [(0, 2, "A")]
     assert (by_overlap([gold], [predicted]).outcome == TP).sum() == 20_001
 
 
-def test_many_predictions_that_match_few_gold_entities():
+def test_of_many_matching_predictions_each_gold_entity_has_one():
     many = [(0, 1000 + i, "A") for i in range(900)]
     assert np.bincount(by_overlap([many[:3]], [many]).outcome).tolist() == [3, 897]
 
 
 def check_curve(result, gold, thresholds, accepted, words=range):
     """
-    Compare a curve with all points at `thresholds`, at which the accepted entities change; `accepted` returns each
-    document's entities that a threshold accepts.
+    Compare a curve with the points at all `thresholds` at which the accepted entities change. `accepted(threshold)`
+    returns the accepted entities of each document.
     """
     total, rows = sum(len(set(part)) for part in gold), []
     for found in map(accepted, thresholds):
@@ -174,7 +174,7 @@ def check_curve(result, gold, thresholds, accepted, words=range):
 @given(corpora(), st.booleans(), st.sampled_from(["all", "best"]))
 @settings(max_examples=60, deadline=None)
 def test_the_curve_has_the_scores_of_every_threshold(corpus, allow_nested, labels_per_span):
-    """Spans are chosen anew, conflicts included, for each threshold of all labels from `CURVE_FLOOR` on."""
+    """The reference chooses spans anew, with their conflicts, at each threshold from `CURVE_FLOOR` on."""
     documents, scored = corpus
     config = small_config(allow_nested=allow_nested, labels_per_span=labels_per_span)
     gold = [document.entities for document in documents]
@@ -190,15 +190,15 @@ def test_the_curve_has_the_scores_of_every_threshold(corpus, allow_nested, label
 @given(st.lists(st.tuples(ENTITIES, st.dictionaries(ENTITY, st.integers(0, 4).map(lambda i: i / 4), max_size=6)),
                 max_size=3))  # fmt: skip
 @settings(deadline=None)
-def test_the_curve_of_any_scores(documents):
+def test_the_curve_of_any_scores_has_a_point_for_each_of_them(documents):
     gold, predicted = [part for part, _ in documents], [part for _, part in documents]
     thresholds = sorted({value for part in predicted for value in part.values()})
     check_curve(curve(gold, predicted), gold, thresholds, lambda threshold: [
         [entity for entity, score in part.items() if score >= threshold] for part in predicted])  # fmt: skip
 
 
-def test_a_curve_by_hand():
-    """One right, one wrong, two with equal scores (one right), and a missed gold entity."""
+def test_a_curve_is_the_one_computed_by_hand():
+    """Predictions: one right, one wrong, two with equal scores of which one is right. A gold entity is missed."""
     gold = [[(0, 1, "A"), (2, 3, "B")], [(0, 1, "A")]]
     predicted = [{(0, 1, "A"): 0.9, (5, 6, "A"): 0.8, (2, 3, "B"): 0.7}, {(5, 6, "B"): 0.7}]
     result = curve(gold, predicted)

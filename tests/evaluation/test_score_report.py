@@ -1,4 +1,4 @@
-"""The HTML page of score.py: text is escaped, numbers are complete, nothing is fetched."""
+"""The HTML report of score.py: text is escaped, numbers are complete, nothing is fetched."""
 
 import re
 from html.parser import HTMLParser
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 def one_document(document_id="d", labels=LABELS):
-    """A right A, a B for a gold C, and a missed A."""
+    """The scores of one document: an A is right, a C was predicted as B, an A is missed."""
     candidates = Candidates(np.zeros(2, dtype=np.int64), np.array([0, 2]), np.array([1, 3]), np.array([0, 1]),
                             np.array([0.9, 0.8], dtype=np.float32))  # fmt: skip
     scored = ScoredSpans.join([(candidates, np.array([(i, i + 1) for i in range(WORDS)]))])
@@ -65,7 +65,8 @@ def test_text_from_outside_stays_text():
     page = Page(render({**result, **ABOUT, "model": HOSTILE, "data": [HOSTILE]}))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # Title, heading, data; labels in two tables; threshold; row and column of the confusion matrix; the document's id.
+    # The nine places of names: title, heading, data; labels in two tables; threshold; row and column of the confusion
+    # table; the document's id.
     assert "".join(page.text).count(HOSTILE) == 9
 
 
@@ -121,7 +122,7 @@ def test_plots_follow_the_colours_of_the_page():
 
 @given(corpora())
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_result_has_a_page(corpus):
+def test_every_result_can_be_written_as_a_page(corpus):
     documents, scored = corpus
     result = score_corpus(documents, scored, np.full(3, 0.5), small_config())
     assert Page(render({**result, **ABOUT})).tags.count("h1") == 1

@@ -18,7 +18,7 @@ def split(documents):
 
 
 def naive(gold, predicted, label=None):
-    """Ratios and counts by their definitions, one entity after the other."""
+    """Compute ratios and counts by their definitions, one entity after the other."""
     tp = fp = fn = 0
     for expected, found in zip(gold, predicted, strict=True):
         expected = {entity for entity in expected if label in (None, entity[2])}
@@ -79,7 +79,7 @@ def test_intervals_are_percentiles_over_resampled_documents(documents):
 
 
 def test_the_interval_of_a_rare_label_has_no_zeros_if_everything_is_right():
-    """A resampled corpus without the label has no score for it, rather than 0."""
+    """A resampled corpus without the label has no score for it. It does not count as 0."""
     gold = [[(0, 1, "A"), (2, 3, "B")]] * 5 + [[(0, 1, "rare")]]
     result = score(gold, gold)
     for entry in (result, result["macro"], *result["per_label"].values()):
@@ -124,7 +124,7 @@ def test_a_group_without_entities_is_listed():
 
 
 @pytest.mark.parametrize("documents", [0, 1, 3])
-def test_documents_without_entities(documents):
+def test_scores_are_0_without_any_entity(documents):
     interval = dict.fromkeys(RATIOS, [0.0, 0.0])
     assert score([[]] * documents, [[]] * documents) == {
         **ZERO, "tp": 0, "fp": 0, "fn": 0, "interval": interval, "macro": {**ZERO, "interval": interval},
@@ -132,7 +132,7 @@ def test_documents_without_entities(documents):
     }  # fmt: skip
 
 
-def test_nothing_found_and_nothing_to_find():
+def test_scores_are_0_if_nothing_is_found_or_nothing_is_to_be_found():
     gold = [[(0, 1, "A"), (2, 3, "B")]]
     assert without_interval(score(gold, [[]])) == {**ZERO, "tp": 0, "fp": 0, "fn": 2}
     assert without_interval(score([[]], gold)) == {**ZERO, "tp": 0, "fp": 2, "fn": 0}
@@ -148,12 +148,12 @@ def test_documents_must_be_paired():
         score([[]], [])
 
 
-def test_a_hundred_thousand_entities():
+def test_a_hundred_thousand_entities_are_scored():
     gold = [[(i, i + 1, "AB"[i % 2]) for i in range(1000)] for _ in range(100)]
     predicted = [entities[: 10 * n] for n, entities in enumerate(gold)]
     result = score(gold, predicted)
     assert (result["tp"], result["fp"], result["fn"]) == (49_500, 0, 50_500)
 
 
-def test_as_spans():
+def test_as_spans_takes_start_end_and_label_of_entities():
     assert as_spans([{"start": 1, "end": 2, "text": "x", "label": "A", "score": 0.5}]) == [(1, 2, "A")]

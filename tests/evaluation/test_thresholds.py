@@ -1,4 +1,4 @@
-"""Fitted thresholds: never worse on their data, and the best where all can be tried; stored thresholds."""
+"""Fitted thresholds are never worse on their data, and the best if all can be tried; stored thresholds."""
 
 import json
 
@@ -36,8 +36,8 @@ def test_fitting_never_lowers_f1(corpus, start, allow_nested, labels_per_span):
 
 def test_spans_below_the_floor_do_not_count():
     """
-    A right A that scores 0.02 gives no reason to lower the threshold of A. A lower one would raise F1 by accepting a
-    wrong A, which displaces two wrong Bs that it crosses.
+    A right A that scores 0.02 must not lower the threshold of A. With a lower threshold F1 would be higher: it would
+    accept a wrong A, which displaces two wrong Bs that it crosses.
     """
     spans = [(5, 6, 1, 0.9), (0, 3, 1, 0.2), (8, 11, 1, 0.2), (2, 9, 0, 0.3), (12, 13, 0, 0.02)]
     start, end, label, score = (np.array(column) for column in zip(*spans, strict=True))
@@ -50,7 +50,7 @@ def test_spans_below_the_floor_do_not_count():
 @given(corpora(least=1))
 @settings(max_examples=100, deadline=None)
 def test_no_cut_of_a_label_gives_a_higher_f1_if_no_spans_compete(corpus):
-    """Tries every cut that leaves a label a right span. The next test covers labels without one."""
+    """Tries every threshold that leaves a label a right span. The next test covers labels without one."""
     documents, scored = corpus
     scored = scored.above(np.full(3, FLOOR))
     config, found = small_config(), scored.entities(scored.candidates, LABELS)
@@ -78,7 +78,7 @@ def test_a_label_without_a_right_span_keeps_its_threshold(corpus):
 
 
 def test_a_threshold_finds_the_gap_between_right_and_wrong():
-    """Right spans score 0.4, wrong ones 0.2: the default accepts none, the threshold half-way the right ones."""
+    """Right spans score 0.4, wrong ones 0.2: the default accepts none, a threshold half-way accepts the right ones."""
     numbers = np.arange(8)
     score = np.where(numbers % 2, 0.4, 0.2).astype(np.float32)
     candidates = Candidates(numbers * 0, numbers, numbers + 1, numbers * 0, score)
@@ -91,7 +91,7 @@ def test_a_threshold_finds_the_gap_between_right_and_wrong():
 
 
 def test_a_label_that_is_mostly_wrong_is_not_switched_off():
-    """One right B below twenty wrong ones: F1 would be higher without any B, but the label would never be found."""
+    """One right B scores less than twenty wrong ones. Without any B, F1 would be higher, but no B would be found."""
     numbers = np.arange(22)
     labels = np.array([0, *[1] * 21])
     score = np.linspace(0.99, 0.6, 22).astype(np.float32)
