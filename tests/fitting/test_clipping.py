@@ -1,4 +1,4 @@
-"""Clipping at a measured norm: a window with entities among many without keeps its weight."""
+"""Gradients are clipped at a measured norm, at which a window with entities among many without keeps its weight."""
 
 import torch
 from accelerate import Accelerator
@@ -10,7 +10,7 @@ from training.fitting.clipping import NormHistory, clip_gradients
 
 
 def clipped_sum(gradients, ratio, limit=None):
-    """The sum of the gradients, clipped one step each as in a run, or at the fixed norm `limit`."""
+    """The sum of the gradients, each clipped as in a step of a run, or at the fixed norm `limit`."""
     accelerator, norms, total = Accelerator(cpu=True), NormHistory(), torch.zeros(gradients.shape[1])
     model = nn.ParameterList([nn.Parameter(torch.zeros(gradients.shape[1]))])
     for gradient in gradients:
@@ -28,7 +28,7 @@ def cosine(one, other):
 
 
 def test_a_window_with_entities_among_many_without_keeps_its_weight():
-    """Each step is one window; one in ten has a gradient a hundred times as large, in another direction."""
+    """Each step has one window. One in ten has a gradient a hundred times as large, in another direction."""
     steps = torch.arange(200)
     gradients = torch.randn(200, 50, generator=torch.Generator().manual_seed(0)) * 0.1
     gradients[:, 0] += 1.0  # the direction of empty windows

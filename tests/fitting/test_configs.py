@@ -1,4 +1,4 @@
-"""The project's configuration files: fields exist, values are the published ones, and runs work."""
+"""The files of training/configs: fields exist, values are the published ones, and runs work."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_recipes_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_small_ones_are_for_minilm(name):
+def test_the_small_recipes_are_for_minilm(name):
     fields = fields_of(name)
     assert fields.backbone == "sentence-transformers/all-MiniLM-L6-v2"
     assert fields.lora_rank == 0 and fields.model["span_window"] <= 64
@@ -75,7 +75,7 @@ def toy(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*RECIPES, *SMALL])
 def test_every_config_runs_an_epoch(toy, tmp_path, name):
-    """Through the command, on a tiny random encoder of the family that the config names."""
+    """The command trains a tiny random encoder of the family that the config names."""
     given = training_arguments(toy, tmp_path)
     paths = {given[i]: given[i + 1] for i in range(0, len(given), 2)}
     encoder = toy / ("bert" if name in SMALL else "deberta")
@@ -90,7 +90,7 @@ def test_every_config_runs_an_epoch(toy, tmp_path, name):
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
 def test_accelerate_reads_its_config_files(path, monkeypatch):
-    """Through the launcher: from the file to the environment of a process, and from there to its plugin."""
+    """The launcher turns the file into the environment of a process, from which Accelerate makes its plugin."""
     kind, _, place = path.stem.partition("_")
     config = load_config_from_file(str(path))
     assert config.distributed_type.value == {"fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}[kind]

@@ -29,7 +29,7 @@ def flip(content, places):
     return bytes(content)
 
 
-# The new content of a damaged file, from its own content and that of the same file of another run; None: deleted.
+# Ways to damage a file: functions of its content and of the same file's content in another run. None: it is deleted.
 DAMAGES = {
     "gone": lambda own, other: None,
     "empty": lambda own, other: b"",
@@ -51,14 +51,14 @@ def damage(file, how, other):
 
 def named(file):
     """
-    The start of the message. If the list of files is damaged, the message may name any file of its folder: compared
-    with the list of another run, all others differ.
+    The start of the message. If the list of files is damaged, the message may name any file of its folder: all of them
+    differ from the list of another run.
     """
     return f"{file.parent}/" if file.name == PROGRESS else f"{file}: "
 
 
 class Training:
-    """A minimal training with a state: a linear layer and random numbers, saved after each step."""
+    """A minimal training: a linear layer and random numbers. Its state is saved after each step."""
 
     def __init__(self, folder, seed):
         torch.manual_seed(seed)
@@ -93,8 +93,8 @@ class Training:
 @pytest.fixture
 def two(tmp_path):
     """
-    A new training in a folder with three states; the progress and values of the last of these; the folder of another
-    run.
+    A new training in a folder with three states, the progress and values of the last of these, and the folder of
+    another run.
     """
     Training(tmp_path / "other", 2).save(3)
     before = Training(tmp_path / "run", 1)
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named_before_anything_is_loaded(two, name, how):
     message = str(error.value)
     assert message.startswith(named((state / name).resolve()))
     assert same(run.everything(), before)
-    if "weights" in name:  # both states need this one
+    if "weights" in name:  # both states need this file
         assert message.endswith("; no state before it is whole: start the run again without --resume")
         return
     assert message.endswith(f"; delete {state} to go on from the state before it, state_0001_0000002, which is whole")
@@ -142,7 +142,7 @@ def test_a_state_before_it_that_is_damaged_too_is_not_offered(two):
 
 
 def test_random_states_that_accelerate_does_not_restore_are_an_error(two, monkeypatch):
-    """As on a device without saved random states: Accelerate only logs it and goes on."""
+    """Accelerate only logs it and goes on, for example on a device without saved random states."""
     run, _, _, _ = two
     monkeypatch.setattr("accelerate.checkpointing.torch.set_rng_state", lambda state: 1 / 0)
     with pytest.raises(ResumeError, match=f"{RANDOM}: torch_manual_seed could not be put back: go on with the dev"):
@@ -150,7 +150,7 @@ def test_random_states_that_accelerate_does_not_restore_are_an_error(two, monkey
 
 
 def test_a_process_whose_random_states_are_not_in_the_folder_is_an_error(two, monkeypatch):
-    """The process writes to another disk, so that its file would be missing when the run is resumed."""
+    """The process writes to another disk: its file would be missing when the run is resumed."""
     run, progress, _, _ = two
     progress.step += 1
     monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
@@ -174,7 +174,7 @@ RUN = ["--num_epochs", "3", "--lora_rank", "0", "--save_steps", "3", "--report_t
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with a finished run, the same run interrupted in its third epoch, and one of another seed likewise."""
+    """A folder with a finished run, the same run stopped in its third epoch, and one of another seed stopped there."""
     folder = tmp_path_factory.mktemp("runs")
     toy_folder(folder)
     training.main(training_arguments(folder, folder / "whole", *RUN))
@@ -216,7 +216,7 @@ def test_damaged_published_weights_are_named_when_the_run_is_over(runs, tmp_path
 
 
 def damage_at_random(folder, other, chance):
-    """Damage one file of a run's folder in one way; returns the file."""
+    """Damage one file of a run's folder in one way. Returns the file."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
     in_states = [path for path in files if "checkpoints" in path.parts]
     file = chance.choice(in_states if chance.random() < 0.9 else files)

@@ -1,4 +1,4 @@
-"""A run that cannot succeed does not start, and one that has learnt nothing says so."""
+"""A run that cannot learn anything does not start, and one that has learnt nothing says so."""
 
 import pytest
 from support.tiny import tiny_tokenizer
@@ -70,7 +70,7 @@ def stop(*_):
 
 
 @pytest.mark.parametrize("fields", [["--span_window", "4"], ["--max_tokens", "9"]])
-def test_a_label_that_no_window_holds_is_named_with_what_would_hold_it(toy, tmp_path, monkeypatch, capsys, fields):
+def test_a_label_that_no_window_holds_is_named_with_the_window_that_would(toy, tmp_path, monkeypatch, capsys, fields):
     monkeypatch.setattr(training, "train", stop)
     long = [record(0, (0, 2, "Task"), (4, 12, "Method"), (6, 12, "Method")), record(1, (1, 2, "Task"))]
     data = str(write_jsonl(tmp_path / "data.jsonl", long))
@@ -85,7 +85,7 @@ def test_a_label_that_no_window_holds_is_named_with_what_would_hold_it(toy, tmp_
 
 @BOTH
 def test_a_run_that_learns_nothing_stops_by_patience_and_says_what_helps(toy, tmp_path, monkeypatch, capsys, command):
-    """With rates this small nothing is found; the last weights are saved all the same."""
+    """With such small learning rates nothing is found. The last weights are still saved."""
     rates = ["--learning_rate", "1e-9", "--head_learning_rate", "1e-9"]
     if command is tagger:
         monkeypatch.setattr(tagger, "find_entities", lambda *given: [[] for _ in given[3]])

@@ -1,4 +1,4 @@
-"""Predicting the masked words beside the spans: the loss against a reference; it is learnt, and not published."""
+"""Masked words are predicted beside the spans: their loss equals a reference, is learnt, and is not published."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_loss_is_that_of_the_spans_and_of_each_masked_token(backbone):
     spans = model(**inputs)
     assert torch.equal(output.logits, spans.logits)
 
-    # If each token is a word, the states of words are those of tokens.
+    # Each token is a word: word states are token states.
     each = torch.arange(1, masked_ids.shape[1] + 1) * inputs["attention_mask"]
     states, _ = model.encode(inputs["input_ids"], inputs["attention_mask"], each)
     embeddings = model.backbone.get_input_embeddings().weight
@@ -72,7 +72,7 @@ def test_the_masked_tokens_are_learnt():
     assert losses[0] > 0.8 * chance and losses[-1] < 0.1 * chance
 
 
-def test_nothing_of_it_is_published(tmp_path):
+def test_the_weights_that_predict_masked_words_are_not_published(tmp_path):
     toy = toy_folder(tmp_path / "toy")
     done = launch("train.py", *training_arguments(toy, tmp_path / "out", "--num_epochs", "2", "--mask_share", "0.15",
                                          "--masked_words_weight", "0.1"))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The precision that a run chooses on each device and reports; a run is not resumed in another one."""
+"""A run chooses its precision by the device and reports it; it is not resumed in another one."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from training.fitting.precision import choose_precision, has_bf16, training_devi
 from training.fitting.state import ResumeError, read_progress
 
 
-# Processors as `torch.cpu.get_capabilities` describes them; the last one is unknown to it.
+# Processors as `torch.cpu.get_capabilities` describes them. It does not know the last one.
 NATIVE = [
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": False},
     {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": True},
@@ -47,7 +47,7 @@ def test_bf16_is_taken_if_the_processor_has_it(processor, capabilities):
 
 
 @pytest.mark.parametrize("capabilities", EMULATED)
-def test_emulated_bf16_is_not_taken_and_warned_of_if_asked_for(processor, capabilities):
+def test_emulated_bf16_is_not_chosen_and_a_warning_follows_if_it_is_given(processor, capabilities):
     processor(capabilities)
     taken, line = choose_precision("auto", CPU)
     assert taken == "no" and "auto takes no: this processor (" in line and "no instructions for bfloat16" in line
@@ -76,7 +76,7 @@ def test_other_precisions_are_taken_unchanged(asked):
     assert choose_precision(asked, CPU) == (asked, None)
 
 
-def test_the_device_is_the_one_that_accelerate_takes(no_state, monkeypatch):
+def test_the_device_is_accelerates(no_state, monkeypatch):
     assert training_device().type == PartialState(cpu=not torch.accelerator.is_available()).device.type
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
@@ -108,14 +108,14 @@ def test_a_run_is_not_resumed_in_another_precision(toy, tmp_path, no_state, proc
     given = training_arguments(toy, tmp_path, "--num_epochs", "1", "--report_to", "none", "--batch_size", "16")
     processor(EMULATED[0])
     training.main([*given, "--mixed_precision", "auto"])
-    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same precision, named
+    training.main([*given, "--mixed_precision", "no", "--resume"])  # the same precision, given explicitly
     AcceleratorState._reset_state(reset_partial_state=True)  # as on another machine
     processor(NATIVE[0])
     with pytest.raises(ResumeError, match="mixed_precision was 'no' in this run and is 'bf16' now"):
         training.main([*given, "--mixed_precision", "auto", "--resume"])
 
 
-def test_the_tagger_takes_it_too(toy, tmp_path, no_state, processor, capsys):
+def test_the_tagger_chooses_its_precision_too(toy, tmp_path, no_state, processor, capsys):
     processor(EMULATED[0])
     tagger.main(tagger_arguments(toy, tmp_path, "--num_epochs", "1", "--mixed_precision", "auto"))
     assert "mixed_precision: auto takes no: " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Runs on several processes equal those on one, through the real command; precisions and trackers."""
+"""Runs of the real command on several processes equal those on one; precisions and trackers."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from training.fitting.lora import add_lora, merged_state_dict
 from training.fitting.state import newest_state
 
 
-# Two epochs over 15 windows in steps of 4: the last step has 3. No dropout, as processes draw it differently.
+# Two epochs over 15 windows in steps of 4; the last step has 3. Without dropout: processes draw it differently.
 FIELDS = ["--num_epochs", "2", "--lora_rank", "0", "--mask_share", "0", "--biaffine_dropout", "0",
           "--span_dropout", "0"]  # fmt: skip
 
@@ -51,8 +51,8 @@ def history(output):
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(toy, tmp_path):
     """
-    Losses of all steps and final weights are equal to 1e-5 (float32 sums in another order). The same four windows a
-    step: in one batch, two on each of two processes, or one on each in two batches.
+    Losses of all steps and final weights are equal to 1e-5: float32 sums are in another order. Each step has the same
+    four windows: in one batch, two on each of two processes, or one on each in two batches.
     """
     ways = {
         "one": (ONE_PROCESS, "4", "1"),
@@ -70,7 +70,7 @@ def test_two_processes_train_the_weights_of_one(toy, tmp_path):
     for name in ("two", "two, accumulating"):
         weights = load_file(tmp_path / name / "model.safetensors")
         for key, tensor in weights.items():
-            # A bias of keys adds the same to all scores of a query: its gradient is rounding alone, scaled up by Adam.
+            # A bias of keys adds the same to all scores of a query: its gradient is rounding error, scaled up by Adam.
             atol = 1e-4 if key.endswith("key.bias") else 1e-5
             torch.testing.assert_close(tensor, expected[key], atol=atol, rtol=0)
         shared = torch.tensor(logged_losses(tmp_path / name))
@@ -93,7 +93,7 @@ def test_two_processes_report_a_fault_once(toy, tmp_path):
 # A DeBERTa without position terms (none is published) has a position table that it does not use.
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "deberta-no-terms"])
 def test_every_parameter_has_a_gradient(backbone):
-    """Processes that exchange gradients wait for that of each parameter."""
+    """Processes that exchange gradients wait for the gradient of each parameter."""
     model = tiny_model(backbone).train()
     inputs = batch([12, 7])
     rows = int(inputs["word_index"].max())
@@ -102,7 +102,7 @@ def test_every_parameter_has_a_gradient(backbone):
     assert not without
 
 
-# For these two families transformers names no layers to shard: they are sharded as a whole.
+# transformers names no layers to shard for these two families: they are sharded as a whole.
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in ("electra", "distilbert")])
 def test_every_layer_is_sharded(backbone):
     """FSDP finds each layer class by its name, and refuses a model that lacks a class that it names."""
@@ -187,8 +187,8 @@ run(main)
 
 
 @pytest.mark.slow
-def test_processes_wait_no_longer_than_they_were_told():
-    """Five seconds at first, where minutes are allowed; not twenty, where two seconds are."""
+def test_processes_wait_no_longer_than_the_timeout():
+    """The main process works for 5 seconds with a timeout of minutes, then for 20 with a timeout of 2 seconds."""
     environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
     first, second = [
         subprocess.Popen([sys.executable, "-c", WAITING], cwd=ROOT, stderr=subprocess.PIPE, text=True,
@@ -196,7 +196,7 @@ def test_processes_wait_no_longer_than_they_were_told():
         for rank in "01"
     ]  # fmt: skip
     errors = second.communicate(timeout=120)[1]
-    assert first.poll() is None  # at work still
+    assert first.poll() is None  # it still works
     first.kill()
     first.communicate()
     assert second.returncode == 1 and errors.splitlines()[-1].startswith(
@@ -217,17 +217,17 @@ def test_a_process_that_hangs_in_training_ends_the_others(toy, tmp_path, rank):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_trackers_and_precision_are_the_ones_asked_for(toy, tmp_path, no_state, precision):
+def test_trackers_and_precision_are_the_given_ones(toy, tmp_path, no_state, precision):
     given = training_arguments(toy, tmp_path, "--num_epochs", "1", "--save_steps", "3")
     training.main([*given, "--mixed_precision", precision])
     steps, losses = zip(*logged_losses(tmp_path), strict=True)
     assert list(steps) == list(range(1, 9))
-    # 15 windows, two a step: the epoch's loss is the mean over windows, not over steps.
+    # Of 15 windows, two a step, the last step has one: the epoch's loss is the mean over windows, not over steps.
     assert history(tmp_path)[0]["loss"] == pytest.approx((2 * sum(losses[:7]) + losses[7]) / 15, rel=1e-5)
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
 
-def test_a_tracker_that_is_not_there_is_named(toy, tmp_path):
+def test_a_tracker_that_is_not_installed_is_named(toy, tmp_path):
     given = training_arguments(toy, tmp_path)
     with pytest.raises(FieldError, match="report_to is 'tensorboard,wandb': wandb is not installed"):
         training.build_accelerator(parse_fields([*given, "--report_to", "tensorboard,wandb"]))
@@ -252,7 +252,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_freed_memory_is_kept():
-    """Ten times 48 MB are 117,000 pages of 4 kB. If freed memory is kept, only the first time has page faults."""
+    """Ten times 48 MB are 117,000 pages of 4 kB. If freed memory is kept, only the first 48 MB cause page faults."""
     faults = {}
     for mode in ("leave", "keep"):
         done = python("-c", FAULTS, mode)

@@ -16,7 +16,7 @@ from training.fitting.state import Progress, ResumeError, newest_state, states
 
 
 OPTIMIZER, EVALUATION = "torch.optim:AdamW.step", "modeling_sener:SenerModel.find_candidates"
-# In the order of the run; after each kill the run is resumed. An epoch has 8 steps; a state is saved every 3.
+# Kills in the order of the run, which is resumed after each. An epoch has 8 steps; a state is saved after every 3.
 KILLS = {
     "before the first state": (OPTIMIZER, "", 2, 0),
     "at a step": (OPTIMIZER, "", 5, 0),
@@ -60,7 +60,7 @@ def assert_same_end(folder, unbroken):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp_path):
+def test_a_run_killed_at_every_kind_of_moment_ends_with_the_same_weights(toy, tmp_path):
     given = training_arguments(toy, tmp_path / "unbroken", *FIELDS)
     done = python(ROOT / "training" / "train.py", *given)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp
             assert {path.name for path in state.iterdir()} == {
                 "progress.json", "model.safetensors", "optimizer.bin", "random_states_0.pkl"
             }  # fmt: skip
-    assert seen == sorted(seen) and len(set(seen)) > 3  # the kills are spread over the run
+    assert seen == sorted(seen) and len(set(seen)) > 3  # kills are spread over the run
     done = python(ROOT / "training" / "train.py", *given)
     assert done.returncode == 0 and "resumed from" in done.stdout, done.stderr
     assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
@@ -82,7 +82,7 @@ def test_a_run_killed_at_every_kind_of_place_ends_with_the_same_weights(toy, tmp
 
 @pytest.mark.slow
 def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_path):
-    """Kills launcher and both processes at once from outside, at no particular place of the code."""
+    """Kills launcher and both processes together from outside, anywhere in the code."""
     done = launch("train.py", *training_arguments(toy, tmp_path / "unbroken", *FIELDS), options=TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
     given = training_arguments(toy, tmp_path / "killed", *FIELDS, "--resume")
@@ -102,10 +102,10 @@ def test_two_processes_killed_at_any_time_end_with_the_same_weights(toy, tmp_pat
 
 @pytest.mark.parametrize("steps", [4, 11])
 @pytest.mark.parametrize("train_file, share", [("both.jsonl", "1"), ("sparse.jsonl", "0.5")])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_weights_of_an_unbroken_run(
+def test_a_run_resumed_within_an_epoch_ends_with_the_weights_of_an_unbroken_run(
     toy, tmp_path, monkeypatch, train_file, share, steps
 ):
-    """Eight steps an epoch: 16 windows with entities, or 12 with entities and 4 drawn from 8 without."""
+    """An epoch has eight steps: 16 windows with entities, or 12 with entities and 4 drawn from 8 without."""
     fields = ["--num_epochs", "2", "--lora_rank", "0", "--save_steps", "3", "--report_to", "none",
               "--average_epochs", "2", "--masked_words_weight", "0.1",
               "--train_file", str(toy / train_file), "--empty_window_share", share]  # fmt: skip
@@ -172,7 +172,7 @@ def test_a_run_is_not_resumed_with_other_data(toy, tmp_path, file):
         training.main([*given, "--resume"])
 
 
-def test_training_stops_when_dev_f1_has_not_risen_for_too_long():
+def test_training_stops_when_dev_f1_has_not_risen_for_patience_epochs():
     progress, epochs = Progress(), 0
     for f1 in (0.0, 0.3, 0.5, 0.5, 0.4, 0.6):
         if progress.is_over(num_epochs=9, patience=2):

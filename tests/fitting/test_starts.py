@@ -1,4 +1,4 @@
-"""Initial outputs: labels of a new model at their shares of the data, new labels of a checkpoint at its mean."""
+"""Labels of a new model start at their shares of the data, new labels of a checkpoint at the mean of its labels."""
 
 import json
 
@@ -25,7 +25,7 @@ def toy(tmp_path_factory):
 
 @st.composite
 def windows(draw):
-    """A span window, triangles, and windows with distinct spans that the span window holds."""
+    """Draw a span window, triangles, and training windows with distinct spans that the span window holds."""
     span_window, made = draw(st.sampled_from([1, 3, 6, None])), []
     for length in draw(st.lists(st.integers(1, 12), min_size=1, max_size=6)):
         spans = draw(st.sets(st.tuples(st.integers(0, length - 1), st.integers(1, length), st.integers(0, 2))))
@@ -36,7 +36,7 @@ def windows(draw):
 
 
 def cells_of(own, span_window, triangles, labels):
-    """A window's targets (N, W, R), and the number of its cells that are pairs of words."""
+    """The targets (N, W, R) of a training window, and the number of its valid cells."""
     width = own.num_words - 1 if span_window is None else span_window
     valid = Band.of(torch.tensor([own.num_words]), width, triangles).mask(slice(0, own.num_words))
     return band_labels(own.spans, own.num_words, width, triangles, labels), int(valid.sum())
@@ -44,7 +44,7 @@ def cells_of(own, span_window, triangles, labels):
 
 @settings(max_examples=60, deadline=None)
 @given(windows(), st.sampled_from([0.0, 0.3, 1.0]))
-def test_cells_are_those_over_which_the_loss_is_summed(tmp_path_factory, drawn, share):
+def test_shares_count_the_cells_over_which_the_loss_is_summed(tmp_path_factory, drawn, share):
     span_window, triangles, made = drawn
     path = tmp_path_factory.getbasetemp() / "windows.arrow"
     StoredWindows.write(path, iter(made))
@@ -58,14 +58,14 @@ def test_cells_are_those_over_which_the_loss_is_summed(tmp_path_factory, drawn, 
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=9), st.integers(10**6, 10**12))
-def test_each_label_starts_at_its_share_and_none_at_an_extreme(counts, valid):
+def test_each_label_starts_at_its_share_within_bounds(counts, valid):
     starts = start_biases(np.array(counts), valid).double().sigmoid()
     for count, start in zip(counts, starts.tolist(), strict=True):
         assert start == pytest.approx(min(max(max(count, 1) / valid, LOWEST), HIGHEST), rel=1e-5)
 
 
 def first_step(run_arguments, monkeypatch):
-    """The loss of a run's first step, and the loss of constant scores equal to the labels' shares on its windows."""
+    """The loss of a run's first step, and on its windows the loss of constant scores equal to the labels' shares."""
     seen = {}
 
     class Stopped(Exception):
@@ -99,7 +99,7 @@ def first_step(run_arguments, monkeypatch):
 def test_a_new_model_starts_at_the_loss_of_a_constant_guess(toy, tmp_path, monkeypatch, span_window, seed):
     given = training_arguments(toy, tmp_path, "--span_window", span_window, "--seed", seed)
     loss, constant = first_step(given, monkeypatch)
-    assert 0.9 * constant < loss < 1.3 * constant  # with one prior for all labels the factor would be below 2
+    assert 0.9 * constant < loss < 1.3 * constant  # with one start for all labels, the factor would be up to 2
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_trained_model_with_new_labels_starts_no_worse_than_a_constant_guess(
     assert loss < 2 * constant
 
 
-def test_new_labels_start_as_the_mean_of_the_trained_ones(trained):
+def test_new_labels_start_with_the_mean_output_of_the_trained_ones(trained):
     before, _ = load_checkpoint(trained)
     model, processor = load_for_labels(trained, ["new", "Person", "newer"], {})
     inputs = processor(["Ada Lovelace worked on ResNet-50 in London ."])

@@ -1,4 +1,4 @@
-"""Training through the real command: a toy set is memorised, saved and reloaded; LoRA; fields."""
+"""train.py: it learns a toy corpus by heart, and saves it; checkpoints as a beginning; LoRA; fields."""
 
 import json
 
@@ -44,7 +44,7 @@ print(json.dumps([[[e["start"], e["end"], e["label"]] for e in entities] for ent
 """
 
 
-def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
+def test_a_toy_corpus_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
     done = launch("train.py", *training_arguments(toy, tmp_path / "out", "--num_epochs", "25", "--mask_share", "0.05",
                                          "--lora_rank", "0", "--save_dtype", "float16",
                                          "--biaffine_dropout", "0.1", "--span_dropout", "0.1"))  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_toy_set_is_learnt_by_heart_saved_reloaded_and_scored(toy, tmp_path):
 
 
 def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys):
-    """Known labels keep their outputs in any order; the word pattern is kept, old thresholds are not."""
+    """Known labels keep their outputs, in any order. The word pattern is kept; old thresholds are not."""
     sizes = {"span_window": 8, "biaffine_size": 16, "span_channels": 8}
     thresholds = {"Task": 0.2, "Odd": 0.3, "Material": 0.4}
     trained = SenerModel.from_backbone(toy / "bert", ["Task", "Odd", "Material"], threshold=thresholds, **sizes)
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
 
 
 def test_a_checkpoint_of_other_triangles_is_refused(toy, tmp_path):
-    """Without blocks the weights would have the right sizes, but another meaning."""
+    """Without blocks, the weights have the right sizes, but mean something else."""
     trained = SenerModel.from_backbone(toy / "bert", LABELS, triangles="both", span_interaction="none")
     tokenizer = SenerProcessor.from_backbone(toy / "bert", trained.config).tokenizer
     save_checkpoint(trained, SenerProcessor(tokenizer, trained.config), tmp_path)
@@ -121,7 +121,7 @@ def test_the_mean_of_the_last_epochs_weights_is_evaluated(toy, tmp_path, monkeyp
         ends.append({name: tensor.double() for name, tensor in run.model.state_dict().items()})
         result = evaluate(run, *arguments)
         evaluated.append({name: tensor.clone() for name, tensor in run.eval_model.state_dict().items()})
-        return {**result, "f1": len(ends) / 10}  # each epoch is the best so far
+        return {**result, "f1": len(ends) / 10}  # each epoch is better than those before
 
     monkeypatch.setattr(module, name, spy)
     fields = ["--num_epochs", "5", "--average_epochs", "3", "--lora_rank", "0", "--report_to", "none"]
@@ -184,7 +184,7 @@ def test_lora_needs_a_known_family():
         add_lora(model, 8, 16)
 
 
-def test_the_encoder_has_its_learning_rate_and_biases_and_norms_no_decay(toy):
+def test_the_encoder_has_its_own_learning_rate_and_biases_and_norms_no_decay(toy):
     fields = parse_fields(training_arguments(toy, "out", "--lora_rank", "0"))
     model, _ = build_model(fields, FACTS)
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -236,7 +236,7 @@ def test_a_wrong_field_is_named(toy, given, message):
 @pytest.mark.parametrize("labels", [["NO"], ["1"], ["NO", "on", "1e3", "null"],
                                     ["License Grant", "Revenue/Profit Sharing"],
                                     ["@X", "a: b", "#1", "[z]"], ["人名", "größe"]])  # fmt: skip
-def test_labels_are_what_people_write(tmp_path, toy, labels):
+def test_labels_are_read_as_they_are_written(tmp_path, toy, labels):
     given = training_arguments(toy, "out")
     assert parse_fields([*given, "--labels", ",".join(labels)]).labels == labels
     config = tmp_path / "run.yaml"
@@ -287,7 +287,7 @@ def test_a_model_crosses_blank_lines_if_its_training_data_does(holds, toy, tmp_p
     assert config.cross_blank_lines is holds
 
 
-def test_a_given_field_wins(toy, tmp_path):
+def test_a_given_cross_blank_lines_comes_before_the_data(toy, tmp_path):
     training.main(training_arguments(toy, tmp_path, "--cross_blank_lines", "true", "--num_epochs", "1",
                                      "--report_to", "none"))  # fmt: skip
     assert SenerConfig.from_pretrained(tmp_path).cross_blank_lines is True
