@@ -51,7 +51,7 @@ def place_of(folder, recorded, place):
     return place
 
 
-def test_a_complete_folder_has_nothing_wrong(published):
+def test_a_complete_folder_has_no_fault(published):
     assert file_faults(published) == []
 
 
@@ -138,7 +138,7 @@ def change_weights(folder):
 
 
 @pytest.mark.slow
-def test_every_difference_from_the_record_is_found_in_one_run(published, folder, tmp_path):
+def test_every_difference_from_the_recorded_results_is_found_in_one_run(published, folder, tmp_path):
     recorded = record(published)
     change_weights(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -206,7 +206,7 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
     assert not (tmp_path / "environment" / "requirements.txt").exists()
 
 
-def test_an_interpreter_that_fails_is_a_failure(published, tmp_path, monkeypatch):
+def test_a_failure_of_the_isolated_interpreter_is_reported(published, tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no torch for you')\n")
     python.chmod(0o755)

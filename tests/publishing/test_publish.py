@@ -1,4 +1,4 @@
-"""Publishing: the folder, its model card, and the upload to a local stand-in for the Hub."""
+"""publish.py: the folder, its model card, and the upload to a local fake of the Hub."""
 
 import copy
 import json
@@ -35,9 +35,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in for the Hub that this process is logged in to."""
+    """A fake of the Hub; this process is logged in to it."""
     hub = Hub()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # its protocol has no stand-in
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the fake does not speak its protocol
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr(publish, "HfApi", lambda: HfApi(endpoint=hub.url))
@@ -48,7 +48,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory. Only files are checked; loading in isolation is tested in another file."""
+    """An empty working folder. Publishing checks files only; test_check_published.py tests the other checks."""
 
     def check_files_only(folder):
         return check_published.Result(failures=check_published.file_faults(folder))
@@ -59,7 +59,7 @@ def here(tmp_path, monkeypatch):
 
 
 def report(**changes):
-    """A report like that of score.py, on four entities, one of them nested and missed."""
+    """A report like that of score.py, on four entities. One is nested and was missed."""
     gold = [[(0, 3, "Method"), (1, 2, "Task")], [(5, 6, "Person"), (7, 8, "Person")]]
     found = [[(0, 3, "Method")], [(5, 6, "Person"), (7, 9, "Person")]]
     outcomes = match(gold, found)
@@ -165,7 +165,7 @@ def test_names_are_escaped_in_the_card(name, model):
     scores = report(per_label={name: report()["per_label"]["Task"]})
     card = publish.build_card("someone/sener", loaded, scores, "mit", ["en"], [name], "someone/bert")
     assert ModelCard(str(card)).data.datasets == [name]
-    row, _ = [line for line in card.text.splitlines() if "| 1 | 0.0 (" in line]  # and that of depth 1
+    row, _ = [line for line in card.text.splitlines() if "| 1 | 0.0 (" in line]  # two rows: length 1 and depth 1
     assert row.count("|") - row.count(r"\|") == 6
     assert "<img" not in card.text and "[y](z)" not in card.text and "*x*" not in card.text.replace(r"\*x\*", "")
 
@@ -201,7 +201,7 @@ def test_a_space_is_the_demo_with_this_commit_of_the_model(model, here, hub, cap
     assert capsys.readouterr().out.splitlines()[-1] == f"{hub.url}/spaces/someone/demo"
 
 
-def test_published_again_unchanged(model, here, hub):
+def test_publishing_again_changes_no_file(model, here, hub):
     arguments = ["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD]
     publish.main(arguments)
     before = copy.deepcopy(hub.repos)
@@ -231,7 +231,7 @@ def test_a_report_of_another_kind_is_named(changes, model, here):
         publish.read_scores(write_report(here, **changes), loaded.config)
 
 
-def test_the_command_in_the_card_can_be_copied(model):
+def test_the_command_in_the_card_is_quoted_for_a_shell(model):
     loaded, _ = load_checkpoint(model)
     scores = report(data=["dev_set.jsonl", "/other/a, b & c.jsonl"])
     card = publish.build_card("someone/sener", loaded, scores, "mit", ["en"], ["data"], "someone/bert")
@@ -287,7 +287,7 @@ def test_without_a_token_nothing_is_written_or_sent(model, here, hub, monkeypatc
     assert not (here / "published").exists() and not hub.repos
 
 
-def test_a_refused_token_and_a_hub_that_is_not_there(model, here, hub, monkeypatch):
+def test_a_refused_token_and_an_unreachable_hub_are_named(model, here, hub, monkeypatch):
     arguments = ["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD]
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
     with pytest.raises(ValueError, match="someone/sener: the upload to http.* failed: .*401"):
@@ -332,13 +332,13 @@ def test_the_command_checks_and_uploads(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_the_bundled_model(tmp_path):
+def test_the_command_prepares_the_bundled_model_and_its_demo(tmp_path):
     command = [sys.executable, ROOT / "training" / "publish.py", "--model", ROOT / "modeling_sener", "--repo",
                "someone/sener", "--space", "someone/demo", "--dry-run"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == ["published/someone/sener", "published/spaces/someone/demo"]
-    # The demo runs from its folder alone.
+    # The demo runs from the published Space's folder alone.
     page = f"import app; app.build(app.Extractor({str(tmp_path / 'published' / 'someone' / 'sener')!r}))"
     done = subprocess.run([sys.executable, "-c", page], cwd=tmp_path / "published" / "spaces" / "someone" / "demo",
                           capture_output=True, text=True)  # fmt: skip
