@@ -75,7 +75,7 @@ def cpu_seconds() -> float:
 def main():
     import atheris
 
-    with atheris.instrument_imports(include=["modeling_sener", "fuzz.words", "references_decoding"]):
+    with atheris.instrument_imports(include=["modeling_sener", "fuzz.words", "support.references_decoding"]):
         from .targets import TARGETS
     import torch
 
