@@ -14,8 +14,8 @@ The command can be killed and started again: it skips rows that have a report, a
 state. It writes `ablations.json` and `ablations.md`, and prints the latter.
 
 `--by_length` scores one trained model on texts cut into chunks of at most 256, 512, ... 8,192 tokens, without overlap,
-and on whole texts (the paper's Figure 2a). It writes `by_length.json` after each length, and at the end `by_length.md` and
-`by_length.png`. The same command goes on after the lengths that are there.
+and on whole texts (the paper's Figure 2a). It writes `by_length.json` after each length, and `by_length.md` and
+`by_length.png` at the end. The same command goes on after the lengths that are there.
 """
 
 from training.common.start import end_with_parent, run, undone_by_signal
