@@ -99,3 +99,16 @@ def test_a_bundled_checkpoint_has_no_code_and_the_weights_of_its_training(tmp_pa
 def test_the_checkpoints_of_this_checkout(folder):
     check_bundled(folder)
     assert ModelCard.load(folder / "README.md").data.to_dict().keys() >= set(HEADER)
+
+
+EXAMPLES = {"papers": ("paper", "Method"), "contracts": ("contract", "Governing Law"),
+            "biomedical": ("article", "Protein")}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, folder in models.MODELS.items() if is_checkpoint(folder)])
+def test_each_model_finds_what_its_example_has(name):
+    example, label = EXAMPLES[name]
+    done = python(ROOT / "training" / "extract.py", ROOT / f"space/examples/{example}.txt", "--model", name)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"(?m)^\S.* {label} +0\.\d\d +\d+-\d+$", done.stdout), done.stdout
