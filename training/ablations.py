@@ -14,7 +14,8 @@ The command can be killed and started again: it skips rows that have a report, a
 state. It writes `ablations.json` and `ablations.md`, and prints the latter.
 
 `--by_length` scores one trained model on texts cut into chunks of at most 256, 512, ... 8,192 tokens, without overlap,
-and on whole texts (the paper's Figure 2a). It writes `by_length.json`, `by_length.md` and `by_length.png`.
+and on whole texts (the paper's Figure 2a). It writes `by_length.json` after each length, and `by_length.md` and
+`by_length.png` at the end. The same command goes on after the lengths that are there.
 """
 
 from training.common.start import end_with_parent, run, undone_by_signal
@@ -28,6 +29,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,6 +43,7 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
+from training.common.files import write_text
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document, window_bounds
 from training.evaluation.scoring import as_spans, score
@@ -322,6 +325,23 @@ def length_plot(points: list[dict], file: Path) -> None:
     figure.savefig(file, dpi=200)
 
 
+def checksum_of(model: SenerModel, documents: list[Document]) -> int:
+    """CRC-32 of all that scores depend on but this code: weights, config, documents."""
+    content = repr((model.config.to_json_string(), documents))
+    checksum = zlib.crc32(content.encode("utf-8", "surrogatepass"))
+    for weight in model.state_dict().values():
+        checksum = zlib.crc32(weight.cpu().numpy().tobytes(), checksum)
+    return checksum
+
+
+def read_points(file: Path, checksum: int) -> dict[int | None, dict]:
+    """The points of an earlier call with this checksum, by `tokens`."""
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return {point["tokens"]: point for point in content["points"]} if content.get("checksum") == checksum else {}
+
+
 def run_lengths(name: str, arguments: list[str]) -> None:
     """Run `--by_length`."""
     parser = argparse.ArgumentParser(prog="ablations.py --by_length MODEL", allow_abbrev=False)
@@ -333,10 +353,13 @@ def run_lengths(name: str, arguments: list[str]) -> None:
     documents = list(stream_files(options.dev_file, model.config.labels, "validation", "reading dev_file"))
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    lengths = tqdm([*LENGTHS, None], unit="length")
-    points = [score_by_length(model, processor, documents, tokens) for tokens in lengths]
-    content = {"model": name, "data": options.dev_file, "points": points}
-    (folder / "by_length.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {"model": name, "data": options.dev_file, "checksum": checksum_of(model, documents), "points": []}
+    done = read_points(folder / "by_length.json", content["checksum"])
+    for tokens in tqdm([*LENGTHS, None], unit="length"):
+        point = done[tokens] if tokens in done else score_by_length(model, processor, documents, tokens)
+        points = content["points"] = [*content["points"], point]
+        if tokens not in done:
+            write_text(folder / "by_length.json", json.dumps(content, indent=1) + "\n")
     (folder / "by_length.md").write_text(length_table(points), encoding="utf-8")
     length_plot(points, folder / "by_length.png")
     print(length_table(points), end="")

@@ -51,7 +51,8 @@ from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
 from training.corpus.report import DataReport
 from training.corpus.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
-from training.evaluation.scoring import Entity, score
+from training.evaluation.overlap import match_overlap, touched_words
+from training.evaluation.scoring import Entity, match, summarise
 from training.fitting.averaging import average_weights
 from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
@@ -331,14 +332,18 @@ def train_tagger_epoch(run: TaggerRun, epoch: int) -> float:
 
 
 def evaluate_tagger(run: TaggerRun, epoch: int) -> dict:
-    """Score whole dev texts: micro, macro and per label."""
+    """Score whole dev texts: micro, macro and per label; `overlap` has the same by `evaluation.overlap`."""
     accelerator, fields = run.accelerator, run.fields
     weights = merged_state_dict(accelerator.unwrap_model(run.model))
     run.eval_model.load_state_dict(
         average_weights(accelerator, Path(fields.output_dir) / "checkpoints", weights, epoch, fields.average_epochs)
     )
     found = find_entities(run.eval_model, run.processor, run.labels, run.dev, run.max_tokens)
-    return score([document.entities for document in run.dev], found) | {
+    outcomes = match([document.entities for document in run.dev], found)
+    words = [run.processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
+             for document in run.dev]  # fmt: skip
+    return summarise(outcomes, {}) | {
+        "overlap": summarise(match_overlap(outcomes, *touched_words(outcomes, words)), {}),
         "model": run.fields.output_dir, "data": run.fields.dev_file, "texts": len(run.dev),
         "entities": sum(len(document.entities) for document in run.dev),
     }  # fmt: skip

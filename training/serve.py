@@ -16,6 +16,8 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field
 from transformers import pipeline
 
+import modeling_sener  # noqa: F401  by which a folder without a copy of the code loads
+
 
 MAX_BYTES = 2_000_000  # of a request
 one_at_a_time = Lock()  # a batch uses every core, or the accelerator

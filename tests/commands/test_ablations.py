@@ -1,6 +1,7 @@
 """ablations.py: the rows of its table, skipped runs, killed commands; scores by length of text."""
 
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -339,6 +340,35 @@ def test_scores_by_length_are_those_of_the_chunks(by_length, tmp_path, capsys, m
     assert f"| {100 * whole['f1']:.2f} | " in printed.splitlines()[-1]
     image = imread(tmp_path / "by_length.png")
     assert image.shape[0] > 500 and image[..., :3].std() > 0.02
+
+
+def test_lengths_go_on_where_they_were_interrupted_with_the_same_model(by_length, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "LENGTHS", (64, 1024))
+    model, output = shutil.copytree(by_length / "model", tmp_path / "model"), tmp_path / "out"
+    scored, score_by_length = [], ablations.score_by_length
+
+    def score_two(*arguments):
+        if len(scored) == 2:
+            raise RuntimeError
+        scored.append(arguments[-1])
+        return score_by_length(*arguments)
+
+    monkeypatch.setattr(ablations, "score_by_length", score_two)
+    arguments = ["--by_length", str(model), "--dev_file", str(by_length / "dev.jsonl"), "--output_dir", str(output)]
+    with pytest.raises(RuntimeError):
+        ablations.main(arguments)
+    assert scored == [64, 1024] and not (output / "by_length.md").exists()
+    scored.clear()
+    ablations.main(arguments)
+    assert scored == [None]
+    table = (output / "by_length.md").read_text()
+    monkeypatch.setattr(ablations, "score_by_length", score_by_length)
+    ablations.main([*arguments[:-1], str(tmp_path / "anew")])
+    assert (tmp_path / "anew" / "by_length.md").read_text() == table
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"threshold": 0.9}))
+    ablations.main(arguments)
+    assert (output / "by_length.md").read_text() != table
 
 
 def test_by_length_refuses_a_folder_without_a_model(tmp_path):

@@ -26,7 +26,8 @@ from modeling_sener import SenerConfig, SenerProcessor
 from training import baseline_tagger as tagger
 from training.corpus.data import read_documents
 from training.corpus.windows import Window, encode_document, window_bounds
-from training.evaluation.scoring import score
+from training.evaluation.overlap import match_overlap, touched_words
+from training.evaluation.scoring import match, score, summarise
 from training.fitting.fields import parse_fields
 
 
@@ -66,6 +67,12 @@ def test_flat_gold_is_learnt_by_heart_and_recall_counts_all_gold(toy, trained):
     for name in ("precision", "recall", "f1", "tp", "fp", "fn", "per_label", "macro", "interval"):
         assert result[name] == json.loads(json.dumps(expected[name])), name
     assert set(result["per_label"]) == set(LABELS)
+    processor = SenerProcessor.from_backbone(str(output), SenerConfig())
+    words = [[(i, i + 1) for i in range(len(document.text))] if document.is_split
+             else processor.split_words(document.text) for document in documents]  # fmt: skip
+    outcomes = match([document.entities for document in documents], [flat(document) for document in documents])
+    overlap = summarise(match_overlap(outcomes, *touched_words(outcomes, words)), {})
+    assert result["overlap"] == json.loads(json.dumps(overlap)) and set(overlap["per_label"]) == set(LABELS)
     assert result == json.loads((output / "report.json").read_text())
     gold, held = sum(len(document.entities) for document in documents), sum(map(len, map(flat, documents)))
     assert f"the outermost {held} of {gold} entities are learnt" in done.stdout

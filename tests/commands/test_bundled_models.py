@@ -4,12 +4,18 @@ import json
 import re
 
 import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from support.toy import ROOT, fails, python, toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
 from training import extract
 from training.common import models
-from training.common.models import find_model
+from training.common.models import find_model, is_checkpoint
+from training.fitting.checkpoint import load_checkpoint, save_checkpoint
+from training.publishing import bundle
+from training.publishing.check_published import FILES, HEADER
 
 
 @pytest.fixture
@@ -58,3 +64,54 @@ def test_the_command_refuses_an_unknown_name_in_one_line(tmp_path):
     (tmp_path / "a.txt").write_text("Ada Lovelace")
     done = python(ROOT / "training" / "extract.py", tmp_path / "a.txt", "--model", "proteins")
     fails(done, "--model proteins: no such model. Give a folder, user/name on the Hub, or one of: papers")
+
+
+def check_bundled(folder):
+    """A folder of checkpoints/ has the files of a checkpoint without code, small enough for a clone, and loads."""
+    assert {file.name for file in folder.iterdir()} <= {*FILES, "model.safetensors", "LICENSE"}
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 50_000_000
+    fields = [json.loads((folder / name).read_text(encoding="utf-8")) for name in FILES if name.endswith(".json")]
+    assert not [name for each in fields for name in ("auto_map", "custom_pipelines") if name in each]
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    load_checkpoint(folder)
+
+
+def test_a_bundled_checkpoint_has_no_code_and_the_weights_of_its_training(tmp_path):
+    backbone = toy_backbone(tmp_path / "backbone")
+    model = SenerModel.from_backbone(str(backbone), ["Method"], span_window=4, biaffine_size=8, span_channels=4)
+    save_checkpoint(model, SenerProcessor.from_backbone(str(backbone), model.config), tmp_path / "trained")
+    (tmp_path / "bundled").mkdir()
+    (tmp_path / "bundled" / "README.md").write_text("the card")
+    for _ in range(2):  # a later training replaces it
+        bundle.main([str(tmp_path / "trained"), str(tmp_path / "bundled")])
+        check_bundled(tmp_path / "bundled")
+    assert (tmp_path / "bundled" / "README.md").read_text() == "the card"
+    (trained, _), (bundled, _) = load_checkpoint(tmp_path / "trained"), load_checkpoint(tmp_path / "bundled")
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(bundled.state_dict()[name], weight.half().float())
+    with pytest.raises(ValueError, match="trained holds code: give a folder of its own"):
+        bundle.main([str(tmp_path / "bundled"), str(tmp_path / "trained")])
+    assert (tmp_path / "trained" / "modeling_sener.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [folder for folder in models.MODELS.values() if is_checkpoint(folder) and folder != models.BUNDLED],
+    ids=lambda path: path.name,
+)
+def test_the_checkpoints_of_this_checkout(folder):
+    check_bundled(folder)
+    assert ModelCard.load(folder / "README.md").data.to_dict().keys() >= set(HEADER)
+
+
+EXAMPLES = {"papers": ("paper", "Method"), "contracts": ("contract", "Governing Law"),
+            "biomedical": ("article", "Protein")}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, folder in models.MODELS.items() if is_checkpoint(folder)])
+def test_each_model_finds_what_its_example_has(name):
+    example, label = EXAMPLES[name]
+    done = python(ROOT / "training" / "extract.py", ROOT / f"space/examples/{example}.txt", "--model", name)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"(?m)^\S.* {label} +0\.\d\d +\d+-\d+$", done.stdout), done.stdout

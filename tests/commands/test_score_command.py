@@ -101,7 +101,7 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
     result, _ = run_score(folder, capsys, "--output", folder / "out.json")
     assert json.loads((folder / "out.json").read_text()) == result
     assert {"precision", "recall", "f1", "per_label", "macro", "interval", "by_length", "by_depth", "by_position",
-            "confusion", "calibration", "worst_documents", "thresholds", "overlap", "overlap_curve",
+            "confusion", "calibration", "errors", "worst_documents", "thresholds", "overlap", "overlap_curve",
             } <= result.keys()  # fmt: skip
     assert sum(entry["fn"] + entry["tp"] for entry in result["by_depth"].values()) == result["entities"]
 

@@ -17,12 +17,16 @@ from support.toy import ROOT
 
 from modeling_sener import SenerPipeline
 from training.fitting.checkpoint import load_checkpoint
+from training.publishing.bundle import bundle
 from training.serve import MAX_BYTES
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_checkpoint(tmp_path_factory.mktemp("serve"))
+    """A checkpoint without a copy of the code."""
+    folder = tmp_path_factory.mktemp("serve")
+    bundle(tiny_checkpoint(folder), folder / "bare")
+    return folder / "bare"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from support.toy import ROOT
 from transformers import pipeline
 
 from training.common.models import MODELS
+from training.publishing.bundle import bundle
 
 
 TEXT = "Ada Lovelace worked with Charles Babbage in London on the Analytical Engine . " * 3
@@ -25,13 +26,11 @@ TEXT = "Ada Lovelace worked with Charles Babbage in London on the Analytical Eng
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Three models that find different spans; the second has no copy of the code."""
+    """Three models that find different spans; two have no copy of the code."""
     folders = [tiny_checkpoint(tmp_path_factory.mktemp("model"), biaffine_size=size) for size in (8, 9, 10)]
-    for path in folders[1].glob("*.py"):
-        path.unlink()
-    config = json.loads((folders[1] / "config.json").read_text())
-    del config["auto_map"]
-    (folders[1] / "config.json").write_text(json.dumps(config))
+    for i in (1, 2):
+        bundle(folders[i], bare := folders[i].with_name("bare"))
+        folders[i] = bare
     return dict(zip(("modeling_sener", "checkpoints/contracts", "checkpoints/biomedical"), folders, strict=True))
 
 

@@ -48,26 +48,26 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def one_document(document_id="d", labels=LABELS):
+def one_document(document_id="d", labels=LABELS, word="w"):
     """The scores of one document: an A is right, a C was predicted as B, an A is missed."""
     candidates = Candidates(np.zeros(2, dtype=np.int64), np.array([0, 2]), np.array([1, 3]), np.array([0, 1]),
                             np.array([0.9, 0.8], dtype=np.float32))  # fmt: skip
     scored = ScoredSpans.join([(candidates, np.array([(i, i + 1) for i in range(WORDS)]))])
     gold = ((0, 1, labels[0]), (2, 3, labels[2]), (4, 5, labels[0]))
-    return [Document(document_id, ["w"] * WORDS, gold)], scored
+    return [Document(document_id, [word] * WORDS, gold)], scored
 
 
 def test_text_from_outside_stays_text():
     config = small_config()
     config.id2label = {0: HOSTILE, 1: "B", 2: "C"}
-    documents, scored = one_document(HOSTILE, config.labels)
+    documents, scored = one_document(HOSTILE, config.labels, HOSTILE)
     result = score_corpus(documents, scored, np.full(3, 0.5), config)
     page = Page(render({**result, **ABOUT, "model": HOSTILE, "data": [HOSTILE]}))
     assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # The nine places of names: title, heading, data; labels in two tables; threshold; row and column of the confusion
-    # table; the document's id.
-    assert "".join(page.text).count(HOSTILE) == 9
+    # Title, heading, data; labels in two tables; threshold; row and column of the confusion matrix; the document's id;
+    # of three errors the words and the document's id, and of one the label.
+    assert "".join(page.text).count(HOSTILE) == 16
 
 
 def test_the_page_has_the_counts():
@@ -83,6 +83,8 @@ def test_the_page_has_the_counts():
     assert ["A", "1", "0", "0", "1"] in rows  # gold A: one right, one missed
     assert ["C", "0", "1", "0", "0"] in rows  # gold C: predicted as B
     assert ["d", "8", "3", "1", "1", "2", "40.0"] in rows
+    assert rows.count(["spurious", "0", "1", "0", "0", "0"]) == rows.count(["missed", "0", "1", "0", "1", "0"]) == 1
+    assert ["w", "w", "w", "w", "w", "w", "w", "w", "B", "other", "label", "1", "0.80", "d", "2–3"] in rows
     assert "fitted on these very documents" not in text
     assert "Area under the curve 33.3 up to a recall of 33.3" in text
     assert "Precision at 80 % recall – not reached" in text

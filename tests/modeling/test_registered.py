@@ -1,12 +1,11 @@
 """A checkpoint without a copy of the code: transformers loads it by the imported package."""
 
-import json
-
 import pytest
 from support.toy import LABELS, ROOT, python, toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
 from training.fitting.checkpoint import save_checkpoint
+from training.publishing.bundle import bundle
 
 
 @pytest.fixture(scope="module")
@@ -15,15 +14,8 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare")
     model = SenerModel.from_backbone(str(toy_backbone(folder / "bert")), LABELS, span_window=4)
     save_checkpoint(model, SenerProcessor.from_backbone(str(folder / "bert"), model.config), folder / "model")
-    for code in (folder / "model").glob("*.py"):
-        code.unlink()
-    for name in ("config.json", "processor_config.json"):
-        file = folder / "model" / name
-        fields = json.loads(file.read_text())
-        assert fields.pop("auto_map")
-        fields.pop("custom_pipelines", None)
-        file.write_text(json.dumps(fields))
-    return folder / "model"
+    bundle(folder / "model", folder / "bare")
+    return folder / "bare"
 
 
 LOAD = """

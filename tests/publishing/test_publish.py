@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, SpaceCard
+from safetensors.torch import load as torch_load
 from safetensors.torch import load_file
+from support import golden_checkpoints
 from support.demo_server import tiny_checkpoint
 from support.hub_server import TOKEN, Hub
 from support.toy import LABELS, ROOT, python
@@ -20,9 +22,11 @@ from support.toy import LABELS, ROOT, python
 from modeling_sener import SenerModel
 from training import publish
 from training.evaluation.breakdown import by_depth
+from training.evaluation.overlap import match_overlap
 from training.evaluation.scoring import Grouping, match, summarise
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing import check_published
+from training.publishing.bundle import bundle
 
 
 CARD = ["--license", "apache-2.0", "--language", "en", "--dataset", "someone/papers", "--base_model", "someone/bert"]
@@ -63,9 +67,10 @@ def report(**changes):
     gold = [[(0, 3, "Method"), (1, 2, "Task")], [(5, 6, "Person"), (7, 8, "Person")]]
     found = [[(0, 3, "Method")], [(5, 6, "Person"), (7, 9, "Person")]]
     outcomes = match(gold, found)
+    by_overlap = match_overlap(outcomes, outcomes.start, outcomes.end)
     short = Grouping(np.zeros_like(outcomes.label), ["1-3"])
     return summarise(outcomes, {"by_length": short, "by_depth": by_depth(outcomes)}) | {
-        "overlap": summarise(outcomes, {}), "overlap_curve": {"area": 0.456, "precision_at_80_recall": None},
+        "overlap": summarise(by_overlap, {}), "overlap_curve": {"area": 0.456, "precision_at_80_recall": None},
         "thresholds": dict.fromkeys(LABELS, 0.4), "data": ["/somewhere/dev.jsonl"], "texts": 2,
         "words": 1234, "entities": 4, "wider_than_window": 1,
     } | changes  # fmt: skip
@@ -125,6 +130,19 @@ def test_weights_keep_their_precision_and_are_sharded_when_large(model, here, mo
     assert check_published.file_faults(published) == [f"{shards[0].name} is missing"]
 
 
+def test_a_checkpoint_without_code_becomes_the_same_repository(model, here):
+    bare, whole = here / "bare", shutil.copytree(model, here / "whole")
+    bundle(model, bare)
+    published = []
+    for folder in (bare, whole):
+        (folder / "README.md").write_text(golden_checkpoints.CARD)
+        publish.main(["--model", str(folder), "--repo", "someone/sener", "--dry-run"])
+        published.append(contents(here / "published" / "someone" / "sener"))
+    stored, ours = (torch_load(files.pop("model.safetensors")) for files in published)
+    assert published[0] == published[1] and "modeling_sener.py" in published[0]
+    assert stored.keys() == ours.keys() and all(torch.equal(stored[name], ours[name].half()) for name in ours)
+
+
 def test_the_card_has_the_measured_scores(model, here):
     arguments = ["--model", str(model), "--repo", "someone/sener", "--scores", write_report(here), *CARD, "--dry-run"]
     publish.main(arguments)
@@ -144,6 +162,8 @@ def test_the_card_has_the_measured_scores(model, here):
     assert rows["Task"].startswith("| Task | 1 | 0.0 (") and rows["Person"].startswith("| Person | 2 | 50.0 (")
     low, high = report()["interval"]["f1"]
     assert f"57.1 ({100 * low:.1f}–{100 * high:.1f})" in rows["all (micro)"]
+    exact_and_overlap = [cell.split(" (")[0] for cell in rows["Person"].split(" | ")[4:]]
+    assert exact_and_overlap == ["50.0", "100.0"]  # half of a span's words are the other's
     assert "dev.jsonl: 1,234 words, 4 entities" in text and "/somewhere" not in text
     assert "more than 6 words" in text and "entities 1 are" in text
     assert "Of 1 entities inside another one it finds 0.0 %" in text
@@ -162,11 +182,12 @@ def test_the_card_says_if_thresholds_were_fitted_or_nesting_not_measured(model, 
 def test_names_are_escaped_in_the_card(name, model):
     loaded, _ = load_checkpoint(model)
     loaded.config.id2label = {0: name}
-    scores = report(per_label={name: report()["per_label"]["Task"]})
+    entry = {name: report()["per_label"]["Task"]}
+    scores = report(per_label=entry, overlap=report()["overlap"] | {"per_label": entry})
     card = publish.build_card("someone/sener", loaded, scores, "mit", ["en"], [name], "someone/bert")
     assert ModelCard(str(card)).data.datasets == [name]
     row, _ = [line for line in card.text.splitlines() if "| 1 | 0.0 (" in line]  # two rows: length 1 and depth 1
-    assert row.count("|") - row.count(r"\|") == 6
+    assert row.count("|") - row.count(r"\|") == 7
     assert "<img" not in card.text and "[y](z)" not in card.text and "*x*" not in card.text.replace(r"\*x\*", "")
 
 

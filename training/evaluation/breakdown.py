@@ -13,6 +13,7 @@ import numpy as np
 from modeling_sener import SenerConfig
 from training.corpus.data import Document
 from training.evaluation.candidates import CURVE_FLOOR, FLOOR, ScoredSpans
+from training.evaluation.errors import find_errors
 from training.evaluation.overlap import curve, match_overlap, touched_words
 from training.evaluation.scoring import (
     FN,
@@ -52,14 +53,16 @@ def score_corpus(
         `scoring.summarise` with the groups `by_length` (words), `by_depth` (number of gold spans that hold the entity)
         and `by_position` (of its start in the document); `overlap`: `summarise` by the rule of `evaluation.overlap`;
         `thresholds`; `bootstrap`: the settings of the intervals; `overlap_curve`, `confusion`, `calibration` and
-        `worst_documents`: the results of these functions.
+        `worst_documents`: the results of these functions; `errors`: of `errors.find_errors`.
     """
     gold = [document.entities for document in documents]
-    outcomes = match(gold, scored.entities(scored.choose(thresholds, config), config.labels))
+    predicted = scored.with_scores(scored.choose(thresholds, config), config.labels)
+    outcomes = match(gold, predicted)
     first, last = touched_words(outcomes, scored.words())
     length, total = np.maximum(last - first, 1), np.diff(scored.first_word)[outcomes.document]
+    lengths = by_length(length, config.span_window)
     groupings = {
-        "by_length": by_length(length, config.span_window),
+        "by_length": lengths,
         "by_depth": by_depth(outcomes),
         "by_position": Grouping(np.minimum(10 * first // np.maximum(total, 1), 9), DECILES),
     }
@@ -75,6 +78,7 @@ def score_corpus(
         "calibration": calibration(candidates.score, right),
         "worst_documents": worst_documents(outcomes, [document.id for document in documents],
                                            np.diff(scored.first_word)),
+        "errors": find_errors(documents, outcomes, predicted, lengths.group == lengths.names.index(BEYOND)),
     }  # fmt: skip
 
 
@@ -84,9 +88,7 @@ def overlap_curve(gold: Sequence[Sequence[Entity]], scored: ScoredSpans, config:
     spans that score less are not in the curve.
     """
     chosen = scored.choose(np.full(len(config.labels), CURVE_FLOOR), config)
-    score = iter(chosen.score.tolist())
-    predicted = [{entity: next(score) for entity in found} for found in scored.entities(chosen, config.labels)]
-    return {**curve(gold, predicted, scored.words()), "floor": CURVE_FLOOR}
+    return {**curve(gold, scored.with_scores(chosen, config.labels), scored.words()), "floor": CURVE_FLOOR}
 
 
 def by_length(length: np.ndarray, window: int | None) -> Grouping:

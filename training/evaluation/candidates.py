@@ -69,6 +69,11 @@ class ScoredSpans:
             found[text].append((start, end, labels[label]))
         return found
 
+    def with_scores(self, chosen: Candidates, labels: list[str]) -> list[dict[Entity, float]]:
+        """As `entities`, each entity with its score."""
+        score = iter(chosen.score.tolist())
+        return [{entity: next(score) for entity in found} for found in self.entities(chosen, labels)]
+
     def words(self) -> list[np.ndarray]:
         """The offsets of each text's words: *Shape:* (words, 2)."""
         return [self.offsets[first:last] for first, last in pairwise(self.first_word)]

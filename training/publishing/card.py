@@ -171,13 +171,15 @@ accelerate launch training/score.py --model {repo} --data {shlex.join(names)}
 
 
 def score_table(scores: dict) -> str:
-    """The scores of each label and of all entities, as a Markdown table."""
-    rows = [(escape(label), entry) for label, entry in sorted(scores["per_label"].items())]
-    rows += [("all (micro)", scores), ("mean of the labels (macro)", scores["macro"])]
-    lines = ["| label | entities | precision | recall | F1 |", "|---|---|---|---|---|"]
-    for name, entry in rows:
+    """The scores of each label and of all entities, exact and by overlap, as a Markdown table."""
+    overlap = scores["overlap"]
+    per_label = sorted(scores["per_label"].items())
+    rows = [(escape(label), entry, overlap["per_label"][label]) for label, entry in per_label]
+    rows += [("all (micro)", scores, overlap), ("mean of the labels (macro)", scores["macro"], overlap["macro"])]
+    lines = ["| label | entities | precision | recall | F1 | F1 by overlap |", "|---|---|---|---|---|---|"]
+    for name, entry, partial in rows:
         count = f"{entry['tp'] + entry['fn']:,}" if "tp" in entry else ""
-        lines.append(f"| {' | '.join([name, count, *with_intervals(entry)])} |")
+        lines.append(f"| {' | '.join([name, count, *with_intervals(entry), with_intervals(partial)[-1]])} |")
     return "\n".join(lines)
 
 
@@ -196,7 +198,7 @@ def overlap_scores(scores: dict) -> str:
     area, at_80 = scores["overlap_curve"]["area"], scores["overlap_curve"]["precision_at_80_recall"]
     reached = "recall of 80 % is not reached" if at_80 is None else f"precision at 80 % recall {100 * at_80:.1f}"
     return (
-        "With partial matches (the label is right, and at least half of the words of both spans together are common): "
+        "By overlap (the label is right, and at least half of the words of both spans together are common): "
         f"precision {precision}, recall {recall}, F1 {f1}; over all thresholds the area under the precision-recall "
         f"curve is {100 * area:.1f}, {reached}."
     )
