@@ -9,8 +9,8 @@ from support.toy import ROOT
 FILES = sorted((ROOT / "modeling_sener").glob("*.py"))
 # numpy, tokenizers and safetensors are what torch and transformers bring.
 IMPORTED = {"bisect", "collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math",
-            "numbers", "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
-            "typing"}  # fmt: skip
+            "numbers", "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers",
+            "types", "typing"}  # fmt: skip
 CALLED_AT_IMPORT = {
     "AutoConfig.register", "AutoModel.register", "AutoProcessor.register", "PIPELINE_REGISTRY.register_pipeline",
     "AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile", "dataclass",
