@@ -57,14 +57,15 @@ def start_biases(positive: np.ndarray, valid: float) -> torch.Tensor:
 class LabelOutputs:
     """Part of [`SenerModel`]: the outputs of its labels before training."""
 
-    def set_labels(self, labels: list[str]) -> None:
+    def set_labels(self, labels: list[str], processor) -> None:
         """
         Change the labels, to train further. A label that the model has keeps its output, at any place. Outputs of new
         labels start as the mean of all trained ones ("some entity"): a random output on trained states, which are
         large, starts with a loss that destroys the trained weights. `threshold` becomes 0.5, as it was fitted to the
         old labels.
 
-        A processor that was loaded has a config of its own: set `processor.config = model.config`.
+        Args:
+            processor: the model's, which gets the model's config.
 
         Raises:
             ValueError: `labels` are not different, non-empty strings.
@@ -85,6 +86,7 @@ class LabelOutputs:
             chosen = [outputs.detach()[known[label]] if label in known else mean for label in labels]
             setattr(self.classifier, name, nn.Parameter(torch.stack(chosen)))
         self.classifier.out_features = len(labels)
+        processor.config = self.config
 
     def set_starts(self, windows: list[dict]) -> None:
         """

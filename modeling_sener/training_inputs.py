@@ -70,14 +70,17 @@ class TrainingInputs:
         return windows
 
     def collate(self, windows: list[dict]) -> dict[str, torch.Tensor]:
-        """Pad some of the `training_windows`: the inputs and `labels` of the model, as of a call."""
+        """
+        Pad some of the `training_windows`: the inputs and `labels` of the model, as of a call. The labels are int8, so
+        that they can hold the -100 with which a `Trainer` pads them for `compute_metrics`.
+        """
         ids, index = ([torch.as_tensor(window[name]) for window in windows] for name in ("input_ids", "word_index"))
         if any(tokens.dim() != 1 for tokens in ids):
             raise ValueError("a window's input_ids have several rows: pass windows of `training_windows`")
         spans = [np.asarray(window["labels"], dtype=np.int64).reshape(-1, 3).tolist() for window in windows]
         config, lengths = self.config, [int(words.max()) for words in index]
         labels = batch_labels(spans, lengths, config.span_window, config.triangles, config.num_labels)
-        return {**pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), "labels": labels}
+        return {**pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), "labels": labels.to(torch.int8)}
 
 
 def _check_max_tokens(value) -> None:

@@ -110,7 +110,7 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
         raise CheckpointError(f"{name}: triangles is {triangles!r}, this checkpoint was trained with "
                               f"{trained.config.triangles!r}: leave the field out")  # fmt: skip
     known = trained.config.labels
-    trained.set_labels(labels)
+    trained.set_labels(labels, processor)
     config = SenerConfig.from_dict({**trained.config.to_dict(), **config_fields})
     model = SenerModel(config)
     try:
