@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from support.fresh import run_fresh
 from support.tiny import tiny_tokenizer
 from support.tiny_models import BACKBONES, tiny_config
@@ -29,6 +30,7 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
 
 
+@pytest.mark.slow
 def test_python_runs_as_written(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = python_blocks(text)

@@ -223,7 +223,8 @@ def test_a_trainer_learns_resumes_and_leaves_a_hub_folder(tmp_path, checkpointin
         model.set_starts(windows)
         data = Dataset.from_list([{**window, "id": str(i)} for i, window in enumerate(windows)])
         arguments = options(
-            tmp_path / "out", num_train_epochs=12, learning_rate=5e-3, per_device_train_batch_size=2, per_device_eval_batch_size=2, save_steps=30,
+            tmp_path / "out", num_train_epochs=12, learning_rate=5e-3, per_device_train_batch_size=2,
+            per_device_eval_batch_size=2, save_steps=30,
             save_strategy="steps", eval_strategy="epoch", gradient_checkpointing=checkpointing,
         )  # fmt: skip
         trainer = Trainer(model, arguments, own.collate, data, data, processing_class=own, compute_metrics=right_cells)
