@@ -32,12 +32,15 @@ def processor(**fields):
     return SenerProcessor(tiny_tokenizer("wordpiece"), tiny_config(**names, **fields))
 
 
+LETTERS = "ab1 .\x00-\n"
+
+
 @st.composite
 def annotated(draw):
     """Texts with spans anywhere: nested, crossing, equal, inside words, with white space around; one or more texts."""
     texts, entities = [], []
     for _ in range(draw(st.integers(1, 3))):
-        text = draw(st.text("ab1 .\x00-\n", min_size=1, max_size=60))
+        text = draw(st.text(LETTERS, min_size=1, max_size=20) | st.text(LETTERS, min_size=30, max_size=60))
         spans = draw(st.lists(st.tuples(st.integers(0, len(text)), st.integers(1, 30), st.sampled_from("AB")),
                               max_size=8))  # fmt: skip
         spans = [(start, min(start + size, len(text)), label) for start, size, label in spans]
