@@ -233,3 +233,25 @@ def band_labels(
         if triangles == "both":
             labels[last, first - last + before, label] = 1
     return labels
+
+
+def batch_labels(
+    spans: list[list[tuple[int, int, int]]], lengths: list[int], window: int | None, triangles: str, num_labels: int
+) -> Tensor:
+    """
+    Make the training targets of a batch, padded: `band_labels` of each text. Without a window every text has the band
+    of the longest.
+
+    Args:
+        lengths: words of each text.
+
+    Returns:
+        *Shape:* (B, N, W, R), uint8.
+    """
+    num_words = max(lengths)
+    window = max(num_words - 1, 0) if window is None else window
+    width = columns_before(window, triangles) + window + 1
+    labels = torch.zeros(len(lengths), num_words, width, num_labels, dtype=torch.uint8)
+    for own, text, length in zip(labels, spans, lengths, strict=True):
+        own[:length] = band_labels(text, length, window, triangles, num_labels)
+    return labels

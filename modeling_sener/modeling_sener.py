@@ -45,12 +45,16 @@ from .deberta_arrow import DebertaArrowModel
 from .decoding import Candidates, find_candidates, span_probabilities
 from .disentangled_attention import DisentangledArrowAttention  # noqa: F401
 from .dropout import Dropout  # noqa: F401
+from .gold import Gold  # noqa: F401
 from .memory import split_where_memory_ends
 from .pipeline_sener import SenerPipeline  # noqa: F401
 from .pooling import pool_in_place, pool_words
 from .processing_sener import SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
+from .starts import LabelOutputs
 from .tokenization import only_hub_options
+from .training_inputs import TrainingInputs  # noqa: F401
+from .windows import Window  # noqa: F401
 
 
 CHUNK_SIZE_ON_CPU = 1024  # small: a chunk's tensors stay in the processor's caches
@@ -73,7 +77,7 @@ class SenerOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class SenerModel(PreTrainedModel):
+class SenerModel(LabelOutputs, PreTrainedModel):
     """Scores of every pair of words, up to the window apart, for every label."""
 
     config_class = SenerConfig

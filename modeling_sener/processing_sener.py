@@ -5,7 +5,6 @@ B batch, T tokens, N words that have tokens, W columns of the band, R labels.
 """
 
 import json
-import re
 from numbers import Real
 from pathlib import Path
 
@@ -16,20 +15,22 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedToken
 
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, logit_candidates, select_all
-from .texts import check_strings, check_words
+from .gold import read_gold
+from .texts import BLANK_LINE, check_strings, check_words, is_one_text
 from .tokenization import (
     WORD_PATTERN,
     backbone_tokenizer,
     only_hub_options,
     optional_file,
     own_tokenizer,
+    pad_inputs,
     without_surrogates,
     word_splitter,
 )
+from .training_inputs import TrainingInputs
 
 
 PROCESSOR_FILE = "processor_config.json"
-BLANK_LINE = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*(?:\r\n?|\n)")
 
 
 class SenerInputs(BatchEncoding):
@@ -55,7 +56,7 @@ class SenerInputs(BatchEncoding):
         self.texts, self.word_offsets = state["texts"], state["word_offsets"]
 
 
-class SenerProcessor(ProcessorMixin):
+class SenerProcessor(TrainingInputs, ProcessorMixin):
     r"""
     Turns texts into the inputs of a [`SenerModel`] and its outputs into entities.
 
@@ -162,24 +163,29 @@ class SenerProcessor(ProcessorMixin):
         """Offsets (start, end) of the words of a text: word k is `text[start:end]`, in Python's code points."""
         return [offsets for _, offsets in self._splitter.pre_tokenize_str(without_surrogates(text))]
 
-    def __call__(self, texts, return_tensors: str = "pt", is_split_into_words: bool = False) -> SenerInputs:
+    def __call__(
+        self, texts, return_tensors: str = "pt", is_split_into_words: bool = False, entities=None
+    ) -> SenerInputs:
         """
         Args:
             texts: a string or any sequence of them (a list, a column of a data set, an array, a series); with
                 `is_split_into_words`, a sequence of words or a sequence of those.
             return_tensors: "pt"; no other kind is made.
+            entities: the gold entities, see `training_windows`.
 
         Returns:
             `input_ids`, `attention_mask` and `word_index` (the 1-based word of each token, 0 for special tokens and
             padding), each int64 of *Shape:* (B, T), padded on the right and never cut; with the attributes
             `texts` and `word_offsets`. A word without tokens (a control character, say) is left out of the count.
+            With `entities` also `labels`, uint8 of *Shape:* (B, N, W, R), with which the model returns a loss.
 
         Raises:
             TypeError: something is not a string; says where.
-            ValueError: there is no text.
+            ValueError: there is no text, or a fault in `entities`; names the text, the entity and the field.
         """
         if return_tensors != "pt":
             raise ValueError(f'return_tensors is {return_tensors!r}: only "pt" is made')
+        is_single = is_one_text(texts, is_split_into_words)
         texts = check_words(texts) if is_split_into_words else check_strings(texts)
         if is_split_into_words:
             offsets = [[(number, number + 1) for number in range(len(text))] for text in texts]
@@ -195,7 +201,10 @@ class SenerProcessor(ProcessorMixin):
             ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
             index.append(torch.from_numpy(numbers))
             word_offsets.append([places[number] for number in kept])
-        return SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
+        inputs = SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
+        if entities is not None:
+            inputs["labels"] = self.band_labels(inputs, read_gold(entities, texts, self.config.labels, is_single))
+        return inputs
 
     def post_process(self, outputs, inputs: SenerInputs, threshold=None, allow_nested=None, labels=None) -> list[list]:
         """
@@ -317,17 +326,6 @@ def _paragraphs(text: str | list[str], offsets: list[tuple[int, int]]) -> np.nda
     """The number of blank lines before each word. *Shape:* (words,)."""
     lines = [match.start() for match in BLANK_LINE.finditer(text)] if isinstance(text, str) else []
     return np.searchsorted(np.array(lines, dtype=np.int64), np.array([start for start, _ in offsets], dtype=np.int64))
-
-
-def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T)."""
-    mask = [torch.ones_like(text) for text in ids]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        "input_ids": pad(ids, batch_first=True, padding_value=pad_id),
-        "attention_mask": pad(mask, batch_first=True),
-        "word_index": pad(index, batch_first=True),
-    }
 
 
 def _number_words(word_ids: list[int | None]) -> tuple[np.ndarray, list[int]]:

@@ -1,9 +1,11 @@
 """Check the texts that processor and pipeline are given: any sequence of strings; errors name other types."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 
+BLANK_LINE = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*(?:\r\n?|\n)")
 LONGEST_PATH = 1024  # characters; a longer text is not looked for among the files
 
 
@@ -39,6 +41,13 @@ def name_type(name: str, value, expected: str) -> str:
     return f"{name} is of type {kind}{hint}; expected {expected}"
 
 
+def is_one_text(texts, is_split_into_words: bool) -> bool:
+    """Whether `texts` is a text itself, not a sequence of texts."""
+    if not is_split_into_words:
+        return isinstance(texts, str)
+    return is_sequence(texts) and all(isinstance(word, str) for word in texts)
+
+
 def check_strings(texts) -> list[str]:
     """A string, or a sequence of them, as a list; `TypeError` names what is neither, `ValueError` no text at all."""
     if isinstance(texts, str):
@@ -57,9 +66,7 @@ def check_words(texts) -> list[list[str]]:
     """A sequence of words, or a sequence of those, as lists; errors as for `check_strings`."""
     if not is_sequence(texts):
         raise TypeError(name_type("texts", texts, "a list of words, or a list of such lists"))
-    texts = list(texts)
-    if all(isinstance(word, str) for word in texts):
-        texts = [texts]
+    texts = [texts] if is_one_text(texts, True) else list(texts)
     for number, text in enumerate(texts):
         if not is_sequence(text):
             raise TypeError(name_type(f"texts[{number}]", text, "a list of words"))

@@ -3,6 +3,7 @@
 import json
 import re
 
+import torch
 from tokenizers import Regex, Tokenizer
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split
@@ -97,3 +98,14 @@ def word_splitter(word_pattern: str) -> Split:
         raise ValueError(f"word_pattern {word_pattern!r} matches the empty string: a word has at least one character "
                          "(+ in place of *, no empty alternative)")  # fmt: skip
     return splitter
+
+
+def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T)."""
+    mask = [torch.ones_like(text) for text in ids]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad(mask, batch_first=True),
+        "word_index": pad(index, batch_first=True),
+    }

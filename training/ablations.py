@@ -43,9 +43,10 @@ from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
+from modeling_sener.windows import window_bounds
 from training.common.files import write_text
 from training.corpus.data import Document, is_file, stream_files
-from training.corpus.windows import encode_document, window_bounds
+from training.corpus.windows import encode_document
 from training.evaluation.scoring import as_spans, score
 from training.fitting.checkpoint import load_checkpoint
 from training.fitting.fields import FieldError, TrainingFields, parse_fields

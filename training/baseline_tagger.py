@@ -46,11 +46,12 @@ from transformers.utils import logging
 from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.modeling_sener import wrapped_positions
 from modeling_sener.tokenization import WORD_PATTERN
+from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
 from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
 from training.corpus.report import DataReport
-from training.corpus.windows import EncodedDocument, StoredWindows, Window, cut_windows, encode_document, window_bounds
+from training.corpus.windows import StoredWindows, encode_document
 from training.evaluation.overlap import match_overlap, touched_words
 from training.evaluation.scoring import Entity, match, summarise
 from training.fitting.averaging import average_weights

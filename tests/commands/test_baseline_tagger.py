@@ -23,9 +23,10 @@ from support.toy import (
 from transformers import AutoModelForTokenClassification
 
 from modeling_sener import SenerConfig, SenerProcessor
+from modeling_sener.windows import Window, window_bounds
 from training import baseline_tagger as tagger
 from training.corpus.data import read_documents
-from training.corpus.windows import Window, encode_document, window_bounds
+from training.corpus.windows import encode_document
 from training.evaluation.overlap import match_overlap, touched_words
 from training.evaluation.scoring import match, score, summarise
 from training.fitting.fields import parse_fields

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toy import ROOT, python
 
+from modeling_sener.gold import covering_words, trim
+from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
 from training.corpus.data import DataError, read_documents, stream_documents
 from training.corpus.report import DataReport, count_overlaps, report_on
-from training.corpus.spans import trim
-from training.corpus.windows import EncodedDocument, Window, covering_words, cut_windows, window_bounds
 
 
 WORDS = {"doc_id": "a", "text": ["Big", "data", "."], "entity": [[0, 2, "Big data", "Task"]]}

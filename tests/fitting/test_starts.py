@@ -11,11 +11,11 @@ from support.tiny_models import tiny_config
 from support.toy import LABELS, toy_folder, toy_records, toy_window, training_arguments, write_jsonl
 
 from modeling_sener.band import Band, band_labels, fits
+from modeling_sener.starts import HIGHEST, LOWEST, count_cells, start_biases
 from training import train as training
 from training.corpus.windows import StoredWindows
 from training.fitting import loop
 from training.fitting.checkpoint import load_checkpoint, load_for_labels
-from training.fitting.starts import HIGHEST, LOWEST, count_cells, start_biases
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_shares_count_the_cells_over_which_the_loss_is_summed(tmp_path_factory, 
     span_window, triangles, made = drawn
     path = tmp_path_factory.getbasetemp() / "windows.arrow"
     StoredWindows.write(path, iter(made))
-    positive, valid = count_cells(
-        StoredWindows(path), tiny_config(span_window=span_window, triangles=triangles), share
-    )
+    stored, config = StoredWindows(path), tiny_config(span_window=span_window, triangles=triangles)
+    drawn_share = np.where(stored.is_empty, share, 1.0)
+    positive, valid = count_cells(stored.num_words, stored.spans(), config, drawn_share)
     expected = [cells_of(own, span_window, triangles, 3) for own in made]
     assert positive.tolist() == sum(cells.sum(dim=(0, 1)) for cells, _ in expected).tolist()
     weights = [1 if own.spans else share for own in made]  # an epoch draws this share of empty windows

@@ -8,9 +8,9 @@ from support.toy import ROOT
 
 FILES = sorted((ROOT / "modeling_sener").glob("*.py"))
 # torch and transformers require numpy, tokenizers and safetensors themselves.
-IMPORTED = {"collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math", "numbers",
-            "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers", "types",
-            "typing"}  # fmt: skip
+IMPORTED = {"bisect", "collections", "contextlib", "copy", "dataclasses", "functools", "itertools", "json", "math",
+            "numbers", "numpy", "pathlib", "re", "safetensors", "shutil", "tokenizers", "torch", "transformers",
+            "types", "typing"}  # fmt: skip
 CALLED_AT_IMPORT = {
     "AutoConfig.register", "AutoModel.register", "AutoProcessor.register", "PIPELINE_REGISTRY.register_pipeline",
     "AttentionInterface.register", "AttentionMaskInterface.register", "require_version", "re.compile", "dataclass",

@@ -11,7 +11,7 @@ import torch
 from support.tiny import CORPUS, tiny_tokenizer
 from transformers import BertConfig, BertModel
 
-from training.corpus.windows import Window
+from modeling_sener.windows import Window
 
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_sener.band import band_labels, columns_before
+from modeling_sener.band import batch_labels
+from modeling_sener.windows import Window
 from training.corpus.masking import NOT_MASKED, mask_words
-from training.corpus.windows import StoredWindows, Window
+from training.corpus.windows import StoredWindows
 
 
 POOL = 200  # windows that are sorted by length together: enough for little padding, few enough to stay random
@@ -95,15 +96,17 @@ class Collator:
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
         shape = len(windows), max(len(window.input_ids) for window in windows)
-        num_words = max(window.num_words for window in windows)
-        # Without a span window every window of the batch has the band of the longest.
-        span_window = max(num_words - 1, 0) if self.span_window is None else self.span_window
-        columns = columns_before(span_window, self.triangles) + span_window + 1
         batch = {
             "input_ids": torch.full(shape, self.pad_id),
             "attention_mask": torch.zeros(shape, dtype=torch.long),
             "word_index": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.zeros(len(windows), num_words, columns, self.num_labels, dtype=torch.uint8),
+            "labels": batch_labels(
+                [window.spans for window in windows],
+                [window.num_words for window in windows],
+                self.span_window,
+                self.triangles,
+                self.num_labels,
+            ),
         }
         if windows[0].masked_ids is not None:
             batch["masked_ids"] = torch.full(shape, NOT_MASKED)
@@ -114,8 +117,6 @@ class Collator:
             batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
             if window.masked_ids is not None:
                 batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
-            labels = band_labels(window.spans, window.num_words, span_window, self.triangles, self.num_labels)
-            batch["labels"][b, : window.num_words] = labels
         return batch
 
 

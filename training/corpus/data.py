@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from modeling_sener.gold import check_entities, entity_fields, expect
 from training.common.cli import first_line
 from training.common.files import nearest, unreadable
 from training.corpus.recognise import advice, encoding_of
-from training.corpus.spans import trim
 
 
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -202,55 +202,25 @@ def parse_record(record, where: str, labels: list[str] | None = None, with_gold:
 
 def _with_gold(document_id: str, record: dict, where: str, labels: list[str] | None) -> Document:
     text = record["text"]
-    field = "entity" if isinstance(text, list) else "entities"
-    _expect(isinstance(record.get(field), list), where, field, "a list of entities", record.get(field))
-    entities, misquoted, trimmed = {}, 0, 0
-    for i, item in enumerate(record[field]):
-        name = f"{field}[{i}]"
-        start, end, label, quote = _word_entity(item, where, name) if isinstance(text, list) \
-            else _character_entity(item, where, name)  # fmt: skip
-        for key, value in (("start", start), ("end", end)):
-            is_integer = isinstance(value, int) and not isinstance(value, bool)
-            _expect(is_integer, where, f"{name} {key}", "an integer", value)
-        _expect(isinstance(label, str) and label, where, f"{name} label", "a non-empty string", label)
-        unit = "words" if isinstance(text, list) else "characters"
-        if not 0 <= start < end <= len(text):
-            fault = "reversed or empty" if end <= start else f"outside the text's {len(text)} {unit}"
-            raise DataError(f"{where}: {name}: span [{start}, {end}) is {fault}")
-        if labels is not None and label not in labels:
-            raise DataError(f"{where}: {name}: unknown label {label!r}; known labels: {', '.join(labels)}")
-        misquoted += quote is not None and _letters(quote) != _letters(text[start:end])
-        first, last = trim(text, start, end)
-        if first == last:
-            raise DataError(f"{where}: {name}: span [{start}, {end}) is white space alone: remove it")
-        trimmed += (first, last) != (start, end)
-        entities[first, last, label] = None
-    return Document(document_id, text, tuple(entities), len(record[field]) - len(entities), misquoted, trimmed)
+    field, fields_of = ("entity", _word_entity) if isinstance(text, list) else ("entities", entity_fields)
+    try:
+        expect(isinstance(record.get(field), list), field, "a list of entities", record.get(field))
+        items = (fields_of(item, f"{field}[{i}]") for i, item in enumerate(record[field]))
+        return Document(document_id, text, *check_entities(items, text, labels, field))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
-def _word_entity(item, where: str, name: str) -> tuple:
-    expected = "[start, end, words, label]"
-    _expect(isinstance(item, list) and len(item) == 4, where, name, expected, item)
+def _word_entity(item, name: str) -> tuple:
+    expect(isinstance(item, list) and len(item) == 4, name, "[start, end, words, label]", item)
     start, end, words, label = item
     is_quote = isinstance(words, str) or (isinstance(words, list) and all(isinstance(word, str) for word in words))
-    _expect(is_quote, where, f"{name} words", "a string or a list of words", words)
+    expect(is_quote, f"{name} words", "a string or a list of words", words)
     return start, end, label, words
 
 
-def _character_entity(item, where: str, name: str) -> tuple:
-    _expect(isinstance(item, dict), where, name, 'an object with "start", "end" and "label"', item)
-    for key in ("start", "end", "label"):
-        _expect(key in item, where, f"{name}.{key}", "a value", None)
-    quote = item.get("text")
-    return item["start"], item["end"], item["label"], quote if isinstance(quote, str) else None
-
-
-def _letters(words: str | list[str]) -> str:
-    return "".join("".join(words).split())
-
-
 def _expect(holds: bool, where: str, field: str, expected: str, found):
-    if not holds:
-        shown = "nothing" if found is None else json.dumps(found)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise DataError(f"{where}: {field}: expected {expected}, found {shown}")
+    try:
+        expect(holds, field, expected, found)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from modeling_sener import SenerProcessor
 from modeling_sener.band import fits
+from modeling_sener.windows import EncodedDocument
 from training.corpus.data import Document
-from training.corpus.windows import EncodedDocument, encode_document
+from training.corpus.windows import encode_document
 from training.corpus.word_patterns import PATTERNS, REST, count_held, suggestion
 
 

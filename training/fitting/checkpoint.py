@@ -95,10 +95,8 @@ def is_checkpoint(name: str | Path) -> bool:
 
 def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
     """
-    Load a checkpoint to train it further: its encoder, head and tokenizer, with outputs for `labels`. Labels that it
-    was trained for keep their output, in any order. Outputs of new labels start as the mean of all trained ones ("some
-    entity"): a random output on trained states, which are large, starts with a loss that destroys the trained weights.
-    Thresholds are reset, as they were fitted to the old weights. Prints which labels are kept and which are new.
+    Load a checkpoint to train it further: its encoder, head and tokenizer, with outputs for `labels`, as
+    `SenerModel.set_labels` makes them. Prints which labels are kept and which are new.
 
     Args:
         config_fields: fields of `SenerConfig` that replace the checkpoint's own.
@@ -111,16 +109,12 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
     if triangles != trained.config.triangles:
         raise CheckpointError(f"{name}: triangles is {triangles!r}, this checkpoint was trained with "
                               f"{trained.config.triangles!r}: leave the field out")  # fmt: skip
-    config = SenerConfig.from_dict({
-        **trained.config.to_dict(), "threshold": 0.5, **config_fields, "id2label": dict(enumerate(labels)),
-        "label2id": {label: i for i, label in enumerate(labels)},
-    })  # fmt: skip
-    model, weights, known = SenerModel(config), trained.state_dict(), trained.config.label2id
-    for weight in ("classifier.weight", "classifier.bias"):
-        outputs, mean = weights[weight], weights[weight].mean(dim=0)
-        weights[weight] = torch.stack([outputs[known[label]] if label in known else mean for label in labels])
+    known = trained.config.labels
+    trained.set_labels(labels, processor)
+    config = SenerConfig.from_dict({**trained.config.to_dict(), **config_fields})
+    model = SenerModel(config)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(trained.state_dict())
     except RuntimeError as error:
         raise CheckpointError(f"{name}: its weights are of other sizes than the fields {', '.join(config_fields)} "
                               "say: leave out those that differ from its config.json") from error  # fmt: skip

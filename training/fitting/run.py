@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
+from modeling_sener.starts import count_cells
 from training.common.cli import on_main_process
 from training.common.files import BUNDLED, writing
 from training.corpus.batches import Collator, Masking, StepBatches
@@ -25,7 +27,6 @@ from training.fitting.lora import add_lora
 from training.fitting.masked_words import MaskedWords
 from training.fitting.precision import choose_precision, training_device
 from training.fitting.run_data import DataFacts, store_windows
-from training.fitting.starts import count_cells, set_starts
 from training.fitting.state import Progress, checksum_of_data, load_state, newest_state, remove_earlier_run
 
 
@@ -160,9 +161,10 @@ def build_batches(
 
 def start_labels(accelerator: Accelerator, fields: TrainingFields, model: SenerModel, windows: StoredWindows) -> None:
     """Start a new model's labels at their shares of the training cells. Print the labels without an example."""
-    positive, valid = count_cells(windows, model.config, fields.empty_window_share)
+    drawn = np.where(windows.is_empty, fields.empty_window_share, 1.0)
+    positive, valid = count_cells(windows.num_words, windows.spans(), model.config, drawn)
     if not is_checkpoint(fields.backbone):
-        set_starts(model, positive, valid)
+        model.set_biases(positive, valid)
     absent = [label for label, count in zip(model.config.labels, positive, strict=True) if count == 0]
     if absent:
         accelerator.print(f"note: no training example of {', '.join(absent)}: remove such a label, or add examples")

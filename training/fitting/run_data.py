@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modeling_sener import SenerConfig, SenerProcessor
-from modeling_sener.processing_sener import BLANK_LINE
+from modeling_sener.texts import BLANK_LINE
+from modeling_sener.windows import Window, cut_windows
 from training.corpus.batches import drawn_count
 from training.corpus.data import DataError, Document, stream_files
 from training.corpus.report import DataReport, read_and_report
-from training.corpus.windows import StoredWindows, Window, cut_windows, encode_document
+from training.corpus.windows import StoredWindows, encode_document
 from training.fitting.fields import TrainingFields
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from modeling_sener.gold import trim
 from training.corpus.data import DataError
-from training.corpus.spans import trim
 from training.importing.draft import Draft, Reading, Span
 
 

@@ -13,7 +13,7 @@ import reprlib
 import warnings
 from bisect import bisect_left, bisect_right
 
-from training.corpus.spans import trim
+from modeling_sener.gold import trim
 
 
 # No annotated text may hold characters that end a line, or a field of a line, for some reader of brat's files.

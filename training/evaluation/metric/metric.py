@@ -8,7 +8,7 @@ Offer SeNER's scores as a metric of the `evaluate` library: `evaluate.load("trai
 import datasets
 import evaluate
 
-from training.corpus.spans import trim
+from modeling_sener.gold import trim
 from training.evaluation.overlap import curve, match_overlap, touched_words
 from training.evaluation.scoring import Entity, as_spans, match, summarise
 
