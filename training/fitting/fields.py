@@ -12,6 +12,7 @@ import yaml
 from modeling_sener import SenerConfig
 from modeling_sener.tokenization import word_splitter
 from training.common.files import unreadable
+from training.common.models import MODELS
 
 
 class FieldError(ValueError):
@@ -24,7 +25,8 @@ class TrainingFields:
     Every field of a run.
 
     Attributes:
-        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further.
+        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further; or the short name of a
+            bundled model.
         train_file, dev_file: JSON Lines files, or data sets (`NAME:SPLIT`), one or several (training/corpus/data.py).
         output_dir: becomes a Hub folder; files that only training needs are below its `checkpoints/`.
         labels: the label set, in the order of the outputs; by default the train file's labels, sorted.
@@ -86,6 +88,7 @@ class TrainingFields:
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        self.backbone = str(MODELS.get(self.backbone, self.backbone))
         for name in ("num_epochs", "patience", "min_epoch_steps", "average_epochs", "batch_size",
                      "gradient_accumulation_steps", "save_steps"):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
