@@ -4,7 +4,7 @@ BIN := .venv/bin
 FORMAT ?= table
 MODEL ?= papers
 
-.PHONY: install extract demo test test-slow versions style quality bench bench-gliner bench-gliner2 gpu fuzz
+.PHONY: install extract demo test test-slow versions style quality bench bench-gliner bench-gliner2 learning-curve gpu fuzz
 
 install: .venv/.installed
 
@@ -74,6 +74,16 @@ bench-gliner2: .venv-gliner2/.installed
 	.venv-gliner2/bin/pip install --quiet --constraint constraints.txt torch
 	.venv-gliner2/bin/pip install --quiet --constraint constraints.txt 'gliner2[local]==2.1.0'
 	touch $@
+
+# F1 by the number of annotated documents, beside the plain tagger: make learning-curve TRAIN=train.jsonl DEV=dev.jsonl
+# DOCUMENTS="5 10 25 57"; ENCODER=FOLDER without a hub. An hour or two; a second call goes on.
+ENCODER ?= sentence-transformers/all-MiniLM-L6-v2
+learning-curve: install
+	@test -n "$(TRAIN)" -a -n "$(DEV)" -a -n "$(DOCUMENTS)" || { \
+		echo 'Say which data: make learning-curve TRAIN=train.jsonl DEV=dev.jsonl DOCUMENTS="5 10 25"'; exit 2; }
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.learning_curve --config training/configs/few_documents.yaml \
+		--train_file $(TRAIN) --dev_file $(DEV) --documents $(DOCUMENTS) --tagger_backbone $(ENCODER) \
+		--output_dir outputs/learning-curve/$(notdir $(basename $(TRAIN)))
 
 # What needs an accelerator, in less than ten minutes: the exactness tests on it, then time and memory.
 gpu: install

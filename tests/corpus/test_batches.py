@@ -174,3 +174,21 @@ def test_windows_on_disk_come_back_as_they_were_and_are_not_held_in_memory(tmp_p
         assert back.input_ids.tolist() == there.input_ids.tolist()
         assert back.word_index.tolist() == there.word_index.tolist() and back.spans == there.spans
     assert type(stored.rows.data).__name__ == "MemoryMappedTable"
+
+
+@pytest.mark.parametrize("least, passes", [(1, 1), (6, 1), (7, 2), (20, 4)])
+def test_a_long_epoch_is_so_many_passes_in_a_row(least, passes):
+    """An epoch with `min_epoch_steps` has the batches, masks and weights of as many epochs without it."""
+    windows = Windows(toy_window(3 + i % 5, first=i, spans=[(0, 1, 0)] * (i % 3 > 0)) for i in range(31))
+    fields = {"batch_size": 2, "accumulation": 2, "empty_window_share": 0.3}  # 20 windows and 3 of 11: 6 steps
+    single, long = batches(windows, 0.3, **fields), batches(windows, 0.3, **fields, min_epoch_steps=least)
+    assert (long.steps, long.epoch_size) == (6 * passes, 23 * passes)
+    for epoch in (1, 2):
+        first = (epoch - 1) * passes + 1
+        expected = [batch for number in range(first, first + passes) for batch in single.loader(number)]
+        found = list(long.loader(epoch))
+        assert len(found) == len(expected) == 12 * passes
+        for (one, weight), (other, same) in zip(found, expected, strict=True):
+            assert weight == same and one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+        sizes = [long.windows_of_step(step) for step in range(long.steps)]
+        assert sizes == passes * [single.windows_of_step(step) for step in range(6)]

@@ -16,6 +16,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import DebertaV2Config, DebertaV2Model
 
 from training import train as training
+from training.common.models import MODELS
 from training.fitting.fields import parse_fields
 
 
@@ -31,7 +32,7 @@ def fields_of(name):
 
 
 def test_every_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*RECIPES, *SMALL}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*RECIPES, *SMALL, "few_documents"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -55,6 +56,13 @@ def test_the_small_recipes_are_for_minilm(name):
     assert fields.backbone == "sentence-transformers/all-MiniLM-L6-v2"
     assert fields.lora_rank == 0 and fields.model["span_window"] <= 64
     assert fields.mixed_precision == "auto"
+
+
+def test_few_documents_start_from_a_bundled_model_and_steps_follow_the_data():
+    fields = fields_of("few_documents")
+    assert fields.backbone == str(MODELS["contracts"])
+    assert fields.min_epoch_steps > 100 and fields.patience == fields.num_epochs
+    assert fields.lora_rank == 0 and fields.mixed_precision == "auto"
 
 
 @pytest.fixture(scope="module")

@@ -122,9 +122,10 @@ class Collator:
 
 class StepBatches:
     """
-    The batches of one process. An epoch has all windows with an entity, and the share `empty_window_share` of those
-    without one, drawn anew in each epoch. A step has `step_size` windows (`batch_size` on each process, `accumulation`
-    times; the last step of an epoch may have fewer), and every process has `accumulation` batches in it.
+    The batches of one process. A pass has all windows with an entity, and the share `empty_window_share` of those
+    without one, drawn anew in each pass. A step has `step_size` windows (`batch_size` on each process, `accumulation`
+    times; the last step of a pass may have fewer), and every process has `accumulation` batches in it. An epoch is one
+    pass, or as many as it takes to have `min_epoch_steps` steps.
 
     Each batch comes with the weight of its loss: the sum over all processes and batches of weight x mean loss of the
     batch, over processes x accumulation, is the mean loss of the step's windows. It is 1 in a full step, and 0 for a
@@ -132,37 +133,47 @@ class StepBatches:
     """
 
     def __init__(self, windows: StoredWindows, masking: Masking, collator: Collator, *, seed: int, batch_size: int,
-                 accumulation: int, empty_window_share: float = 1.0, process: int = 0,
-                 processes: int = 1):  # fmt: skip
+                 accumulation: int, empty_window_share: float = 1.0, min_epoch_steps: int = 1,
+                 process: int = 0, processes: int = 1):  # fmt: skip
         self.windows, self.masking, self.collator, self.seed = windows, masking, collator, seed
         self.empty_window_share = empty_window_share
         self.batch_size, self.accumulation = batch_size, accumulation
         self.process, self.processes = process, processes
         self.step_size = batch_size * accumulation * processes
+        empty = int(windows.is_empty.sum())
+        self.pass_size = len(windows) - empty + drawn_count(empty, empty_window_share)
+        self.pass_steps = -(-self.pass_size // self.step_size)
+        self.passes = -(-min_epoch_steps // self.pass_steps)
 
     @property
     def epoch_size(self) -> int:
-        """The number of windows in an epoch."""
-        empty = int(self.windows.is_empty.sum())
-        return len(self.windows) - empty + drawn_count(empty, self.empty_window_share)
+        """The number of windows in an epoch; one that is in several passes counts in each."""
+        return self.passes * self.pass_size
 
     @property
     def steps(self) -> int:
         """The number of steps in an epoch."""
-        return -(-self.epoch_size // self.step_size)
+        return self.passes * self.pass_steps
 
     def windows_of_step(self, step: int) -> int:
         """The number of windows in a step, over all processes."""
-        return min(self.step_size, self.epoch_size - step * self.step_size)
+        return min(self.step_size, self.pass_size - step % self.pass_steps * self.step_size)
 
     def plan(self, epoch: int) -> list[tuple[list[int], float]]:
         """The epoch's batches of this process: indices of windows and the weight of the loss."""
-        drawn = draw_windows(self.windows.is_empty, self.empty_window_share, self.seed, epoch)
+        return [batch for turn in range(self.passes) for batch in self._plan_pass(self.pass_number(epoch, turn))]
+
+    def pass_number(self, epoch: int, turn: int) -> int:
+        """The number of an epoch's pass `turn` (from 0) among the passes of all epochs (from 1)."""
+        return (epoch - 1) * self.passes + turn + 1
+
+    def _plan_pass(self, number: int) -> list[tuple[list[int], float]]:
+        drawn = draw_windows(self.windows.is_empty, self.empty_window_share, self.seed, number)
         lengths = self.windows.lengths
-        order = drawn[epoch_order(lengths[drawn], self.seed, epoch)]
+        order = drawn[epoch_order(lengths[drawn], self.seed, number)]
         filler = [int(drawn[np.argmin(lengths[drawn])])]
         batches = []
-        for step in range(self.steps):
+        for step in range(self.pass_steps):
             members = order[step * self.step_size : (step + 1) * self.step_size]
             members = members[np.argsort(-lengths[members], kind="stable")]
             for turn in range(self.accumulation):
@@ -174,20 +185,21 @@ class StepBatches:
 
     def loader(self, epoch: int, first_step: int = 0, workers: int = 0) -> DataLoader:
         """Yield (batch, weight) for each batch of this process in the epoch, from `first_step` on."""
-        batches = _Batches(self, epoch, self.plan(epoch)[first_step * self.accumulation :])
+        batches = _Batches(self, epoch)
+        left = range(first_step * self.accumulation, len(batches))
         # A generator of its own: the loader must not advance torch's global one.
-        return DataLoader(batches, batch_size=None, num_workers=workers, generator=torch.Generator())
+        return DataLoader(batches, batch_size=None, sampler=left, num_workers=workers, generator=torch.Generator())
 
 
 class _Batches(Dataset):
-    def __init__(self, source: StepBatches, epoch: int, plan: list[tuple[list[int], float]]):
-        self.source, self.epoch, self.plan = source, epoch, plan
+    def __init__(self, source: StepBatches, epoch: int):
+        self.source, self.epoch, self.plan = source, epoch, source.plan(epoch)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, place: int) -> tuple[dict[str, torch.Tensor], float]:
-        indices, weight = self.plan[place]
-        source = self.source
-        windows = [source.masking(source.windows[i], [source.seed, self.epoch, i]) for i in indices]
+        (indices, weight), source = self.plan[place], self.source
+        number = source.pass_number(self.epoch, place // (source.pass_steps * source.accumulation))
+        windows = [source.masking(source.windows[i], [source.seed, number, i]) for i in indices]
         return source.collator(windows), weight

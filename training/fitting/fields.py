@@ -12,6 +12,7 @@ import yaml
 from modeling_sener import SenerConfig
 from modeling_sener.tokenization import word_splitter
 from training.common.files import unreadable
+from training.common.models import MODELS
 
 
 class FieldError(ValueError):
@@ -24,11 +25,13 @@ class TrainingFields:
     Every field of a run.
 
     Attributes:
-        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further.
+        backbone: folder or Hub name of the encoder, or of a SeNER checkpoint to train further; or the short name of a
+            bundled model.
         train_file, dev_file: JSON Lines files, or data sets (`NAME:SPLIT`), one or several (training/corpus/data.py).
         output_dir: becomes a Hub folder; files that only training needs are below its `checkpoints/`.
         labels: the label set, in the order of the outputs; by default the train file's labels, sorted.
         num_epochs, patience: the most epochs; epochs without a better dev F1 after which training stops.
+        min_epoch_steps: steps that an epoch has at least; few windows are seen several times in it.
         average_epochs: the number of last epochs whose mean weights are evaluated and published.
         batch_size, gradient_accumulation_steps: windows of a batch on each process; batches of a step.
         learning_rate: of the encoder, or of its adapters.
@@ -59,6 +62,7 @@ class TrainingFields:
     labels: list | None = None
     num_epochs: int = 30
     patience: int = 10
+    min_epoch_steps: int = 1
     average_epochs: int = 1
     batch_size: int = 1
     gradient_accumulation_steps: int = 16
@@ -84,8 +88,9 @@ class TrainingFields:
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("num_epochs", "patience", "average_epochs", "batch_size", "gradient_accumulation_steps",
-                     "save_steps"):  # fmt: skip
+        self.backbone = str(MODELS.get(self.backbone, self.backbone))
+        for name in ("num_epochs", "patience", "min_epoch_steps", "average_epochs", "batch_size",
+                     "gradient_accumulation_steps", "save_steps"):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "an integer from 1")
         _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
         for name in ("learning_rate", "head_learning_rate", "max_norm_ratio", "lora_alpha", "timeout"):

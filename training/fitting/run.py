@@ -155,7 +155,7 @@ def build_batches(
     return StepBatches(
         windows, masking, collator, seed=fields.seed, batch_size=fields.batch_size,
         accumulation=fields.gradient_accumulation_steps, empty_window_share=fields.empty_window_share,
-        process=accelerator.process_index, processes=accelerator.num_processes,
+        min_epoch_steps=fields.min_epoch_steps, process=accelerator.process_index, processes=accelerator.num_processes,
     )  # fmt: skip
 
 
@@ -198,6 +198,9 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
     masking = Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0)
     collator = Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels)
     batches = build_batches(accelerator, fields, windows, masking, collator)
+    if batches.passes > 1:
+        accelerator.print(f"an epoch: {batches.steps:,} steps, {batches.passes:,} passes over the training windows "
+                          f"(min_epoch_steps {fields.min_epoch_steps:,})")  # fmt: skip
     backbone = model.backbone
     if fields.masked_words_weight > 0:
         model = MaskedWords(model, fields.masked_words_weight)
