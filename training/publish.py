@@ -27,19 +27,16 @@ import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_file
 
-from modeling_sener import SenerModel
 from training.common.cli import first_line
 from training.common.files import nearest
-from training.fitting.checkpoint import load_checkpoint
+from training.fitting.checkpoint import load_checkpoint, save_stored
 from training.publishing.card import build_card, read_scores
 from training.publishing.check_published import check_published_folder
 
 
 OUTPUT = Path("published")
 SPACE = Path(__file__).parent.parent / "space"
-SHARD_SIZE = "5GB"
 REPLACED = ("*.py", "*.json", "*.safetensors")  # removed from the Hub unless they are written again
 CARD_OPTIONS = ("license", "language", "dataset", "base_model")
 
@@ -115,14 +112,6 @@ def write_repository(options: argparse.Namespace) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
-
-
-def save_stored(model: SenerModel, source: Path, folder: Path) -> None:
-    """Save config, code and weights, with the weights in the precision of `source`."""
-    stored = {}
-    for file in sorted(source.glob("model*.safetensors")):
-        stored |= load_file(file)
-    model.save_pretrained(folder, state_dict=stored, max_shard_size=SHARD_SIZE)
 
 
 def build_space(space: str, repo: str) -> Path:

@@ -24,6 +24,7 @@ from training import publish
 from training.evaluation.breakdown import by_depth
 from training.evaluation.overlap import match_overlap
 from training.evaluation.scoring import Grouping, match, summarise
+from training.fitting import checkpoint
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing import check_published
 from training.publishing.bundle import bundle
@@ -113,7 +114,7 @@ def test_weights_keep_their_precision_and_are_sharded_when_large(model, here, mo
     loaded, processor = load_checkpoint(model)
     loaded.half().save_pretrained(folder)
     processor.save_pretrained(folder)
-    monkeypatch.setattr(publish, "SHARD_SIZE", "20KB")
+    monkeypatch.setattr(checkpoint, "SHARD_SIZE", "20KB")
     scores = ["--scores", write_report(here), *CARD, "--dry-run"]
     publish.main(["--model", str(folder), "--repo", "someone/sener", *scores])
     published = here / "published" / "someone" / "sener"

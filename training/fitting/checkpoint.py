@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
@@ -14,6 +15,7 @@ from training.common.files import nearest, writing
 from training.fitting.lora import merged_state_dict
 
 
+SHARD_SIZE = "5GB"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -46,6 +48,14 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
         for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
             os.replace(file, folder / file.name)
         aside.rmdir()
+
+
+def save_stored(model: SenerModel, source: Path, folder: Path) -> None:
+    """Save config, code and weights, with the weights in the precision of `source`."""
+    stored = {}
+    for file in sorted(source.glob("model*.safetensors")):
+        stored |= load_file(file)
+    model.save_pretrained(folder, state_dict=stored, max_shard_size=SHARD_SIZE)
 
 
 def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
