@@ -5,9 +5,9 @@ Train a plain baseline: transformers' token classification on the same encoder, 
         --train_file train.jsonl --dev_file dev.jsonl --output_dir my-tagger
 
 The fields are those of training/train.py: encoder, epochs, patience, averaging, batches, learning rates, precision,
-windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `save_steps` and
-`save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be resumed. If the
-encoder's position table is shorter than `max_tokens`, windows are as long as the table.
+windows, masking and seed mean the same. Fields of SeNER's own model, `masked_words_weight`, `fit_thresholds`,
+`save_steps` and `save_dtype` change nothing. The whole encoder is trained (`lora_rank` 0), and a run cannot be
+resumed. If the encoder's position table is shorter than `max_tokens`, windows are as long as the table.
 
 Each word has one BIO tag, on its first token, so that spans cannot overlap. Of overlapping gold spans the outermost is
 learnt (of crossing ones the longer); all gold counts in recall. Windows overlap in prediction, and a word's tag is

@@ -11,6 +11,10 @@ from support.toy import LABELS, as_raw, launch, python, toy_folder, toy_records,
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training import baseline_tagger as tagger
 from training import train as training
+from training.corpus.data import read_documents
+from training.evaluation.candidates import score_spans
+from training.evaluation.scoring import as_spans, score
+from training.evaluation.thresholds import fit_thresholds
 from training.fitting import loop
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.fitting.fields import FieldError, parse_fields
@@ -291,3 +295,18 @@ def test_a_given_cross_blank_lines_comes_before_the_data(toy, tmp_path):
     training.main(training_arguments(toy, tmp_path, "--cross_blank_lines", "true", "--num_epochs", "1",
                                      "--report_to", "none"))  # fmt: skip
     assert SenerConfig.from_pretrained(tmp_path).cross_blank_lines is True
+
+
+def test_thresholds_are_fitted_on_dev_and_saved_with_the_model(toy, tmp_path):
+    training.main(training_arguments(toy, tmp_path, "--num_epochs", "2", "--fit_thresholds", "true"))
+    model, processor = load_checkpoint(tmp_path)
+    history = json.loads((tmp_path / "checkpoints" / "history.json").read_text())
+    documents = read_documents(toy / "both.jsonl")
+    texts, gold = [document.text for document in documents], [document.entities for document in documents]
+    start = torch.full((model.config.num_labels,), 0.5, dtype=torch.float64)
+    fitted = fit_thresholds(score_spans(model, processor, texts, start), documents, start.numpy(), model.config)
+    assert model.config.threshold == dict(zip(model.config.labels, fitted.tolist(), strict=True))
+    assert set(fitted) != {0.5}
+    by_f1 = [score(gold, [as_spans(found) for found in extract(model, processor, texts, threshold=threshold)])["f1"]
+             for threshold in (None, 0.5)]  # fmt: skip
+    assert max(entry["f1"] for entry in history) == by_f1[0] > by_f1[1]

@@ -9,7 +9,9 @@ import torch
 from accelerate.utils import send_to_device
 
 from training.common.files import write_text
+from training.evaluation.candidates import score_spans
 from training.evaluation.scoring import as_spans, score
+from training.evaluation.thresholds import fit_thresholds
 from training.fitting.averaging import average_weights, files_of
 from training.fitting.checkpoint import save_checkpoint
 from training.fitting.clipping import clip_gradients
@@ -122,14 +124,30 @@ def end_step(run: Run, loss: float) -> None:
 
 def evaluate(run: Run) -> dict:
     """
-    Score the model that this epoch would publish: micro P/R/F1 on whole texts, extracted as users do. Processes share
-    the texts.
+    Score the model that this epoch would publish: micro P/R/F1 on whole texts. Processes share the texts.
     """
     model = run.accelerator.unwrap_model(run.model)
     weights = merged_state_dict(model.model if isinstance(model, MaskedWords) else model)
     run.eval_model.load_state_dict(
         average_weights(run.accelerator, run.checkpoints, weights, run.progress.epoch, run.fields.average_epochs)
     )
+    return score_fitted(run) if run.fields.fit_thresholds else score_extracted(run)
+
+
+def score_extracted(run: Run) -> dict:
+    """Score what the model extracts from the dev texts, with the thresholds of its config."""
     with naming(run.dev):
         found = extract_shared(run.eval_model, run.processor, [document.text for document in run.dev], progress=True)
     return score([document.entities for document in run.dev], [as_spans(entities) for entities in found])
+
+
+def score_fitted(run: Run) -> dict:
+    """Fit a threshold for each label on the dev texts, put them into the model's config, and score with them."""
+    config, start = run.eval_model.config, torch.full((run.eval_model.config.num_labels,), 0.5, dtype=torch.float64)
+    with naming(run.dev):
+        scored = score_spans(run.eval_model, run.processor, [document.text for document in run.dev], start,
+                             progress=True)  # fmt: skip
+    fitted = fit_thresholds(scored, run.dev, start.numpy(), config)
+    config.threshold = dict(zip(config.labels, fitted.tolist(), strict=True))
+    found = scored.entities(scored.choose(fitted, config), config.labels)
+    return score([document.entities for document in run.dev], found)

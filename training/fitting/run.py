@@ -233,7 +233,8 @@ def outcome(progress: Progress, fields: TrainingFields, steps: int) -> str:
     """The last line of a run; if nothing was learnt, with what usually helps."""
     saved = f"saved in {fields.output_dir}"
     if progress.best_epoch:
-        return f"best F1 on dev: {progress.best_f1:.4f} (epoch {progress.best_epoch}); {saved}"
+        fitted = ", with thresholds fitted on it" if fields.fit_thresholds else ""
+        return f"best F1 on dev{fitted}: {progress.best_f1:.4f} (epoch {progress.best_epoch}); {saved}"
     trained = "" if is_checkpoint(fields.backbone) else (
         f"start from a trained checkpoint (backbone {BUNDLED.name}) instead of a plain encoder; "
     )  # fmt: skip
