@@ -37,10 +37,10 @@ from statistics import fmean, stdev
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
+from training.common.progress import progress_bar
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document, window_bounds
 from training.evaluation.scoring import as_spans, score
@@ -234,7 +234,7 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
     folder = Path(fields.output_dir)
     check_same_base(folder, fields)
     plan, sources = [(row, seed) for seed in seeds for row in rows], dev_sources(fields.dev_file)
-    with tqdm(total=len(plan), unit="run") as bar:
+    with progress_bar(total=len(plan), unit="run") as bar:
 
         def tell(line: str) -> None:
             bar.write(f"{bar.desc}{line}", file=sys.stderr)
@@ -333,7 +333,7 @@ def run_lengths(name: str, arguments: list[str]) -> None:
     documents = list(stream_files(options.dev_file, model.config.labels, "validation", "reading dev_file"))
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    lengths = tqdm([*LENGTHS, None], unit="length")
+    lengths = progress_bar([*LENGTHS, None], unit="length")
     points = [score_by_length(model, processor, documents, tokens) for tokens in lengths]
     content = {"model": name, "data": options.dev_file, "points": points}
     (folder / "by_length.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
