@@ -43,6 +43,7 @@ from modeling_sener.configuration_sener import CHOICES
 from training.common.progress import progress_bar
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document, window_bounds
+from training.evaluation.score_report import percent
 from training.evaluation.scoring import as_spans, score
 from training.fitting.checkpoint import load_checkpoint
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
@@ -215,15 +216,11 @@ def results_table(entries: list[dict], fields: TrainingFields, base: dict) -> st
     for entry in entries:
         cells = [entry["row"], ", ".join(map(str, entry["seeds"]))]
         for name in RATIOS:
-            deviation = entry[name]["deviation"]
-            cells.append(percent(entry[name]["mean"]) + ("" if deviation is None else f" ± {percent(deviation)}"))
+            mean, deviation = percent(entry[name]["mean"], 2), entry[name]["deviation"]
+            cells.append(mean if deviation is None else f"{mean} ± {percent(deviation, 2)}")
         cells.append("" if entry["row"] == BASE else f"{100 * entry['difference']:+.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
 
 
 def run_rows(options: argparse.Namespace, training: list[str]) -> None:
@@ -301,8 +298,8 @@ def length_table(points: list[dict]) -> str:
     for point in points:
         low, high = point["interval"]["f1"]
         lines.append(f"| {length_name(point['tokens'])} | {point['cut_entities']:,} | "
-                     + " | ".join(percent(point[name]) for name in RATIOS)
-                     + f" | {percent(low)}–{percent(high)} |")  # fmt: skip
+                     + " | ".join(percent(point[name], 2) for name in RATIOS)
+                     + f" | {percent(low, 2)}–{percent(high, 2)} |")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

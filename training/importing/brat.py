@@ -42,11 +42,11 @@ def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
         content = decode(read_whole(str(text)), str(text))
         if head_of(str(text)).startswith(codecs.BOM_UTF8):
             content = "\ufeff" + content  # which brat's offsets count
-        spans = list(_spans(str(annotations), content, reading))
+        spans = list(_spans_of_lines(str(annotations), content, reading))
         yield Draft(name, content, str(annotations), spans, has_unit=True)
 
 
-def _spans(path: str, text: str, reading: Reading) -> Iterator[Span]:
+def _spans_of_lines(path: str, text: str, reading: Reading) -> Iterator[Span]:
     for number, line in read_lines(path):
         line = line.rstrip("\n")
         if not line.startswith("T"):
