@@ -15,11 +15,11 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from ending import take_signals
+from ending import end_on_signals
 
 
 if __name__ == "__main__":
-    take_signals()
+    end_on_signals()
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the library is imported
 
 try:
@@ -264,7 +264,7 @@ def main() -> None:
         sys.exit(1)
     refuse_downloads()
     with tempfile.TemporaryDirectory(prefix="sener-demo-") as folder:
-        take_signals(folder)
+        end_on_signals(folder)
         os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio refuses a request that names a file outside of it
         keep_clean(Path(folder))
         page = build(models)

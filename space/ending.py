@@ -9,7 +9,7 @@ from functools import partial
 ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
-def take_signals(folder: str | None = None) -> None:
+def end_on_signals(folder: str | None = None) -> None:
     """Let SIGINT and SIGTERM end this process; they delete `folder`."""
     for number in ENDS:
         signal.signal(number, partial(_end, folder))

@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 @dataclass
-class Run:
+class PageRun:
     """The state of one text's computation. The model's hooks report to the run of their thread."""
 
     num_layers: int
@@ -54,7 +54,7 @@ class Run:
             raise too_slow(self.max_seconds)
 
 
-_run: ContextVar[Run | None] = ContextVar("run", default=None)
+_run: ContextVar[PageRun | None] = ContextVar("run", default=None)
 _one_at_a_time = threading.Lock()  # for all models together: a stopped run goes on until its next check
 
 
@@ -92,7 +92,7 @@ class Extractor:
         """
         if len(text) > MAX_CHARACTERS:
             raise too_long(len(text), MAX_CHARACTERS, "characters")
-        run = Run(self.num_layers, max_seconds=self.max_seconds)
+        run = PageRun(self.num_layers, max_seconds=self.max_seconds)
 
         def work():
             _run.set(run)  # a new thread has a context of its own
@@ -118,7 +118,7 @@ class Extractor:
         finally:
             run.stop.set()
 
-    def compute(self, run: Run, text: str, thresholds: torch.Tensor, finish: Callable):
+    def compute(self, run: PageRun, text: str, thresholds: torch.Tensor, finish: Callable):
         run.deadline = time.monotonic() + run.max_seconds
         run.check()
         inputs = self.inputs(text)

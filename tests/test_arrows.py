@@ -1,9 +1,10 @@
 """
 Imports point one way: commands -> fitting, evaluation, publishing -> inference -> corpus -> common -> the model. They
-are few, and files are short.
+are few, files are short, and no name has two meanings.
 """
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MOST_IMPORTS = 70  # between rooms
 MOST_LINES = 400  # of a file
+OF_EACH_COMMAND = {"main", "parse_arguments"}
 BELOW = {  # the rooms that the files of each room may import
     "modeling_sener": set(),
     "common": {"modeling_sener"},
@@ -102,7 +104,23 @@ def test_files_are_short(folder):
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
+def defined(source: str) -> set[str]:
+    """The names of the functions and classes of a file, without those within others."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+def test_no_two_files_define_the_same_name():
+    where = defaultdict(list)
+    for path in files():
+        for name in defined(path.read_text(encoding="utf-8")) - OF_EACH_COMMAND:
+            where[name].append(module_of(path))
+    assert where["SenerModel"] == ["modeling_sener.modeling_sener"]
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
 def test_an_arrow_upwards_is_seen():
     assert room("training.train") == "commands" and room("training.fitting.run") == "fitting"
     assert imported("def f():\n    from training.fitting import run") >= {"training.fitting.run"}
+    assert defined("class A:\n    def f(self): pass\nasync def g(): pass") == {"A", "g"}
     assert room("modeling_sener.band") == "modeling_sener" and room("torch.nn") is None

@@ -39,14 +39,15 @@ from statistics import fmean, stdev
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.configuration_sener import CHOICES
 from modeling_sener.windows import window_bounds
 from training.common.files import write_text
+from training.common.progress import progress_bar
 from training.corpus.data import Document, is_file, stream_files
 from training.corpus.windows import encode_document
+from training.evaluation.score_report import percent
 from training.evaluation.scoring import as_spans, score
 from training.fitting.checkpoint import load_checkpoint
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
@@ -219,15 +220,11 @@ def results_table(entries: list[dict], fields: TrainingFields, base: dict) -> st
     for entry in entries:
         cells = [entry["row"], ", ".join(map(str, entry["seeds"]))]
         for name in RATIOS:
-            deviation = entry[name]["deviation"]
-            cells.append(percent(entry[name]["mean"]) + ("" if deviation is None else f" ± {percent(deviation)}"))
+            mean, deviation = percent(entry[name]["mean"], 2), entry[name]["deviation"]
+            cells.append(mean if deviation is None else f"{mean} ± {percent(deviation, 2)}")
         cells.append("" if entry["row"] == BASE else f"{100 * entry['difference']:+.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
 
 
 def run_rows(options: argparse.Namespace, training: list[str]) -> None:
@@ -238,7 +235,7 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
     folder = Path(fields.output_dir)
     check_same_base(folder, fields)
     plan, sources = [(row, seed) for seed in seeds for row in rows], dev_sources(fields.dev_file)
-    with tqdm(total=len(plan), unit="run") as bar:
+    with progress_bar(total=len(plan), unit="run") as bar:
 
         def tell(line: str) -> None:
             bar.write(f"{bar.desc}{line}", file=sys.stderr)
@@ -305,8 +302,8 @@ def length_table(points: list[dict]) -> str:
     for point in points:
         low, high = point["interval"]["f1"]
         lines.append(f"| {length_name(point['tokens'])} | {point['cut_entities']:,} | "
-                     + " | ".join(percent(point[name]) for name in RATIOS)
-                     + f" | {percent(low)}–{percent(high)} |")  # fmt: skip
+                     + " | ".join(percent(point[name], 2) for name in RATIOS)
+                     + f" | {percent(low, 2)}–{percent(high, 2)} |")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -356,7 +353,7 @@ def run_lengths(name: str, arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"model": name, "data": options.dev_file, "checksum": checksum_of(model, documents), "points": []}
     done = read_points(folder / "by_length.json", content["checksum"])
-    for tokens in tqdm([*LENGTHS, None], unit="length"):
+    for tokens in progress_bar([*LENGTHS, None], unit="length"):
         point = done[tokens] if tokens in done else score_by_length(model, processor, documents, tokens)
         points = content["points"] = [*content["points"], point]
         if tokens not in done:

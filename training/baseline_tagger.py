@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, send_to_device, set_seed
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -48,6 +48,7 @@ from modeling_sener.modeling_sener import wrapped_positions
 from modeling_sener.tokenization import WORD_PATTERN
 from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
 from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
+from training.common.progress import progress_bar
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
 from training.corpus.report import DataReport
@@ -243,7 +244,7 @@ def find_entities(
     model.eval()
     with state.split_between_processes(documents) as share:
         found = []
-        for document in tqdm(share, unit="text", desc="dev", leave=False, disable=not state.is_main_process):
+        for document in progress_bar(share, unit="text", desc="dev", leave=False, disable=not state.is_main_process):
             encoded = encode_document(processor, document)
             offsets = processor([document.text], is_split_into_words=document.is_split).word_offsets[0]
             found.append([(offsets[first][0], offsets[last - 1][1], labels[label]) for first, last, label
@@ -282,7 +283,7 @@ def build_tagger_run(accelerator: Accelerator, fields: TrainingFields) -> Tagger
     scheduler = get_linear_schedule_with_warmup(optimizer, round(fields.warmup_share * total), total)
     set_seed(fields.seed, device_specific=True)
     dev = list(stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file"))
-    bar = tqdm(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
+    bar = progress_bar(total=total, unit="step", desc="training", disable=not accelerator.is_main_process)
     return TaggerRun(accelerator, fields, model, eval_model, processor, labels, dev, max_tokens, batches, optimizer,
                      scheduler, bar)  # fmt: skip
 

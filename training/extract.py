@@ -8,7 +8,8 @@ Show the entities of one text file.
 
 Prints a table (text, label, score, position in characters) and a summary. `--format` prints JSON, brat's standoff
 format, or CoNLL columns (a word and its IOB tag) instead. CoNLL holds flat entities: of those that overlap, the one
-with the highest score is printed.
+with the highest score is printed. Characters of labels that brat or CoNLL cannot hold are escaped
+(`License_x0020_Grant`), and said to be on standard error; import_data.py undoes it.
 """
 
 from training.common.start import run
@@ -26,6 +27,7 @@ from transformers.utils import logging
 
 from training.common.models import MODELS, find_model
 from training.corpus.data import read_text
+from training.corpus.labels import NOT_IN, escape_label
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
 from training.inference.interop import flat, to_brat, to_conll
@@ -94,8 +96,15 @@ def as_file(form: str, text: str, entities: list[dict], processor) -> str:
     if form == "brat":
         return to_brat(text, entities)
     if form == "conll":
-        return to_conll(text, flat(entities), processor.split_words(text))
+        return to_conll(text, entities, processor.split_words(text))
     return json.dumps(entities, indent=1, ensure_ascii=False) + "\n"
+
+
+def note_of_escapes(form: str, entities: list[dict]) -> str | None:
+    """A line that says which labels have another name in this format; `None` if none has."""
+    labels = dict.fromkeys(entity["label"] for entity in entities) if form in NOT_IN else ()
+    escapes = [f"{label!r} is {name}" for label in labels if (name := escape_label(label, form)) != label]
+    return f"note: labels are escaped for {form}: {', '.join(escapes)}; import_data.py undoes it" if escapes else None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -107,7 +116,10 @@ def main(arguments: list[str] | None = None) -> None:
     entities = extract(model, processor, [text], threshold=options.threshold)[0]
     if options.format != "table":
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        entities = flat(entities) if options.format == "conll" else entities
         print(as_file(options.format, text, entities, processor), end="")
+        if note := note_of_escapes(options.format, entities):
+            print(note, file=sys.stderr)
         return
     sys.stdout.reconfigure(errors="replace")
     if entities:

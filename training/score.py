@@ -56,7 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_arguments(options: argparse.Namespace) -> None:
+def check_paths(options: argparse.Namespace) -> None:
     """Raise `ValueError` for faults that would otherwise appear after the model has run for hours."""
     for source in options.data:
         if not is_file(source) and ":" not in source:
@@ -116,7 +116,7 @@ def write_results(options: argparse.Namespace, result: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    check_arguments(options)
+    check_paths(options)
     state = PartialState(cpu=not torch.accelerator.is_available())
     use_all_cores(state.device)
     model, processor = load_checkpoint(options.model)

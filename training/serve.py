@@ -61,7 +61,7 @@ async def refuse(request: Request, error: RequestValidationError):
 
 
 @app.post("/extract")
-def extract(given: Texts) -> list[list[dict]]:
+def extract_texts(given: Texts) -> list[list[dict]]:
     """The entities of each text: start, end (exclusive, in characters), text, label, score."""
     with one_at_a_time:
         return app.state.extract(given.texts, threshold=given.threshold, batch_size=8)

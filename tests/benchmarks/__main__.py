@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from tqdm import tqdm
+from training.common.progress import progress_bar
 
 from .longest import TRIALS, extrapolated, longest
 from .machine import machine
@@ -48,7 +48,7 @@ class Bench:
         self.longest: list[dict] = []
         self.biases: dict[str, float] = {}
         self.partial = ROOT / "outputs" / "benchmarks"
-        self.bar = tqdm(unit="point", dynamic_ncols=True)
+        self.bar = progress_bar(unit="point", dynamic_ncols=True)
 
     def measure(self, point: Point) -> dict:
         """Measure a point in a process of its own. If it runs out of memory, the result is `{"error": ...}`."""

@@ -322,7 +322,7 @@ def test_a_score_that_is_ended_leaves_the_earlier_reports(made, tmp_path, ending
     given = scoring(made, "--output", files[0], "--report", files[1])
     if ending == signal.SIGTERM:
         command = Command("score", given)
-        wait_for(lambda: b"0/40" in command.printed, command.is_running)  # the progress bar of the model
+        wait_for(lambda: b"all are used\n" in command.printed, command.is_running)  # the last line before the scoring
         command.send(signal.SIGTERM)
         code, lines = command.end()
         assert code == 143 and lines[-1] == "terminated" and "Traceback" not in str(lines), lines

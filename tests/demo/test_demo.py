@@ -13,7 +13,7 @@ import pytest
 import reading
 import torch
 from app import Demo, main
-from extraction import FLOOR, MAX_CHARACTERS, DemoError, Run, _run, load, watch
+from extraction import FLOOR, MAX_CHARACTERS, DemoError, PageRun, _run, load, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Models, on_offer
@@ -120,7 +120,7 @@ def test_progress_rises_to_all(extractor):
 def test_every_encoder_reports_all_of_its_layers(backbone):
     model = tiny_model(backbone)
     inputs = batch([40])
-    run = Run(watch(model), int(inputs["word_index"].max()))
+    run = PageRun(watch(model), int(inputs["word_index"].max()))
     token = _run.set(run)
     try:
         model.find_candidates(**inputs, thresholds=torch.full((model.config.num_labels,), 0.5))

@@ -15,6 +15,15 @@ FRAGMENTS = ["\n", "\r\n", "\r", "\t", "\x0b", "\x0c", "\x1c", "\x85", "\u2028",
 FRAGMENT = st.one_of(st.sampled_from(FRAGMENTS), st.sampled_from("ab 1.-"))
 TEXTS = st.lists(FRAGMENT, min_size=1, max_size=25).map("".join)
 LABELS = st.sampled_from(["Method", "Task", "I-O", "größe", "a;b"])
+# Labels that brat and CoNLL cannot hold as they are, and labels that look like escaped ones.
+HARD_LABELS = st.one_of(
+    LABELS,
+    st.sampled_from(
+        ["License Grant", "Revenue/Profit Sharing", "药物💊", "100%", "a%20b", "B-", "_x0020_", "_x0020 ", "__x5F__"]
+    ),
+    st.text("_x0025fFAB- \t\r\n\x85\u3000%/é", min_size=1, max_size=9).filter(str.strip),
+    st.text(min_size=1, max_size=5).filter(str.strip),
+)
 
 
 def make(text, start, end, label="Method", score=0.5):
@@ -37,4 +46,4 @@ def draw_entities(data, text, places, flat=False):
             kept += [pair] if not kept or pair[0] > kept[-1][1] else []
         pairs = kept
     scores = st.floats(0, 1, width=32)
-    return [make(text, places[i][0], places[j][1], data.draw(LABELS), data.draw(scores)) for i, j in pairs]
+    return [make(text, places[i][0], places[j][1], data.draw(HARD_LABELS), data.draw(scores)) for i, j in pairs]

@@ -77,7 +77,8 @@ def _work(writer, command, arguments, limit, environment):
     for descriptor in (1, 2):
         os.dup2(writer.fileno(), descriptor)
     writer.close()
-    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False, encoding="utf-8") for descriptor in (1, 2))
+    sys.stdout = open(1, "w", closefd=False, encoding="utf-8")
+    sys.stderr = open(2, "w", closefd=False, encoding="utf-8", buffering=1)  # by lines, as Python's own
     os.environ.update(environment, HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", COLUMNS="80")
     one_core()
     torch.set_num_threads(1)

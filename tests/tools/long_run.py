@@ -5,20 +5,24 @@ Kill and resume a long prediction at random; check that memory is flat, the outp
     cd tests && python -m tools.long_run --short 2000 --long 5 --kills 3    # a quick trial
 
 The documents are made up: short ones of about 50 words, long ones of a lognormal distribution whose median is 5,000,
-among each other at random. The model is tiny and random. training/predict.py runs over them with `--resume`; SIGKILL
-follows when a random number of documents is done, after a random fraction of a second. The resident memory of all its
-processes is sampled once a second. Prints a table with a row for each attempt (from a start to a kill), and a summary.
+among each other at random. The model is tiny and random. training/predict.py runs over them with `--resume`, in a
+terminal of its own, where its bar shows each chunk; SIGKILL follows when a random number of documents is done, after a
+random fraction of a second. The resident memory of all its processes is sampled once a second. Prints a table with a
+row for each attempt (from a start to a kill), and a summary.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +41,8 @@ from training.inference.job import CHUNK_TEXTS
 SHORT_WORDS, LONG_WORDS, SPREAD = (30, 70), 5000, 0.7  # sigma of the lognormal; 5 % have more than 15,000 words
 THRESHOLD = 0.97  # few spans of a random model pass: lines have a usual length
 WARM_UP = 0.2  # share of an attempt, until the heap has its final size
-BAR = re.compile(r"(\d+)/(\d+) \[")
+# The bars of reading and writing files begin with words.
+BAR = re.compile(r"\r *\d+%\|[^|]*\| (\d+)/(\d+) \[")
 LAG = 5 * CHUNK_TEXTS  # the most documents that the bar may lag: it is drawn at most ten times a second
 WAIT = 600  # seconds without a document after which the run counts as hung
 
@@ -104,19 +109,33 @@ def whole_lines(path: Path) -> int:
         return max(sum(line.endswith(b"\n") for line in file) - 1, 0)
 
 
+def read_screen(screen: int) -> str:
+    """Read what was printed on a terminal; "" when no process has it open any more."""
+    try:
+        return os.read(screen, 4096).decode(errors="replace")
+    except OSError:  # EIO, which is Linux's end of such a file
+        return ""
+
+
 def run(command: list[str], partial: Path, first: int, kill_at: int | None, delay: float, bar: tqdm) -> Attempt:
     """Start the prediction; kill it `delay` seconds after its bar shows `kill_at`, or let it end."""
     attempt, began = Attempt(first), time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    screen, terminal = os.openpty()
+    fcntl.ioctl(
+        terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0)
+    )  # rows, columns: without, no bar is drawn
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, text=True,
+                               start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
+    os.close(terminal)
 
     def read_bar():
         buffer = ""
-        while text := os.read(process.stderr.fileno(), 4096).decode(errors="replace"):
+        while text := read_screen(screen):
             buffer += text
             attempt.shown.extend(int(done) for done, total in BAR.findall(buffer) if int(total) == bar.total)
-            buffer = buffer[buffer.rfind("\r") + 1 :]
+            buffer = buffer[max(buffer.rfind("\r"), 0) :]
             attempt.printed = (attempt.printed + text)[-4000:]
+        os.close(screen)
 
     reader, watched, news = Thread(target=read_bar), psutil.Process(process.pid), began
     reader.start()
@@ -145,7 +164,7 @@ def run(command: list[str], partial: Path, first: int, kill_at: int | None, dela
     if code not in (0, -signal.SIGKILL) or (code == 0 and not is_over):
         raise Fault(f"exit code {code}: {attempt.printed[-1000:]}")
     attempt.last = bar.total if is_over else whole_lines(partial)
-    if first and f"resumed after {first:,} texts" not in output:
+    if first and attempt.shown and f"resumed after {first:,} texts" not in output:
         raise Fault(f"{first:,} documents were done, but it said: {output.strip()!r}")
     return attempt
 

@@ -5,7 +5,8 @@ Check that checkpoints give the same results in all supported pairs of torch and
     python tests/tools/version_matrix.py --record   # new golden files, after a new bundled checkpoint
 
 Each pair has an environment with torch, transformers and Accelerate, in which training/publishing/check_published.py
-loads the bundled checkpoint (WordPiece) and a tiny one like DeBERTa-v3 (SentencePiece). Prints a table.
+loads the bundled checkpoint (WordPiece) and a tiny one like DeBERTa-v3 (SentencePiece), and shares their tokenizers
+between threads. The oldest pair has the oldest tokenizers that its transformers takes. Prints a table.
 """
 
 import argparse
@@ -24,17 +25,23 @@ from tqdm.auto import tqdm  # noqa: E402
 from training.publishing.check_published import check_published_folder, record  # noqa: E402
 
 
-# The ends of the version ranges in pyproject.toml, and some versions between.
+# The ends of the version ranges in pyproject.toml, and some versions between; tokenizers as transformers asks for it.
 PAIRS = [
-    ("2.13.0", "5.24.0"),
-    ("2.13.0", "5.18.0"),
-    ("2.13.0", "5.12.1"),
-    ("2.13.0", "5.6.2"),
-    ("2.13.0", "5.0.0"),
-    ("2.7.0", "5.24.0"),
-    ("2.7.0", "5.0.0"),
+    ("2.13.0", "5.24.0", None),
+    ("2.13.0", "5.18.0", None),
+    ("2.13.0", "5.12.1", None),
+    ("2.13.0", "5.6.2", None),
+    ("2.13.0", "5.0.0", None),
+    ("2.7.0", "5.24.0", None),
+    ("2.7.0", "5.0.0", "0.22.0"),
 ]
-COLUMNS = "| torch | transformers | checkpoint | checks passed | largest difference of a score in float32 | failures |"
+COLUMNS = "| torch | transformers | tokenizers | checkpoint | checks passed | largest float32 difference | failures |"
+
+
+def requirements(torch: str, transformers: str, tokenizers: str | None) -> list[str]:
+    """What pip installs for a pair; `None` is the newest tokenizers that transformers takes."""
+    lines = [f"torch=={torch}", f"transformers=={transformers}", "accelerate", "numpy"]
+    return lines if tokenizers is None else [*lines, f"tokenizers=={tokenizers}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,9 +67,9 @@ def print_matrix(folders: dict[str, Path], recorded: dict[str, dict]) -> int:
     """Print a row for each pair and checkpoint; returns 1 if a check failed, else 0."""
     failed = 0
     print(COLUMNS + "\n" + "|---" * COLUMNS.count(" | ") + "|---|")
-    for torch, transformers in tqdm(PAIRS, unit="pair"):
+    for torch, transformers, tokenizers in tqdm(PAIRS, unit="pair"):
         place = ROOT / "outputs" / "versions" / f"torch-{torch}-transformers-{transformers}"
-        python = make_environment(place, [f"torch=={torch}", f"transformers=={transformers}", "accelerate", "numpy"])
+        python = make_environment(place, requirements(torch, transformers, tokenizers))
         for kind, folder in folders.items():
             result = check_published_folder(folder, python=python, recorded=recorded[kind])
             exact = max(worst for name, worst in result.passed.items() if "16" not in name)
@@ -70,6 +77,7 @@ def print_matrix(folders: dict[str, Path], recorded: dict[str, dict]) -> int:
             cells = [
                 torch,
                 transformers,
+                tokenizers or "newest",
                 kind,
                 len(result.passed),
                 f"{exact:.1g}",

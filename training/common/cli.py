@@ -76,7 +76,8 @@ def use_all_cores(device: torch.device) -> None:
 
     `accelerate launch` and `torchrun` set `OMP_NUM_THREADS=1` unless the variable is set; training would then use a
     single core. A process that was started without them is left alone, and so is one whose launcher was told the
-    number of threads.
+    number of threads: a small step has some 400 parallel regions, and on a core that another program uses, too, each
+    waits for a slice of the scheduler.
     """
     is_one = os.environ.get("OMP_NUM_THREADS") == "1"
     if device.type == "cpu" and is_launched() and is_one and not threads_are_chosen():

@@ -17,9 +17,9 @@ def find_model(name: str) -> str:
     Raises:
         ValueError: none of these, or a bundled model that is not in this checkout; names those that are.
     """
-    there = ", ".join(short for short, folder in MODELS.items() if is_checkpoint(folder))
+    there = ", ".join(short for short, folder in MODELS.items() if has_config(folder))
     if name in MODELS:
-        if not is_checkpoint(MODELS[name]):
+        if not has_config(MODELS[name]):
             raise ValueError(
                 f"--model {name}: not in this checkout ({MODELS[name]} has no config.json). Choose of: {there}"
             )
@@ -29,5 +29,5 @@ def find_model(name: str) -> str:
     return name
 
 
-def is_checkpoint(folder: Path) -> bool:
+def has_config(folder: Path) -> bool:
     return (folder / "config.json").is_file()

@@ -1,7 +1,8 @@
 """
 How a command begins and ends: one line in place of a traceback, exit codes, signals, text that any terminal takes.
 
-A command imports this module first, and this module imports nothing large: from then on a signal is one line.
+A command imports this module first, and this module imports nothing large: from then on a signal is one line, and no
+progress bar of a library fills a log.
 """
 
 import ctypes
@@ -124,6 +125,16 @@ def close_bars() -> None:
             bar.close()
 
 
+def silence_library_bars() -> None:
+    """
+    If standard error is no terminal, hide the progress bars of the Hub, transformers and datasets, unless the
+    environment says otherwise: each prints many states. Call it before these libraries are imported.
+    """
+    if not (sys.stderr and sys.stderr.isatty()):
+        for library in ("HUB", "DATASETS"):  # transformers follows the first
+            os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
+
+
 def tell_of_thread(failure) -> None:
     """Print a thread's exception, but no `OSError`: TensorBoard raises its write errors again in the main thread."""
     if not isinstance(failure.exc_value, OSError):
@@ -144,3 +155,4 @@ def end_with_parent() -> None:
 # A command, or a process that it has spawned, and no program that uses its functions.
 if Path(sys.argv[0]).suffix == ".py" and Path(sys.argv[0]).absolute().is_relative_to(Path(__file__).parents[1]):
     take_signals()
+    silence_library_bars()

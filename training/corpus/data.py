@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from modeling_sener.gold import check_entities, entity_fields, expect
 from training.common.cli import first_line
 from training.common.files import nearest, unreadable
+from training.common.progress import progress_bar
 from training.corpus.recognise import advice, encoding_of
 
 
@@ -100,7 +99,7 @@ def stream_documents(
 
 def stream_files(files: list[str], labels: list[str] | None, split: str, doing: str) -> Iterator[Document]:
     """Yield the documents of several files or data sets, with a progress bar; errors as for `stream_documents`."""
-    with tqdm(desc=doing, unit="text", leave=False) as bar:
+    with progress_bar(desc=doing, unit="text", leave=False) as bar:
         for file in files:
             for document in stream_documents(file, labels, split=split):
                 yield document

@@ -63,8 +63,8 @@ def render(result: dict) -> str:
     return environment.get_template("score_report.html").render(result=result, plots=plots, floor=FLOOR)
 
 
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def percent(fraction: float, decimals: int = 1) -> str:
+    return f"{100 * fraction:.{decimals}f}"
 
 
 def interval(entry: dict, ratio: str) -> str:

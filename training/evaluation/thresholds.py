@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from modeling_sener import SenerConfig
 from training.common.files import write_text
+from training.common.progress import progress_bar
 from training.corpus.data import Document
 from training.evaluation.candidates import FLOOR, ScoredSpans
 
@@ -61,7 +61,7 @@ def fit_thresholds(
     thresholds, best, improved = start.copy(), f1(start), True
     while improved:
         improved = False
-        for label in tqdm(possible, desc="thresholds", unit="label", disable=not progress, leave=False):
+        for label in progress_bar(possible, desc="thresholds", unit="label", disable=not progress, leave=False):
             trial = thresholds.copy()
             trial[label] = min(FLOOR, start[label])
             trial[label] = best_cut(label, trial[label], *decode(trial), total)

@@ -94,20 +94,20 @@ class TrainingFields:
         self.backbone = str(MODELS.get(self.backbone, self.backbone))
         for name in ("num_epochs", "patience", "min_epoch_steps", "average_epochs", "batch_size",
                      "gradient_accumulation_steps", "save_steps"):  # fmt: skip
-            _require(self, name, getattr(self, name) >= 1, "an integer from 1")
-        _require(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
+            _must_be(self, name, getattr(self, name) >= 1, "an integer from 1")
+        _must_be(self, "max_tokens", self.max_tokens >= 8, "an integer from 8")
         for name in ("learning_rate", "head_learning_rate", "max_norm_ratio", "lora_alpha", "timeout"):
-            _require(self, name, getattr(self, name) > 0, "a number above 0")
+            _must_be(self, name, getattr(self, name) > 0, "a number above 0")
         for name in ("lora_rank", "weight_decay", "seed", "masked_words_weight"):
-            _require(self, name, getattr(self, name) >= 0, "a number from 0")
+            _must_be(self, name, getattr(self, name) >= 0, "a number from 0")
         for name in ("warmup_share", "mask_share"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
-        _require(self, "empty_window_share", 0 <= self.empty_window_share <= 1, "a number from 0 to 1")
-        _require(self, "masked_words_weight", self.masked_words_weight == 0 or self.mask_share > 0,
+            _must_be(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        _must_be(self, "empty_window_share", 0 <= self.empty_window_share <= 1, "a number from 0 to 1")
+        _must_be(self, "masked_words_weight", self.masked_words_weight == 0 or self.mask_share > 0,
                  "0 where mask_share is 0, as no word is masked")  # fmt: skip
         for name, choices in (("mixed_precision", ("no", "bf16", "fp16", "auto")),
                               ("save_dtype", ("float32", "float16", "bfloat16"))):  # fmt: skip
-            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            _must_be(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         if self.word_pattern is not None:
             try:
                 word_splitter(self.word_pattern)
@@ -115,9 +115,9 @@ class TrainingFields:
                 raise FieldError(str(error)) from error
         for name in FILES:
             files = getattr(self, name)
-            _require(self, name, files and all(isinstance(file, str) for file in files), "a file or a list of files")
+            _must_be(self, name, files and all(isinstance(file, str) for file in files), "a file or a list of files")
         strings = self.labels is None or (self.labels and all(isinstance(label, str) for label in self.labels))
-        _require(self, "labels", strings and len(set(self.labels or ())) == len(self.labels or ()),
+        _must_be(self, "labels", strings and len(set(self.labels or ())) == len(self.labels or ()),
                  "a list of different labels")  # fmt: skip
 
 
@@ -218,6 +218,6 @@ def _number(value):
         return value
 
 
-def _require(fields: TrainingFields, name: str, holds: bool, expected: str):
+def _must_be(fields: TrainingFields, name: str, holds: bool, expected: str):
     if not holds:
         raise FieldError(f"{name} is {getattr(fields, name)!r}: expected {expected}")

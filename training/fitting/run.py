@@ -11,13 +11,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.starts import count_cells
 from training.common.cli import on_main_process
 from training.common.files import BUNDLED, writing
+from training.common.progress import progress_bar
 from training.corpus.batches import Collator, Masking, StepBatches
 from training.corpus.data import Document, read_documents
 from training.corpus.windows import StoredWindows
@@ -223,8 +224,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
     if state is not None:
         progress = load_state(accelerator, state, scheduler, resume_signature)
         accelerator.print(f"resumed from {state}")
-    bar = tqdm(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step", desc="training",
-               disable=not accelerator.is_main_process)  # fmt: skip
+    bar = progress_bar(total=total, initial=(progress.epoch - 1) * batches.steps + progress.step, unit="step",
+                       desc="training", disable=not accelerator.is_main_process)  # fmt: skip
     return Run(accelerator, fields, model, eval_model, processor, dev, batches, optimizer, scheduler, progress,
                checkpoints, resume_signature, bar)  # fmt: skip
 

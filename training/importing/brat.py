@@ -2,7 +2,8 @@
 Read brat's standoff files: a .txt and a .ann of the same name.
 
 An entity of several fragments with only white space between them (over a line end) is one span. An entity with text
-between its fragments is discontinuous; no span can hold it, so it is left out. Offsets count characters.
+between its fragments is discontinuous; no span can hold it, so it is left out. Offsets count characters. Escaped
+labels (`escape_label`) are unescaped.
 """
 
 import codecs
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.corpus.data import DataError, decode, read_lines
+from training.corpus.labels import unescape_label
 from training.importing.draft import Draft, Reading, Span
 from training.importing.records import head_of, read_whole
 
@@ -40,11 +42,11 @@ def read_brat(path: str, reading: Reading) -> Iterator[Draft]:
         content = decode(read_whole(str(text)), str(text))
         if head_of(str(text)).startswith(codecs.BOM_UTF8):
             content = "\ufeff" + content  # which brat's offsets count
-        spans = list(_spans(str(annotations), content, reading))
+        spans = list(_spans_of_lines(str(annotations), content, reading))
         yield Draft(name, content, str(annotations), spans, has_unit=True)
 
 
-def _spans(path: str, text: str, reading: Reading) -> Iterator[Span]:
+def _spans_of_lines(path: str, text: str, reading: Reading) -> Iterator[Span]:
     for number, line in read_lines(path):
         line = line.rstrip("\n")
         if not line.startswith("T"):
@@ -61,4 +63,4 @@ def _spans(path: str, text: str, reading: Reading) -> Iterator[Span]:
         if any(end > start or text[end:start].strip() for end, start in gaps):
             reading.leave_out(where, f"{name} ({label}) {places}: {quote!r}", "discontinuous")
             continue
-        yield Span(fragments[0][0], fragments[-1][1], label, name, quote or None, where)
+        yield Span(fragments[0][0], fragments[-1][1], unescape_label(label), name, quote or None, where)

@@ -1,6 +1,6 @@
 """
 Read CoNLL columns: a word and its tag on a line, an empty line after a sentence or text. Tags are IOB1, IOB2, BILOU or
-BIOES.
+BIOES. Escaped labels (`escape_label`) are unescaped.
 
 Documents begin with a line `-DOCSTART-`, `# newdoc` or `# doc_id`; in a file without such lines, empty lines separate
 documents. The words are in the first column (in the second, if the first numbers them), the tags in the last one.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from training.corpus.data import DataError, read_lines
+from training.corpus.labels import unescape_label
 from training.corpus.recognise import TAG, columns_of, is_comment
 from training.importing.draft import Draft, Reading, Span
 
@@ -63,7 +64,8 @@ def read_conll(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _draft(id_: str | None, words: list, tags: list, where: str, reading: Reading) -> Draft:
-    return Draft(id_ or where, words, where, spans_of_tags(tags, reading, where))
+    spans = spans_of_tags(tags, reading, where)
+    return Draft(id_ or where, words, where, [span._replace(label=unescape_label(span.label)) for span in spans])
 
 
 def _blocks(path: str, reading: Reading) -> Iterator[tuple[str, str | None, list[tuple[str, str]]]]:

@@ -37,7 +37,7 @@ def read_label_studio(path: str, reading: Reading) -> Iterator[Draft]:
             reading.leave_out(where, "document", reason)
             continue
         others = {name for name, value in _fields(task).items() if isinstance(value, str)} - {field}
-        spans = list(_spans(regions, text, others, where, reading))
+        spans = list(_spans_of_regions(regions, text, others, where, reading))
         yield Draft(name_of(task, where, "id"), text, where, spans, has_unit=True)
 
 
@@ -111,7 +111,7 @@ def _minimal(task: dict, reading: Reading) -> list[tuple[str, dict]]:
     return regions
 
 
-def _spans(
+def _spans_of_regions(
     regions: list[tuple[str, dict]], text: str, others: set[str], where: str, reading: Reading
 ) -> Iterator[Span]:
     """Yield the regions that are spans of `text`; leave out those of the `others`, the task's other text fields."""

@@ -35,7 +35,7 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
             reading.leave_out(where, f"document, see {last[key]}", "the same text was accepted again further down")
         else:
             reading.remarks[QUESTIONS] += is_question
-            spans = accepted[key] if is_question else list(_spans(record))
+            spans = accepted[key] if is_question else list(_spans_of_record(record))
             yield Draft(name_of(record, where, "_input_hash", "id"), record["text"], where, spans, has_unit=True)
 
 
@@ -47,7 +47,7 @@ def _last_accepted(path: str) -> tuple[dict, dict]:
             key = _key(record, where)
             last[key] = where
             if record.get("_view_id") == "ner":
-                accepted.setdefault(key, []).extend(_spans(record))
+                accepted.setdefault(key, []).extend(_spans_of_record(record))
     return last, accepted
 
 
@@ -56,7 +56,7 @@ def _key(record: dict, where: str):
     return key if isinstance(key, (int, str)) else where
 
 
-def _spans(record: dict) -> Iterator[Span]:
+def _spans_of_record(record: dict) -> Iterator[Span]:
     spans, tokens = record.get("spans"), record.get("tokens")
     for number, item in enumerate(spans if isinstance(spans, list) else []):
         name = f"spans[{number}]"

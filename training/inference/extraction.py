@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from modeling_sener.memory import TextTooLargeError
+from training.common.progress import progress_bar
 from training.corpus.data import DataError, Document
 
 
@@ -112,7 +112,7 @@ def naming(documents: Sequence[Document]) -> Iterator[None]:
 
 def encoded_batches(processor, texts: Sequence[str | list[str]], batch_size: int, progress: bool) -> Iterator[tuple]:
     """Yield (indices of texts, their inputs) for every batch of `length_batches`; `progress` shows a bar."""
-    with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
         for indices in length_batches(texts, batch_size):
             yield indices, encode_texts(processor, texts, indices)
             bar.update(len(indices))

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from training.common.files import nearest, unreadable
+from training.common.progress import progress_bar
 from training.corpus.data import FILE_ENDINGS, DataError, Document, read_lines, read_text, stream_documents
 
 
@@ -17,7 +16,7 @@ def count_texts(path: str) -> int:
         DataError: the file cannot be read, is of no known kind, or has a line that is not UTF-8.
     """
     if path.endswith(FILE_ENDINGS):
-        return sum(1 for _ in tqdm(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
+        return sum(1 for _ in progress_bar(read_lines(path), desc=f"counting {path}", unit="text", leave=False))
     if path.endswith(".parquet"):
         from training.corpus.parquet import count_rows
 

@@ -6,6 +6,7 @@ Convert entities to other formats: spaCy's `Doc.spans`, brat's standoff files, C
 An entity is a dict as the pipeline returns it: `start`, `end` (exclusive), `text`, `label`, `score`. What a format
 cannot hold raises a `ValueError` that names the entity: nothing is left out, moved or merged silently. White space
 around an entity is trimmed, as in training; a warning counts them. An entity of white space alone is an error.
+Characters of a label that brat or CoNLL cannot hold are escaped (`escape_label`); `import_data.py` undoes it.
 """
 
 import re
@@ -14,6 +15,7 @@ import warnings
 from bisect import bisect_left, bisect_right
 
 from modeling_sener.gold import trim
+from training.corpus.labels import escape_label
 
 
 # No annotated text may hold characters that end a line, or a field of a line, for some reader of brat's files.
@@ -51,11 +53,10 @@ def to_brat(text: str, entities: list[dict]) -> str:
     An entity over several lines becomes an annotation with a fragment for each line. A note holds its score.
 
     Raises:
-        ValueError: an entity that is not of this text, or whose label holds white space.
+        ValueError: an entity that is not of this text, or whose label is blank.
     """
     lines = []
     for number, (start, end, entity) in enumerate(_checked(text, entities), start=1):
-        _check_label(entity)
         fragments = []
         for line in _LINE.finditer(text, start, end):
             first = line.end() - len(line[0].lstrip())
@@ -63,7 +64,7 @@ def to_brat(text: str, entities: list[dict]) -> str:
             fragments += [(first, last)] if first < last else []
         places = ";".join(f"{first} {last}" for first, last in fragments)
         quote = " ".join(text[first:last] for first, last in fragments)
-        lines.append(f"T{number}\t{entity['label']} {places}\t{quote}\n")
+        lines.append(f"T{number}\t{_label(entity, 'brat')} {places}\t{quote}\n")
         lines.append(f"#{number}\tAnnotatorNotes T{number}\tscore {entity['score']:.4f}\n")
     return "".join(lines)
 
@@ -92,7 +93,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
 
     Raises:
         ValueError: an entity that is not of this text, that covers a word partly, that shares a word with another one,
-            or whose label holds white space; a word that is empty or holds white space.
+            or whose label is blank; a word that is empty or holds white space.
     """
     if isinstance(text, str):
         if words is None:
@@ -108,7 +109,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags, owner = ["O"] * len(words), {}
     for start, end, entity in _checked(text, entities):
-        _check_label(entity)
+        label = _label(entity, "conll")
         covered = range(bisect_right(ends, start), bisect_left(starts, end))
         if not covered or (starts[covered[0]], ends[covered[-1]]) != (start, end):
             parts = [tokens[number] for number in covered]
@@ -118,7 +119,7 @@ def to_conll(text: str | list[str], entities: list[dict], words: list[tuple[int,
                 raise ValueError(f"{_name(owner[number])} and {_name(entity)} share the word {tokens[number]!r}: IOB "
                                  "tags hold flat entities; `flat` keeps the best of them")  # fmt: skip
             owner[number] = entity
-            tags[number] = f"{'B' if number == covered[0] else 'I'}-{entity['label']}"
+            tags[number] = f"{'B' if number == covered[0] else 'I'}-{label}"
     return "".join(f"{token}\t{tag}\n" for token, tag in zip(tokens, tags, strict=True)) + "\n"
 
 
@@ -140,9 +141,10 @@ def _checked(text: str | list[str], entities: list[dict]) -> list[tuple[int, int
     return places
 
 
-def _check_label(entity: dict) -> None:
-    if entity["label"].split() != [entity["label"]]:
-        raise ValueError(f"{_name(entity)}: the format has no place for a label that is empty or holds white space")
+def _label(entity: dict, form: str) -> str:
+    if not entity["label"].strip():
+        raise ValueError(f"{_name(entity)}: the format has no place for a label that is empty or white space alone")
+    return escape_label(entity["label"], form)
 
 
 def _name(entity: dict) -> str:

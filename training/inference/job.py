@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from tqdm.auto import tqdm
 
 from modeling_sener import SenerModel, SenerProcessor
 from training.common.files import WriteError
+from training.common.progress import progress_bar
 from training.corpus.data import DataError, Document
 from training.inference.extraction import words_in
 from training.inference.inputs import count_texts, stream_inputs
@@ -83,7 +83,7 @@ class Prediction:
         """Open the output and show the bar. Call it after the model is loaded, whose messages would break the bar."""
         # Of two runs that start together, the second ends here, before any work.
         self.results.begin({"input": self.inputs, **signature})
-        self.bar = tqdm(total=sum(self.counts), initial=self.results.done, unit="text")
+        self.bar = progress_bar(total=sum(self.counts), initial=self.results.done, unit="text")
 
     def next_texts(self) -> list[str | list[str]]:
         """The next chunk of texts; an empty list at the end."""

@@ -16,9 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm.auto import tqdm
-
 from training.common.files import WriteError, checksum_of_json, try_lock, unlock, writing
+from training.common.progress import progress_bar
 from training.corpus.data import DataError, Document
 
 
@@ -205,7 +204,8 @@ class Results:
             DataError: a line was changed after it was written.
         """
         self._file.seek(0)
-        for number, raw in enumerate(tqdm(self._file, desc=doing, total=total, unit="text", leave=False), start=1):
+        bar = progress_bar(self._file, desc=doing, total=total, unit="text", leave=False)
+        for number, raw in enumerate(bar, start=1):
             if not raw.endswith(b"\n"):
                 return
             if number == 1:

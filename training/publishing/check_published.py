@@ -35,8 +35,8 @@ from huggingface_hub.constants import SAFETENSORS_INDEX_FILE
 from huggingface_hub.utils.sha import sha_fileobj
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tqdm.auto import tqdm
 
+from training.common.progress import progress_bar
 from training.fitting.checkpoint import load_checkpoint
 
 
@@ -103,7 +103,7 @@ def check_published_folder(
         (place / "recorded.json").write_text(json.dumps(recorded), encoding="ascii")
         shutil.copyfile(SCRIPT, place / SCRIPT.name)
         runs = [("folder", False), ("cache", False), ("folder", True)]
-        for number, (source, device_map) in enumerate(tqdm(runs, desc="loading in isolation", leave=False)):
+        for number, (source, device_map) in enumerate(progress_bar(runs, desc="loading in isolation", leave=False)):
             found = run_isolated(place, f"run{number}", source, device_map, python)
             result.versions |= found["versions"]
             result.packages = result.packages or found["packages"]
