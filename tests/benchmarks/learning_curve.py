@@ -27,10 +27,10 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
-from tqdm.auto import tqdm
 
 from training.ablations import run_command
 from training.common.files import write_text
+from training.common.progress import progress_bar
 from training.common.start import run
 from training.corpus.data import Document, stream_files
 from training.evaluation.scoring import RATIOS
@@ -63,7 +63,8 @@ def draw_documents(fields: TrainingFields, counts: list[int]) -> list[Document]:
     for count in counts:
         if not 1 <= count <= len(documents):
             raise FieldError(f"--documents {count}: expected 1 to {len(documents):,}, the documents of train_file")
-    return random.Random(fields.seed).sample(documents, max(counts))
+    random.Random(fields.seed).shuffle(documents)  # not `sample`, whose first items depend on how many are drawn
+    return documents[: max(counts)]
 
 
 def data_line(document: Document) -> str:
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoders = {SENER: fields.backbone, TAGGER: options.tagger_backbone}
     plan = [(count, name) for count in counts for name, encoder in encoders.items() if encoder is not None]
     folder = Path(fields.output_dir)
-    with tqdm(total=len(plan), unit="run") as bar:
+    with progress_bar(total=len(plan), unit="run") as bar:
 
         def tell(line: str) -> None:
             bar.write(f"{bar.desc}{line}", file=sys.stderr)

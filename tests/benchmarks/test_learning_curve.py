@@ -28,7 +28,7 @@ def test_a_document_is_written_as_it_was_read(data):
 
 def test_a_larger_sample_holds_the_smaller_ones_and_all_files_are_drawn_from(tmp_path):
     for name in ("a", "b"):
-        write_jsonl(tmp_path / name, [{"id": f"{name}{i}", "text": "x y", "entities": []} for i in range(10)])
+        write_jsonl(tmp_path / name, [{"id": f"{name}{i}", "text": "x y", "entities": []} for i in range(200)])
     files = ["--train_file", str(tmp_path / "a"), str(tmp_path / "b")]
     draws = {}
     for seed in ("1", "2"):
@@ -38,10 +38,10 @@ def test_a_larger_sample_holds_the_smaller_ones_and_all_files_are_drawn_from(tmp
             for counts in ([5], [5, 20], [3, 20, 5])
         ]
         assert draws[seed][0] == draws[seed][1] == draws[seed][2]
-        assert len({document.id for document in learning_curve.draw_documents(fields, [20])}) == 20
+        assert len({document.id for document in learning_curve.draw_documents(fields, [400])}) == 400
     assert draws["1"][0] != draws["2"][0]
-    with pytest.raises(FieldError, match="--documents 21: expected 1 to 20"):
-        learning_curve.draw_documents(fields, [5, 21])
+    with pytest.raises(FieldError, match="--documents 401: expected 1 to 400"):
+        learning_curve.draw_documents(fields, [5, 401])
 
 
 def test_a_run_reads_the_fields_that_were_written(tmp_path):

@@ -60,7 +60,7 @@ def test_the_small_recipes_are_for_minilm(name):
 
 def test_few_documents_start_from_a_bundled_model_and_steps_follow_the_data():
     fields = fields_of("few_documents")
-    assert fields.backbone == str(MODELS["contracts"])
+    assert fields.backbone == str(MODELS["biomedical"])
     assert fields.min_epoch_steps > 100 and fields.patience == fields.num_epochs
     assert fields.lora_rank == 0 and fields.mixed_precision == "auto"
 
