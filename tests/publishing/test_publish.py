@@ -28,6 +28,7 @@ from training.fitting import checkpoint
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing import check_published
 from training.publishing.bundle import bundle
+from training.publishing.card import group_table
 
 
 CARD = ["--license", "apache-2.0", "--language", "en", "--dataset", "someone/papers", "--base_model", "someone/bert"]
@@ -365,3 +366,10 @@ def test_the_command_prepares_the_bundled_model_and_its_demo(tmp_path):
     done = subprocess.run([sys.executable, "-c", page], cwd=tmp_path / "published" / "spaces" / "someone" / "demo",
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_card_leaves_out_groups_without_an_entity():
+    empty = {"tp": 0, "fp": 0, "fn": 0, **{name: 0.0 for name in ("precision", "recall", "f1")},
+             "interval": dict.fromkeys(("precision", "recall", "f1"), (0.0, 0.0))}  # fmt: skip
+    scores = {"by_length": {"1": empty | {"tp": 1}, "2": empty, "3": empty | {"fp": 1}, "4": empty | {"fn": 1}}}
+    assert [row.split(" | ")[0] for row in group_table(scores, "by_length").splitlines()[2:]] == ["| 1", "| 3", "| 4"]

@@ -205,9 +205,11 @@ def overlap_scores(scores: dict) -> str:
 
 
 def group_table(scores: dict, group: str) -> str:
-    """The scores of each group of entities, as a Markdown table."""
+    """The scores of each group that has an entity, gold or predicted, as a Markdown table."""
     lines = [f"| {GROUPS[group]} | entities | precision | recall | F1 |", "|---|---|---|---|---|"]
     for name, entry in scores[group].items():
+        if not entry["tp"] + entry["fp"] + entry["fn"]:
+            continue
         count = f"{entry['tp'] + entry['fn']:,}"
         lines.append(f"| {' | '.join([escape(name), count, *with_intervals(entry)])} |")
     return "\n".join(lines)
