@@ -15,7 +15,7 @@ install: .venv/.installed
 	touch $@
 
 extract: install
-	@test -n "$(FILE)" || { echo "Say which text: make extract FILE=paper.txt [MODEL=contracts] [FORMAT=json]"; exit 2; }
+	@test -n "$(FILE)" || { echo "Say which text: make extract FILE=paper.txt [MODEL=biomedical] [FORMAT=json]"; exit 2; }
 	@$(BIN)/python training/extract.py "$(FILE)" --model "$(MODEL)" --format $(FORMAT)
 
 # The page on http://127.0.0.1:7860 with the bundled models; SENER_MODEL=FOLDER for another one.
