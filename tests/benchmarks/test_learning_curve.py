@@ -34,8 +34,8 @@ def test_a_larger_sample_holds_the_smaller_ones_and_all_files_are_drawn_from(tmp
     for seed in ("1", "2"):
         fields = parse_fields([*FIELDS, *files, "--seed", seed])
         draws[seed] = [
-            [document.id for document in learning_curve.draw_documents(fields, counts)[:5]]
-            for counts in ([5], [5, 300], [3, 400, 5])
+            [document.id for document in learning_curve.draw_documents(fields, counts)[:40]]
+            for counts in ([40], [40, 300], [3, 400, 40])
         ]
         assert draws[seed][0] == draws[seed][1] == draws[seed][2]
         assert len({document.id for document in learning_curve.draw_documents(fields, [400])}) == 400
