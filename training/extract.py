@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", help="a UTF-8 text file; - reads standard input")
+    parser.add_argument("file", help="a text file, UTF-8 or marked UTF-16; - reads standard input")
     parser.add_argument(
         "--model",
         default="papers",
@@ -125,6 +125,11 @@ def main(arguments: list[str] | None = None) -> None:
     if entities:
         print("\n".join(entity_table(entities, shutil.get_terminal_size().columns)) + "\n")
     print(entity_summary(entities, text))
+    if not entities:
+        reached = f"no span reaches the threshold {options.threshold}"
+        if options.threshold is None:
+            reached = "no span reaches the model's thresholds; --threshold 0.1 shows what it is less sure of"
+        print(reached, file=sys.stderr)
 
 
 if __name__ == "__main__":

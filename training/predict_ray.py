@@ -17,11 +17,17 @@ from training.common.start import run
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import ray
+
+
+try:
+    import ray
+except ModuleNotFoundError:
+    sys.exit("error: Ray is not installed: pip install -e '.[cluster]'")
 import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError

@@ -6,8 +6,8 @@ Score a checkpoint on gold data: precision, recall and F1 by set of (document, s
 
 The last line of the output is a JSON object (fractions, not per cent): micro and macro averages with 95 % bootstrap
 intervals, scores per label, by length, nesting and position, by overlap (partial matches), and more. `--report` writes
-the same with plots as an HTML page. Progress and the data report go to standard error. Gold that the model cannot find
-(wider than its window, not on word boundaries) stays in the recall's denominator.
+the same with plots as an HTML page. Progress, the data report and a line to read go to standard error. Gold that the
+model cannot find (wider than its window, not on word boundaries) stays in the recall's denominator.
 
 `--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
 development data: scores on the data of the fit are too high.
@@ -100,6 +100,14 @@ def score_and_fit(options: argparse.Namespace, documents: list, scored, threshol
     return scores | {"before_fitting": {name: before[name] for name in ("precision", "recall", "f1", "thresholds")}}
 
 
+def result_lines(options: argparse.Namespace, scores: dict) -> list[str]:
+    """The scores in a line to read, and one for each file that was written."""
+    low, high = scores["interval"]["f1"]
+    line = (f"precision {scores['precision']:.4f}, recall {scores['recall']:.4f}, F1 {scores['f1']:.4f} "
+            f"(95 % interval {low:.4f} to {high:.4f}); by overlap {scores['overlap']['f1']:.4f}")  # fmt: skip
+    return [line, *(f"{path}: written" for path in (options.output, options.report) if path)]
+
+
 def write_results(options: argparse.Namespace, result: dict) -> None:
     """Write the result to all files, and print it even if a file cannot be written."""
     try:
@@ -109,6 +117,7 @@ def write_results(options: argparse.Namespace, result: dict) -> None:
             write_text(options.output, json.dumps(result, indent=1) + "\n")
         if options.report:
             write_report(result, options.report)
+        print("\n".join(result_lines(options, result)), file=sys.stderr)
     finally:
         with writing("standard output"):
             print(json.dumps(result), flush=True)
@@ -125,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoded = [encode_document(processor, document) for document in documents]
     report = report_on(" ".join(options.data), documents, encoded, config.labels, config.span_window)
     if state.is_main_process:
-        print("\n".join(report.lines()), file=sys.stderr)
+        print("\n".join(report.lines() + report.lines_on_scoring()), file=sys.stderr)
     with naming(documents):
         scored = score_spans(model.to(state.device), processor, [document.text for document in documents], thresholds,
                              options.batch_size, progress=True)  # fmt: skip

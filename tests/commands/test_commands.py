@@ -67,7 +67,8 @@ def test_extract_prints_a_table_as_wide_as_the_terminal_or_json(folder, tmp_path
     assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in entities)
     (tmp_path / "empty.txt").write_text(" \n")
     command[1] = tmp_path / "empty.txt"
-    assert python(*command).stdout == "0 entities in 2 characters\n"
+    done = python(*command)
+    assert (done.stdout, done.stderr) == ("0 entities in 2 characters\n", "no span reaches the threshold 0.0\n")
 
 
 def test_score_counts_entities_that_the_model_cannot_find(folder, tmp_path, capsys):
@@ -78,6 +79,9 @@ def test_score_counts_entities_that_the_model_cannot_find(folder, tmp_path, caps
     printed = capsys.readouterr()
     result = json.loads(printed.out.splitlines()[-1])
     assert (result["off_word_boundaries"], result["wider_than_window"], result["fn"]) == (1, 1, 2)
+    assert "  note: 2 entities in 2 texts are few" in printed.err
+    by_overlap = f"; by overlap {result['overlap']['f1']:.4f}\n"
+    assert printed.err.endswith(f"recall 0.0000, F1 0.0000 (95 % interval 0.0000 to 0.0000){by_overlap}")
     assert result["recall"] == 0.0
     assert "1 entities are wider than span_window 4" in printed.err
     assert "(span_window 7 would hold all)" in printed.err

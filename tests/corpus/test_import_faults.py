@@ -218,7 +218,7 @@ def test_both_sides_of_a_split_have_a_document(tmp_path, capsys):
     for share in ("0.000001", "0.999999"):
         train, dev, printed = split(tmp_path, capsys, data, share)
         assert sorted((len(train), len(dev))) == [1, 2]
-        assert "labels are not in TRAIN: " in printed and "labels are not in DEV: " in printed
+        assert "note: not in TRAIN: " in printed and "note: not in DEV: " in printed
     assert "warning: " not in printed
     printed = import_files(tmp_path, capsys, tmp_path / "export.jsonl")[1]
     assert f"warning: {tmp_path}/train.dev.jsonl is left from an earlier import" in printed.splitlines()[-1]

@@ -147,6 +147,20 @@ def test_a_run_is_not_resumed_without_the_weights_that_its_mean_needs(toy, tmp_p
     training.main([*given, "--resume"])
 
 
+def test_a_run_that_was_ended_early_is_not_begun_anew_by_mistake(toy, tmp_path):
+    given = training_arguments(toy, tmp_path, "--num_epochs", "2", "--report_to", "none", "--save_steps", "3")
+    with stopped_after(4):
+        training.main(given)
+    kept = newest_state(tmp_path / "checkpoints")
+    with pytest.raises(ResumeError, match="holds a run that was ended in epoch 1, after step 3: go on with --resume"):
+        training.main(given)
+    assert newest_state(tmp_path / "checkpoints") == kept and (kept / "model.safetensors").is_file()
+    training.main([*given, "--resume"])
+    first = weights(tmp_path)
+    training.main([*given, "--seed", "3"])  # a run that came to its end may be begun anew
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in weights(tmp_path).items())
+
+
 def test_a_run_is_not_resumed_with_other_fields(toy, tmp_path):
     fields = ["--num_epochs", "1", "--report_to", "none"]
     training.main(training_arguments(toy, tmp_path, *fields))

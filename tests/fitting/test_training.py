@@ -92,7 +92,7 @@ def test_a_checkpoint_is_the_beginning_of_another_training(toy, tmp_path, capsys
 
     given = ["--backbone", str(tmp_path), "--lora_rank", "0", "--span_layers", "2", "--attention_window", "128"]
     model, processor = build_model(parse_fields(training_arguments(toy, "out", *given)), FACTS)
-    assert "outputs of Material, Task kept, of Method, Person new" in capsys.readouterr().out
+    assert "of the labels, Material, Task kept; Method, Person new" in capsys.readouterr().out
     assert (model.config.labels, model.config.threshold, processor.word_pattern) == (LABELS, 0.5, r"\S+")
     inputs = processor(["Ada Lovelace trains ResNet-50 ."])
     with torch.no_grad():

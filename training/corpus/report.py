@@ -16,6 +16,7 @@ from training.corpus.word_patterns import PATTERNS, REST, count_held, suggestion
 
 
 LISTED = 8  # labels on a line; more are a table
+FEW = 100  # entities: with fewer the 95 % interval of F1 is some twenty points wide, or wider
 EXAMPLES, AROUND = 3, 20  # entities that are shown; characters on either side
 
 
@@ -171,6 +172,12 @@ class DataReport:
             ]
         notes = [f"  note: {count:,} {text}" for count, text in self._notes() if count]
         return lines + notes + self._lines_on_words() + self._lines_on_labels()
+
+    def lines_on_scoring(self) -> list[str]:
+        """A note, if F1 on this data says little."""
+        total = self.entities.total()
+        few = f"  note: {total:,} entities in {self.texts:,} texts are few: F1 on them says little"
+        return [f"{few} (score.py gives its interval)"] if total < FEW else []
 
     def _lines_on_empty_windows(self) -> list[str]:
         if self.drawn_windows == self.empty_windows:

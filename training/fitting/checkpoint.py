@@ -130,6 +130,6 @@ def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) ->
                               "say: leave out those that differ from its config.json") from error  # fmt: skip
     kept = [label for label in labels if label in known]
     new = [label for label in labels if label not in known]
-    PartialState().print(f"{name} is trained further: outputs of {', '.join(kept) or 'no label'} kept, of "
-                         f"{', '.join(new) or 'no label'} new")  # fmt: skip
+    told = [f"{', '.join(some)} {how}" for some, how in ((kept, "kept"), (new, "new")) if some]
+    PartialState().print(f"{name} is trained further; of the labels, {'; '.join(told)}")
     return model, SenerProcessor(processor.tokenizer, config, processor.word_pattern)

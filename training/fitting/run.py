@@ -28,7 +28,14 @@ from training.fitting.lora import add_lora
 from training.fitting.masked_words import MaskedWords
 from training.fitting.precision import choose_precision, training_device
 from training.fitting.run_data import DataFacts, store_windows
-from training.fitting.state import Progress, checksum_of_data, load_state, newest_state, remove_earlier_run
+from training.fitting.state import (
+    Progress,
+    checksum_of_data,
+    load_state,
+    newest_state,
+    refuse_interrupted_run,
+    remove_earlier_run,
+)
 
 
 # Fields that may differ when a run is resumed; all others change its results.
@@ -84,8 +91,13 @@ def build_model(fields: TrainingFields, facts: DataFacts) -> tuple[SenerModel, S
     if is_checkpoint(fields.backbone):
         model, processor = load_for_labels(fields.backbone, facts.labels, config_fields)
     else:
-        model = SenerModel.from_backbone(fields.backbone, labels=facts.labels, **config_fields)
-        processor = SenerProcessor.from_backbone(fields.backbone, model.config)
+        try:
+            model = SenerModel.from_backbone(fields.backbone, labels=facts.labels, **config_fields)
+            processor = SenerProcessor.from_backbone(fields.backbone, model.config)
+        except OSError as error:
+            raise FieldError(
+                f"backbone is {fields.backbone!r}: {error}\n--backbone FOLDER takes one from disk"
+            ) from error
     config = SenerConfig.from_dict(model.config.to_dict())
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
         if hasattr(config.backbone_config, name):
@@ -182,6 +194,8 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
 
     def prepare_folder() -> list[str]:
         lines = []
+        if not fields.resume:
+            refuse_interrupted_run(checkpoints)
         # The states of an earlier run must not be resumed later.
         if state is None and remove_earlier_run(checkpoints):
             lines.append(f"{checkpoints}: removed what an earlier run had left there")

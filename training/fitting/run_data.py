@@ -93,7 +93,7 @@ def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor,
     dev = stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file")
     dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window)
     check_findable(dev_report)
-    return report.lines() + dev_report.lines()
+    return report.lines() + dev_report.lines() + dev_report.lines_on_scoring()
 
 
 def write_windows(

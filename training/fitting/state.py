@@ -99,6 +99,18 @@ def exclusive_run(accelerator: Accelerator, checkpoints: Path) -> Iterator[None]
             lock.release()
 
 
+def refuse_interrupted_run(checkpoints: Path) -> None:
+    """Raise `ResumeError` if `checkpoints` holds the state of a run that was ended before its last epoch."""
+    state = newest_state(checkpoints)
+    if state is None:
+        return
+    content = read_progress(state)
+    progress, fields = Progress(**content["progress"]), content["resume_signature"]
+    if not progress.is_over(fields["num_epochs"], fields["patience"]):
+        raise ResumeError(f"{checkpoints.parent} holds a run that was ended in epoch {progress.epoch}, after step "
+                          f"{progress.step:,}: go on with --resume, or remove {checkpoints}")  # fmt: skip
+
+
 def remove_earlier_run(checkpoints: Path) -> bool:
     """Remove all files of an earlier run, except for the lock. Returns whether there were any."""
     left = [path for path in checkpoints.iterdir() if path.name != LOCK]

@@ -165,8 +165,8 @@ class LabelTable:
         for name, counts in self.counts.items():
             lacking = [clip_example(label) for label in sorted(total) if not counts[label]]
             if lacking:
-                lines.append(f"note: {len(lacking)} labels are not in {name}: {', '.join(lacking)}; with a larger or "
-                             "smaller --dev_share both sides may have them")  # fmt: skip
+                lines.append(f"note: not in {name}: {', '.join(lacking)}; with a larger or smaller --dev_share both "
+                             "sides may have all labels")  # fmt: skip
         return lines
 
 
