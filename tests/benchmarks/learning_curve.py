@@ -7,8 +7,8 @@ Measure what a number of annotated documents gives: train and score on 5, 10, 25
 
 All other options are fields of training/train.py. The documents are drawn with the run's seed; a larger number holds
 those of the smaller ones. All labels of the train file are known to each run. With `--tagger_backbone` the plain
-tagger (training/baseline_tagger.py) is trained beside it, on this encoder and with the same fields but for its learning
-rates (1e-4 and 5e-4).
+tagger (training/baseline_tagger.py) is trained beside it, on this encoder and with the same fields, but for its
+learning rates (1e-4 and 5e-4).
 
 The command can be killed and started again: it skips what has a report, and resumes a training from its newest state.
 It writes `learning_curve.json`, `learning_curve.md` and `learning_curve.png`, and prints the table. Minutes are those
