@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -118,8 +119,11 @@ def end_step(run: Run, loss: float) -> None:
         run.scheduler.step()
     run.progress.loss_sum += loss * run.batches.windows_of_step(run.progress.step)
     run.progress.step += 1
+    warning = run.recent_loss.add(loss)
+    if warning is not None and run.accelerator.is_main_process:
+        run.bar.write(warning, file=sys.stderr)
     run.bar.update()
-    run.bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+    run.bar.set_postfix(loss=f"{run.recent_loss.mean:.2f}", refresh=False)
 
 
 def evaluate(run: Run) -> dict:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from training.fitting.fields import FieldError, TrainingFields
 from training.fitting.lora import add_lora
 from training.fitting.masked_words import MaskedWords
 from training.fitting.precision import choose_precision, training_device
+from training.fitting.recent_loss import RecentLoss
 from training.fitting.run_data import DataFacts, store_windows
 from training.fitting.state import (
     Progress,
@@ -69,6 +70,7 @@ class Run:
     checkpoints: Path
     resume_signature: dict
     bar: tqdm
+    recent_loss: RecentLoss = field(default_factory=RecentLoss)
 
     @property
     def steps_done(self) -> int:
