@@ -52,6 +52,7 @@ from .pooling import pool_in_place, pool_words
 from .processing_sener import SenerProcessor  # noqa: F401
 from .row_executors import ChunkByChunk, WholeText, join_rows, with_halo
 from .starts import LabelOutputs
+from .texts import check_strings  # noqa: F401
 from .tokenization import only_hub_options
 from .training_inputs import TrainingInputs  # noqa: F401
 from .windows import Window  # noqa: F401

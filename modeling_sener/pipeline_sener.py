@@ -9,6 +9,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.utils import logging
 
+from .decoding import Candidates  # noqa: F401 (for older releases of transformers: see modeling_sener.py)
 from .memory import TextTooLargeError
 from .texts import is_path, is_sequence, name_type
 

@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
+# Unused imports are for older releases of transformers: see modeling_sener.py.
+from .band import fits  # noqa: F401
 from .configuration_sener import AUTO_MAP, SenerConfig
 from .decoding import Candidates, logit_candidates, select_all
 from .gold import read_gold
@@ -28,6 +30,7 @@ from .tokenization import (
     word_splitter,
 )
 from .training_inputs import TrainingInputs
+from .windows import Window  # noqa: F401
 
 
 PROCESSOR_FILE = "processor_config.json"

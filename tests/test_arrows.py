@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +109,21 @@ def defined(source: str) -> set[str]:
     """The names of the functions and classes of a file, without those within others."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {node.name for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("name", ["configuration_sener", "modeling_sener", "processing_sener", "pipeline_sener"])
+def test_a_file_that_is_loaded_by_name_imports_all_that_its_imports_need(name):
+    """transformers 5.0 copies the files that it imports, not theirs."""
+    path = ROOT / "modeling_sener" / f"{name}.py"
+    needed = {Path(file).stem for file in get_relative_import_files(path)}
+    assert needed <= {*get_relative_imports(path), name}
+    assert name == "configuration_sener" or len(needed) > 2
+
+
+def test_loading_the_model_fetches_every_file_of_the_folder():
+    folder = ROOT / "modeling_sener"
+    fetched = {*get_relative_imports(folder / "modeling_sener.py"), "modeling_sener", "__init__"}
+    assert fetched == {path.stem for path in folder.glob("*.py")}
 
 
 def test_no_two_files_define_the_same_name():
