@@ -25,8 +25,8 @@ from tqdm.auto import tqdm  # noqa: E402
 from training.publishing.check_published import check_published_folder, record  # noqa: E402
 
 
-# The ends of the version ranges in pyproject.toml, and some versions between. transformers 5.0 takes tokenizers 0.22.0,
-# too, which no huggingface-hub satisfies that it takes.
+# The ends of the version ranges in pyproject.toml, and some versions between. transformers 5.0 takes tokenizers 0.22.0
+# as well, but tokenizers 0.22.0 takes no huggingface-hub that transformers 5.0 takes.
 PAIRS = [
     ("2.13.0", "5.24.0", None),
     ("2.13.0", "5.18.0", None),
