@@ -97,6 +97,12 @@ def test_fitted_thresholds_carry_a_warning():
     assert "fitted on these very documents (micro F1 25.0" in " ".join(" ".join(page.text).split())
 
 
+@pytest.mark.parametrize("entities, few", [(99, True), (100, False)])
+def test_few_entities_carry_a_warning(entities, few):
+    result = score_corpus(*one_document(), np.full(3, 0.5), small_config())
+    assert (f"{entities} gold entities are few" in render({**result, **ABOUT, "entities": entities})) == few
+
+
 def test_nothing_is_fetched():
     documents, scored = one_document()
     html = render({**score_corpus(documents, scored, np.full(3, 0.5), small_config()), **ABOUT})

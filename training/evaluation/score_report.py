@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from training.common.files import write_text
+from training.corpus.report import FEW
 from training.evaluation.candidates import FLOOR
 from training.evaluation.overlap import RECALL
 
@@ -60,7 +61,7 @@ def render(result: dict) -> str:
         "calibration": calibration_plot(result["calibration"]),
         "curve": curve_plot(result["overlap_curve"]["points"], result["overlap"]),
     }
-    return environment.get_template("score_report.html").render(result=result, plots=plots, floor=FLOOR)
+    return environment.get_template("score_report.html").render(result=result, plots=plots, floor=FLOOR, few=FEW)
 
 
 def percent(fraction: float, decimals: int = 1) -> str:
