@@ -1,6 +1,7 @@
 """Full disks, two writers of one file, signals and killed processes: written results are never lost."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,7 +254,7 @@ def test_the_second_of_two_predictions_is_refused_before_it_works(made, tmp_path
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(toy, tmp_path, unbroken):
-    """Two real commands. The second is refused while the first runs, and resumes after the first was killed."""
+    """Two real commands. The second is refused while the first runs, but not for a lock after the first was killed."""
     first = Command("train", training_arguments(toy, tmp_path, *FIELDS[2:], "--num_epochs", "500"))
     wait_for(lambda: (tmp_path / "checkpoints").exists() and newest_state(tmp_path / "checkpoints"), first.is_running)
     code, lines = Command("train", training_arguments(toy, tmp_path, *FIELDS, "--resume")).end()
@@ -262,6 +263,9 @@ def test_a_killed_run_leaves_no_lock(toy, tmp_path, unbroken):
     )
     first.send(signal.SIGKILL)
     assert first.end()[0] == -signal.SIGKILL
+    code, lines = Command("train", training_arguments(toy, tmp_path, *FIELDS)).end()
+    assert code == 1 and lines[-1].startswith(f"error: {tmp_path} holds a run that was ended in epoch ")
+    shutil.rmtree(tmp_path / "checkpoints")
     code, lines = Command("train", training_arguments(toy, tmp_path, *FIELDS)).end()
     assert code == 0, lines
     assert_same_weights(tmp_path, unbroken)
