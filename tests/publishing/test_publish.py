@@ -362,7 +362,8 @@ def test_the_command_prepares_the_bundled_model_and_its_demo(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == ["published/someone/sener", "published/spaces/someone/demo"]
     # The demo runs from the published Space's folder alone.
-    page = f"import app; app.build(app.Extractor({str(tmp_path / 'published' / 'someone' / 'sener')!r}))"
+    model = str(tmp_path / "published" / "someone" / "sener")
+    page = f"import app; models = app.Models(app.on_offer({model!r}), 60); models.get(); app.build(models)"
     done = subprocess.run([sys.executable, "-c", page], cwd=tmp_path / "published" / "spaces" / "someone" / "demo",
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
