@@ -160,7 +160,7 @@ def plot_curves(curves: dict[str, list[dict]], counts: list[int], file: Path) ->
     axes.set_xlabel("annotated documents")
     axes.set_ylabel("F1 on dev (95 % interval)")
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
