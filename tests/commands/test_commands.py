@@ -51,7 +51,7 @@ def test_predict_keeps_ids_order_and_units(folder, tmp_path):
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
-def test_extract_prints_a_table_as_wide_as_the_terminal_or_json(folder, tmp_path):
+def test_extract_prints_a_table_as_wide_as_the_terminal_or_json(folder, tmp_path, capsys):
     text = "Arrow attention\tscores the span tensor 東京 of long texts ."
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     command = [ROOT / "training" / "extract.py", tmp_path / "a.txt", "--model", folder / "model", "--threshold", "0"]
@@ -69,6 +69,8 @@ def test_extract_prints_a_table_as_wide_as_the_terminal_or_json(folder, tmp_path
     command[1] = tmp_path / "empty.txt"
     done = python(*command)
     assert (done.stdout, done.stderr) == ("0 entities in 2 characters\n", "no span reaches the threshold 0.0\n")
+    extract.main([str(argument) for argument in command[1:4]])
+    assert "no span reaches the model's thresholds; --threshold 0.1 shows" in capsys.readouterr().err
 
 
 def test_score_counts_entities_that_the_model_cannot_find(folder, tmp_path, capsys):

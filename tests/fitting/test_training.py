@@ -237,6 +237,12 @@ def test_a_wrong_field_is_named(toy, given, message):
     assert message in str(error.value)
 
 
+def test_a_backbone_that_cannot_be_loaded_is_named(toy, tmp_path):
+    given = training_arguments(toy, tmp_path / "out", "--report_to", "none", "--backbone", str(tmp_path / "absent"))
+    with pytest.raises(FieldError, match=r"(?s)backbone is '.*absent': .*--backbone FOLDER takes one from disk"):
+        training.main(given)
+
+
 @pytest.mark.parametrize("labels", [["NO"], ["1"], ["NO", "on", "1e3", "null"],
                                     ["License Grant", "Revenue/Profit Sharing"],
                                     ["@X", "a: b", "#1", "[z]"], ["人名", "größe"]])  # fmt: skip

@@ -5,7 +5,7 @@ from collections import deque
 
 
 STEPS = 50
-RISE = 10.0  # a run whose loss is this many times its lowest has left what it had learnt, and seldom finds back
+RISE = 10.0  # times the lowest mean
 
 
 class RecentLoss:
