@@ -12,7 +12,7 @@ from support.toy import ROOT, fails, python, toy_backbone
 from modeling_sener import SenerModel, SenerProcessor
 from training import extract
 from training.common import models
-from training.common.models import find_model, has_config
+from training.common.models import find_model
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 from training.publishing import bundle
 from training.publishing.check_published import FILES, HEADER
@@ -96,7 +96,7 @@ def test_a_bundled_checkpoint_has_no_code_and_the_weights_of_its_training(tmp_pa
 
 @pytest.mark.parametrize(
     "folder",
-    [folder for folder in models.MODELS.values() if has_config(folder) and folder != models.BUNDLED],
+    [folder for folder in models.MODELS.values() if folder != models.BUNDLED],
     ids=lambda path: path.name,
 )
 def test_the_checkpoints_of_this_checkout(folder):
@@ -109,7 +109,7 @@ EXAMPLES = {"papers": ("paper", "Method"), "contracts": ("contract", "Governing 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, folder in models.MODELS.items() if has_config(folder)])
+@pytest.mark.parametrize("name", models.MODELS)
 def test_each_model_finds_what_its_example_has(name):
     example, label = EXAMPLES[name]
     done = python(ROOT / "training" / "extract.py", ROOT / f"space/examples/{example}.txt", "--model", name)
