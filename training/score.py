@@ -9,8 +9,8 @@ intervals, scores per label, by length, nesting and position, by overlap (partia
 the same with plots as an HTML page. Progress, the data report and a line to read go to standard error. Gold that the
 model cannot find (wider than its window, not on word boundaries) stays in the recall's denominator.
 
-`--fit_thresholds` fits a threshold for each label to the data and stores them in the checkpoint. Fit them on
-development data: scores on the data of the fit are too high.
+`--fit_thresholds` fits a threshold for each label to the data, one for all labels with fewer than 100 entities in it,
+and stores them in the checkpoint. Fit them on development data: scores on the data of the fit are too high.
 """
 
 from training.common.start import run
@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16, help="the most texts in a batch (default: 16)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--threshold", type=float, help="accept spans from this score on (default: the model's own)")
-    group.add_argument("--fit_thresholds", action="store_true", help="fit a threshold per label, store them in the "
+    group.add_argument("--fit_thresholds", action="store_true", help="fit thresholds per label, store them in the "
                        "model's folder, and score with them")  # fmt: skip
     return parser.parse_args(arguments)
 

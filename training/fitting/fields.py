@@ -32,8 +32,8 @@ class TrainingFields:
         labels: the label set, in the order of the outputs; by default the train file's labels, sorted.
         num_epochs, patience: the most epochs; epochs without a better dev F1 after which training stops.
         min_epoch_steps: steps that an epoch has at least; few windows are seen several times in it.
-        fit_thresholds: after each epoch, fit a threshold for each label on dev, and save it with the model. The dev
-            scores look better than they are then.
+        fit_thresholds: after each epoch, fit a threshold for each label on dev, one for all labels with fewer than
+            100 entities there, and save them with the model. The dev scores look better than they are then.
         average_epochs: the number of last epochs whose mean weights are evaluated and published.
         batch_size, gradient_accumulation_steps: windows of a batch on each process; batches of a step.
         learning_rate: of the encoder, or of its adapters.

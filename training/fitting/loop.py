@@ -146,7 +146,7 @@ def score_extracted(run: Run) -> dict:
 
 
 def score_fitted(run: Run) -> dict:
-    """Fit a threshold for each label on the dev texts, put them into the model's config, and score with them."""
+    """Fit thresholds on the dev texts, put them into the model's config, and score with them."""
     config, start = run.eval_model.config, torch.full((run.eval_model.config.num_labels,), 0.5, dtype=torch.float64)
     with naming(run.dev):
         scored = score_spans(run.eval_model, run.processor, [document.text for document in run.dev], start,
