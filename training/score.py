@@ -94,7 +94,8 @@ def score_and_fit(options: argparse.Namespace, documents: list, scored, threshol
     scores = score_corpus(documents, scored, thresholds, config)
     if not options.fit_thresholds:
         return scores
-    fitted = fit_thresholds(scored, documents, thresholds, config, progress=True)
+    start = np.full(len(thresholds), 0.5)  # not the model's own: a fit on these texts would keep what it cannot better
+    fitted = fit_thresholds(scored, documents, start, config, progress=True)
     before, scores = scores, score_corpus(documents, scored, fitted, config)
     print("\n".join(fit_lines(before, scores)), file=sys.stderr)
     return scores | {"before_fitting": {name: before[name] for name in ("precision", "recall", "f1", "thresholds")}}
