@@ -10,7 +10,7 @@ from typing import NamedTuple
 from transformers.utils import logging
 
 from .band import fits
-from .texts import BLANK_LINE, is_sequence, name_type
+from .texts import holds_blank_line, is_sequence, name_type
 
 
 class Gold(NamedTuple):
@@ -36,7 +36,8 @@ class Covering(NamedTuple):
 
     Attributes:
         entities: (first word, last word + 1, label) of each span, without duplicates.
-        exact: those of `entities` whose gold span begins and ends with a word: no other can be found.
+        exact: those of `entities` whose gold span begins and ends with a word -> the span (start, end), in the text's
+            units. No others can be found.
         off_boundary: the number of gold spans that do not begin and end with a word; they are trained on the words
             that they touch.
         inside_word: those of them (start, end, label), in the text's units, that begin or end inside a word.
@@ -44,7 +45,7 @@ class Covering(NamedTuple):
     """
 
     entities: list[tuple[int, int, str]]
-    exact: list[tuple[int, int, str]]
+    exact: dict[tuple[int, int, str], tuple[int, int]]
     off_boundary: int
     inside_word: list[tuple[int, int, str]]
     unreachable: int
@@ -133,12 +134,12 @@ def covering_words(offsets: list[tuple[int, int]], entities: Iterable[tuple[int,
             continue
         covered[first, last, label] = None
         if (starts[first], ends[last - 1]) == (start, end):
-            exact[first, last, label] = None
+            exact[first, last, label] = start, end
         else:
             off_boundary += 1
             if starts[first] < start or end < ends[last - 1]:
                 inside_word.append((start, end, label))
-    return Covering(list(covered), list(exact), off_boundary, inside_word, unreachable)
+    return Covering(list(covered), exact, off_boundary, inside_word, unreachable)
 
 
 def read_gold(entities, texts: list, labels: list[str], is_single: bool) -> list[Gold]:
@@ -174,8 +175,8 @@ class Notes(Counter):
     def add(self, gold: Gold, covering, text: str | list[str], config) -> None:
         """Count the entities of a text; `covering` is a `Covering`, or has its fields."""
         window, crossing = config.span_window, 0
-        if isinstance(text, str) and not config.cross_blank_lines:
-            crossing = sum(bool(BLANK_LINE.search(text, start, end)) for start, end, _ in gold.entities)
+        if not config.cross_blank_lines:
+            crossing = sum(holds_blank_line(text, start, end) for start, end, _ in gold.entities)
         self["entities were there twice; the copies were left out"] += gold.duplicates
         self["entities quote other words than stand at their offsets; the offsets are used"] += gold.misquoted
         self["entities had white space around them, which was trimmed"] += gold.trimmed

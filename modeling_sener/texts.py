@@ -19,6 +19,11 @@ def is_sequence(value) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__") and getattr(value, "ndim", 1) == 1
 
 
+def holds_blank_line(text: str | list[str], start: int, end: int) -> bool:
+    """Whether `text[start:end]` holds a blank line; a list of words has no lines."""
+    return isinstance(text, str) and BLANK_LINE.search(text, start, end) is not None
+
+
 def is_path(text: str) -> bool:
     """Whether a text is the path of a file that is there, or of a folder, written with a separator."""
     if len(text) > LONGEST_PATH or "\n" in text:

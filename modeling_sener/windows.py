@@ -33,7 +33,7 @@ class EncodedDocument:
     prefix: np.ndarray
     suffix: np.ndarray
     entities: list[tuple[int, int, str]]
-    exact: list[tuple[int, int, str]]
+    exact: dict[tuple[int, int, str], tuple[int, int]]
     off_boundary: int
     inside_word: list[tuple[int, int, str]]
     unreachable: int

@@ -60,7 +60,7 @@ ROWS = ("attention", "log_n_scaling", "span_interaction", "lora_rank", "mask_sha
         "vertical_readout", "triangle_mean")  # fmt: skip
 OF_BOTH_TRIANGLES = ("vertical_readout", "triangle_mean")
 SCORED_ONLY = "triangle_mean"  # training does not use it
-FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to")  # may differ between calls
+FREE_FIELDS = ("output_dir", "resume", "seed", "save_steps", "report_to", "timeout")  # may differ between calls
 RATIOS = ("precision", "recall", "f1")
 BASE = "base"
 LENGTHS = tuple(2**power for power in range(8, 14))  # tokens
@@ -100,6 +100,19 @@ def rows_of(base: dict, names: list[str]) -> dict[str, dict]:
             readout = {"vertical_readout": "transposed"} if value == "upper" else {}
             rows[f"{name}={as_text(value)}"] = {name: value, **readout}
     return rows
+
+
+def check_rows(rows: dict[str, dict], training: list[str]) -> None:
+    """Raise `FieldError` for a row that the base's other fields do not allow, before the first one is trained."""
+    for row, changes in rows.items():
+        try:
+            parse_fields([*training, *arguments_of(changes)])
+        except FieldError as error:
+            raise FieldError(f"row {row}: {error}; change the base, or choose --rows without it") from error
+
+
+def arguments_of(changes: dict) -> list[str]:
+    return [part for name, value in changes.items() for part in (f"--{name}", as_text(value))]
 
 
 def as_text(value) -> str:
@@ -168,8 +181,8 @@ def run_row(folder: Path, base: Path, changes: dict, seed: int, training: list[s
         config.triangle_mean = changes[SCORED_ONLY]
         config.save_pretrained(model)
     else:
-        changed = [part for name, value in changes.items() for part in (f"--{name}", as_text(value))]
-        run_command("train.py", [*training, *changed, "--output_dir", model, "--seed", seed, "--resume"], log, tell)
+        given = [*training, *arguments_of(changes), "--output_dir", model, "--seed", seed, "--resume"]
+        run_command("train.py", given, log, tell)
     aside = folder / "report.partial"
     run_command("score.py", ["--model", model, "--data", *dev_file, "--output", aside], log, tell)
     os.replace(aside, folder / "report.json")
@@ -232,6 +245,7 @@ def run_rows(options: argparse.Namespace, training: list[str]) -> None:
     fields = parse_fields(training, __doc__)
     base = base_values(fields)
     rows, seeds = rows_of(base, options.rows), list(dict.fromkeys(options.seeds or [fields.seed]))
+    check_rows(rows, training)
     folder = Path(fields.output_dir)
     check_same_base(folder, fields)
     plan, sources = [(row, seed) for seed in seeds for row in rows], dev_sources(fields.dev_file)

@@ -48,6 +48,7 @@ from modeling_sener.modeling_sener import wrapped_positions
 from modeling_sener.tokenization import WORD_PATTERN
 from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
 from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
+from training.common.files import write_text, writing
 from training.common.progress import progress_bar
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
@@ -306,12 +307,13 @@ def train_tagger(run: TaggerRun) -> dict:
             save_tagger(run, result)
     run.bar.close()
     if not progress.best_epoch:
-        accelerator.print(outcome(progress, fields, run.batches.steps * len(progress.history)))
+        steps = run.batches.steps * len(progress.history)
+        accelerator.print(outcome(progress, fields, steps, takes_checkpoints=False))
     return best
 
 
 def train_tagger_epoch(run: TaggerRun, epoch: int) -> float:
-    """Train on each window once. Returns the mean loss of the batches; raises `ValueError` if it is not finite."""
+    """Train for an epoch. Returns the mean loss of the batches; raises `ValueError` if it is not finite."""
     accelerator, losses = run.accelerator, []
     run.model.train()
     for batch, weight in run.batches.loader(epoch):
@@ -355,9 +357,10 @@ def save_tagger(run: TaggerRun, result: dict) -> None:
     """Write model, tokenizer and `report.json` to `output_dir`."""
     if run.accelerator.is_main_process:
         folder = Path(run.fields.output_dir)
-        run.eval_model.save_pretrained(folder)
-        run.processor.tokenizer.save_pretrained(folder)
-        (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="ascii")
+        with writing(folder):
+            run.eval_model.save_pretrained(folder)
+            run.processor.tokenizer.save_pretrained(folder)
+        write_text(folder / "report.json", json.dumps(result, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from training.common.cli import first_line
-from training.common.files import nearest, unreadable
+from training.common.files import nearest, unreadable, writing
 
 
 LORA_ALPHA = 16  # of the released recipe; unlike the rank, it cannot be read from the tensors
@@ -196,10 +196,12 @@ def main(arguments: list[str] | None = None) -> None:
     state = official_to_sener(read_checkpoint(options.checkpoint))
     model = converted_model(state, read_backbone(options.backbone), labels, span_window=options.span_window,
                         attention_window=options.attention_window)  # fmt: skip
-    model.save_pretrained(options.output)
     has_tokenizer = not Path(options.backbone).is_file()
-    if has_tokenizer:
-        SenerProcessor.from_backbone(options.backbone, model.config).save_pretrained(options.output)
+    processor = SenerProcessor.from_backbone(options.backbone, model.config) if has_tokenizer else None
+    with writing(options.output):
+        model.save_pretrained(options.output)
+        if processor is not None:
+            processor.save_pretrained(options.output)
     print(f"converted {len(state)} tensors into {options.output}" + ("" if has_tokenizer else " (no tokenizer)"))
 
 

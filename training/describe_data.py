@@ -11,7 +11,7 @@ from training.common.start import run
 import argparse
 
 from modeling_sener import SenerConfig, SenerProcessor
-from training.common.files import BUNDLED
+from training.common.models import resolve
 from training.corpus.data import stream_files
 from training.corpus.report import read_and_report
 from training.fitting.checkpoint import is_checkpoint
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.span_window < 1:
         parser.error(f"--span_window is {options.span_window}: expected an integer from 1")
-    name = options.backbone or str(BUNDLED)
+    name = resolve(options.backbone or "papers")
     if is_checkpoint(name):
         processor = SenerProcessor.from_pretrained(name)
     else:

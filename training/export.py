@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
+from training.common.files import writing
+from training.common.models import MODEL_HELP, resolve
 from training.fitting.checkpoint import load_checkpoint
 
 
@@ -66,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
     parser.add_argument("--output", required=True, metavar="FILE.pt2", help="the file to write")
     return parser.parse_args(arguments)
 
@@ -76,8 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(options.output)
     if output.suffix != ".pt2" or not output.parent.is_dir():
         raise ValueError(f"--output {output}: expected a .pt2 file in a folder that is there")
-    model, _ = load_checkpoint(options.model)
-    torch.export.save(export(model), output)
+    model, _ = load_checkpoint(resolve(options.model))
+    program, aside = export(model), output.with_suffix(".partial.pt2")
+    try:
+        with writing(output):
+            torch.export.save(program, aside)
+            aside.replace(output)
+    finally:
+        aside.unlink(missing_ok=True)
     print(f"{output}: {output.stat().st_size / 1e6:.0f} MB")
 
 

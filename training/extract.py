@@ -25,7 +25,7 @@ from collections import Counter
 
 from transformers.utils import logging
 
-from training.common.models import MODELS, find_model
+from training.common.models import MODEL_HELP, find_model
 from training.corpus.data import read_text
 from training.corpus.labels import NOT_IN, escape_label
 from training.fitting.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         default="papers",
-        help=f"a bundled model ({', '.join(MODELS)}), a folder, or user/name on the Hub (default: papers)",
+        help=f"{MODEL_HELP} (default: papers)",
     )
     parser.add_argument("--format", choices=("table", "json", "brat", "conll"), default="table",
                         help="of the output (default: %(default)s)")  # fmt: skip

@@ -28,6 +28,7 @@ import torch
 from accelerate import PartialState
 
 from training.common.cli import keep_few_kernels, on_main_process, set_timeout, use_all_cores
+from training.common.models import resolve
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract_shared
 from training.inference.job import Prediction, argument_parser, signature_of
@@ -46,13 +47,13 @@ def load_on_every_process(options: argparse.Namespace, state: PartialState) -> t
     loaded: list[tuple] = []
 
     def load_and_check():
-        loaded.append(load_checkpoint(options.model))
+        loaded.append(load_checkpoint(resolve(options.model)))
         loaded[0][1].thresholds(options.threshold)
         if options.batch_size < 1:
             raise ValueError(f"--batch_size {options.batch_size}: expected a number from 1")
 
     on_main_process(state, load_and_check)
-    model, processor = loaded[0] if loaded else load_checkpoint(options.model)
+    model, processor = loaded[0] if loaded else load_checkpoint(resolve(options.model))
     return model.to(state.device), processor
 
 

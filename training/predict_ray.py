@@ -33,6 +33,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError
 
 from training.common.cli import keep_few_kernels
+from training.common.models import resolve
 from training.corpus.data import DataError
 from training.fitting.checkpoint import load_checkpoint
 from training.inference.extraction import extract
@@ -96,6 +97,7 @@ def lines_of(files: list[dict], options: argparse.Namespace) -> Dataset:
 
 def main(arguments: list[str] | None = None) -> None:
     options = argument_parser(__doc__).parse_args(arguments)
+    options.model = resolve(options.model)
     job = Prediction(options.input, options.output, options.resume)
     if not job.start():
         return

@@ -29,7 +29,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from training.common.cli import first_line
-from training.common.files import nearest
+from training.common.files import nearest, writing
 from training.fitting.checkpoint import load_checkpoint, save_stored
 from training.publishing.card import build_card, read_scores
 from training.publishing.check_published import check_published_folder
@@ -103,14 +103,15 @@ def write_repository(options: argparse.Namespace) -> Path:
     folder = OUTPUT / options.repo
     aside = folder.with_name(f".{folder.name}.new")  # the model itself may lie in `folder`
     shutil.rmtree(aside, ignore_errors=True)
-    save_stored(model, Path(options.model), aside)
-    processor.save_pretrained(aside)
-    (aside / "README.md").write_text(card, encoding="utf-8")
     license = Path(options.model) / "LICENSE"
-    if license.is_file():
-        shutil.copy(license, aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with writing(folder):
+        save_stored(model, Path(options.model), aside)
+        processor.save_pretrained(aside)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+        if license.is_file():
+            shutil.copy(license, aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
     return folder
 
 

@@ -28,6 +28,7 @@ from accelerate import PartialState
 
 from training.common.cli import use_all_cores
 from training.common.files import nearest, write_text, writing
+from training.common.models import MODEL_HELP, resolve
 from training.corpus.data import is_file, read_documents
 from training.corpus.report import report_on
 from training.corpus.windows import encode_document
@@ -43,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
     parser.add_argument("--data", required=True, nargs="+", metavar="FILE",
                         help="JSON Lines with gold entities, or NAME:SPLIT of a data set")  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="also write the JSON object to this file")
@@ -56,8 +57,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_paths(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
     """Raise `ValueError` for faults that would otherwise appear after the model has run for hours."""
+    if options.batch_size < 1:
+        raise ValueError(f"--batch_size {options.batch_size}: expected a number from 1")
     for source in options.data:
         if not is_file(source) and ":" not in source:
             raise ValueError(f"--data {source}: no such file (of a data set name the split as well, {source}:test)"
@@ -126,14 +129,15 @@ def write_results(options: argparse.Namespace, result: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    check_paths(options)
+    check_options(options)
+    options.model = resolve(options.model)
     state = PartialState(cpu=not torch.accelerator.is_available())
     use_all_cores(state.device)
     model, processor = load_checkpoint(options.model)
     config, thresholds = model.config, processor.thresholds(options.threshold)
     documents = [document for path in options.data for document in read_documents(path, config.labels)]
     encoded = [encode_document(processor, document) for document in documents]
-    report = report_on(" ".join(options.data), documents, encoded, config.labels, config.span_window)
+    report = report_on(" ".join(options.data), documents, encoded, config)
     if state.is_main_process:
         print("\n".join(report.lines() + report.lines_on_scoring()), file=sys.stderr)
     with naming(documents):

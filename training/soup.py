@@ -24,7 +24,9 @@ from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_c
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", required=True, help="checkpoints, two or more")
     parser.add_argument("--output_dir", required=True, help="the Hub folder to write")
     parser.add_argument("--save_dtype", default="float32", choices=("float32", "float16", "bfloat16"),

@@ -32,7 +32,7 @@ from training import ablations
 from training.corpus.data import read_documents
 from training.evaluation.scoring import as_spans, score
 from training.fitting.checkpoint import load_checkpoint
-from training.fitting.fields import parse_fields
+from training.fitting.fields import FieldError, parse_fields
 from training.inference.extraction import extract
 
 
@@ -71,6 +71,15 @@ def test_every_row_differs_from_the_base_in_one_field_and_train_takes_it(tmp_pat
     assert list(ablations.rows_of(base, ["lora_rank", "log_n_scaling", "mask_share", "attention"])) == [
         "base", "lora_rank=8", "log_n_scaling=true", "mask_share=0.15", "attention=arrow", "attention=sliding_window"
     ]  # fmt: skip
+
+
+def test_a_row_that_the_base_does_not_allow_is_refused_before_the_first_one(tmp_path):
+    fields = {"backbone": "encoder", "train_file": "t.jsonl", "dev_file": "d.jsonl", "output_dir": tmp_path / "out",
+              "masked_words_weight": "0.1"}  # fmt: skip
+    given = [str(part) for name, value in fields.items() for part in (f"--{name}", value)]
+    with pytest.raises(FieldError, match=r"^row mask_share=0.0: masked_words_weight is 0.1: .*--rows without it$"):
+        ablations.main([*given, "--rows", "lora_rank", "mask_share"])
+    assert not (tmp_path / "out").exists()
 
 
 def write_reports(folder, f1s):

@@ -10,11 +10,10 @@ from safetensors.torch import load_file
 from support.toy import ROOT, fails, python, toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
-from training import extract
+from training import bundle, extract, predict, score
 from training.common import models
 from training.common.models import find_model
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
-from training.publishing import bundle
 from training.publishing.check_published import FILES, HEADER
 
 
@@ -48,7 +47,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_names(bundled):
         find_model("contract")
     where = re.escape(str(bundled["biomedical"]))
     with pytest.raises(
-        ValueError, match=rf"--model biomedical: not in this checkout \({where}.* of: papers, contracts$"
+        ValueError, match=rf"^biomedical: not in this checkout \({where}.*; use one of: papers, contracts$"
     ):
         find_model("biomedical")
 
@@ -58,6 +57,17 @@ def test_extract_takes_the_name(bundled, tmp_path, capsys):
     for name, label in (([], "Method"), (["--model", "contracts"], "Governing Law")):
         extract.main([str(tmp_path / "a.txt"), *name, "--threshold", "0", "--format", "json"])
         assert {entity["label"] for entity in json.loads(capsys.readouterr().out)} == {label}
+
+
+def test_score_and_predict_take_the_name(bundled, tmp_path, capsys):
+    (tmp_path / "gold.jsonl").write_text('{"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "Method"}]}\n')
+    score.main(["--model", "papers", "--data", str(tmp_path / "gold.jsonl"), "--threshold", "0"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["model"] == str(bundled["papers"]) and list(result["thresholds"]) == ["Method"]
+    found = tmp_path / "found.jsonl"
+    predict.main(["--model", "contracts", "--input", str(tmp_path / "gold.jsonl"), "--output", str(found),
+                  "--threshold", "0"])  # fmt: skip
+    assert {entity["label"] for entity in json.loads(found.read_text())["entities"]} == {"Governing Law"}
 
 
 def test_the_command_refuses_an_unknown_name_in_one_line(tmp_path):

@@ -123,6 +123,7 @@ def test_json_file_and_last_line_are_the_same_object(folder, capsys):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--output", "/nowhere/at/all.json"], "--output /nowhere/at/all.json: expected a file in a folder that exists"),
+    (["--batch_size", "0"], "--batch_size 0: expected a number from 1"),
     (["--report", "."], "--report .: expected a file in a folder that exists"),
     (["--fit_thresholds", "--model", "user/name"], "user/name is not a local folder"),
     (["--data", "user/name"], r"--data user/name: no such file \(of a data set name the split as well, user/name:t"),

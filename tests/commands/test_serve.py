@@ -16,8 +16,8 @@ from support.demo_server import tiny_checkpoint
 from support.toy import ROOT
 
 from modeling_sener import SenerPipeline
+from training.bundle import bundle
 from training.fitting.checkpoint import load_checkpoint
-from training.publishing.bundle import bundle
 from training.serve import MAX_BYTES
 
 

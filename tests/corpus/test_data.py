@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toy import ROOT, python
 
+from modeling_sener import SenerConfig
 from modeling_sener.gold import covering_words, trim
 from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
-from training.corpus.data import DataError, read_documents, stream_documents
+from training.corpus.data import DataError, Document, read_documents, stream_documents
 from training.corpus.report import DataReport, count_overlaps, report_on
 
 
@@ -56,7 +58,7 @@ def test_white_space_around_gold_is_trimmed_and_counted(tmp_path):
     documents = read_documents(write(tmp_path, raw, words))
     assert documents[0].entities == ((6, 10, "A"), (0, 3, "A")) and documents[1].entities == ((0, 1, "A"), (3, 4, "A"))
     assert [(document.trimmed, document.duplicates) for document in documents] == [(1, 1), (2, 0)]
-    report = report_on("train", documents, [encoded_text([1, 1], [])] * 2, ["A"], 4)
+    report = report_on("train", documents, [encoded_text([1, 1], [])] * 2, SenerConfig())
     assert "  note: 3 entities had white space around them, which was trimmed" in report.lines()
 
 
@@ -170,7 +172,7 @@ def test_gold_off_word_boundaries_is_put_on_the_words_it_touches():
     covered, exact, off_boundary, inside_word, unreachable = covering_words(offsets, spans)
     assert covered == [(0, 2, "exact"), (0, 2, "inside"), (1, 2, "white space before"), (2, 3, "one"),
                        (3, 4, "reaches")]  # fmt: skip
-    assert exact == [(0, 2, "exact"), (2, 3, "one")]
+    assert exact == {(0, 2, "exact"): (0, 8), (2, 3, "one"): (8, 9)}
     assert (off_boundary, inside_word, unreachable) == (3, [spans[1], spans[2], spans[5]], 1)
 
 
@@ -205,8 +207,9 @@ def test_neighbouring_windows_overlap():
 
 def encoded_text(tokens, entities):
     bounds = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int64)
+    exact = {entity: entity[:2] for entity in entities}
     return EncodedDocument(
-        np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, entities, 0, [], 0
+        np.arange(10, 10 + bounds[-1]), bounds, np.array([1]), np.array([2]), entities, exact, 0, [], 0
     )
 
 
@@ -229,7 +232,8 @@ def test_the_report_counts_entities_that_cannot_be_learnt(tmp_path):
     entities = [[0, 3, "Big data .", "Task"], [0, 1, "Big", "Task"], [0, 1, "Big", "Task"]]
     documents = read_documents(write(tmp_path, *[{**WORDS, "entity": entities}] * 2))
     encoded = [encoded_text([1, 1, 1], list(document.entities)) for document in documents]
-    report = report_on("train", documents, encoded, ["Method"], span_window=1)
+    config = SenerConfig(id2label={0: "Method"}, span_window=1)
+    report = report_on("train", documents, encoded, config)
     text = "\n".join(report.lines())
     for line in (
         "train: 2 texts, 6 words, 6 tokens",
@@ -243,6 +247,17 @@ def test_the_report_counts_entities_that_cannot_be_learnt(tmp_path):
         "4 entities have labels that the model does not know and count as missed: Task 4",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize("crosses", [False, True])
+def test_the_report_counts_gold_that_holds_a_blank_line_where_it_cannot_be_found(crosses):
+    entities = ((0, 3, "A"), (0, 13, "A"), (5, 13, "A"))
+    encoded = encoded_text([1, 1], [(0, 1, "A"), (0, 2, "A"), (1, 2, "A")])
+    encoded = replace(encoded, exact=dict(zip(encoded.exact, [span[:2] for span in entities], strict=True)))
+    config = SenerConfig(id2label={0: "A"}, cross_blank_lines=crosses)
+    report = report_on("train", [Document("1", "Ada\n\nLovelace", entities)], [encoded], config)
+    assert (report.with_blank_line, report.findable) == ((0, 3) if crosses else (1, 2))
+    assert ("1 entities hold a blank line and cannot be found" in "\n".join(report.lines())) is not crosses
 
 
 def test_many_labels_are_reported_as_a_table():

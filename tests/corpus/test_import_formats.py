@@ -207,6 +207,17 @@ def test_answers_to_yes_or_no_questions_of_prodigy_are_joined(tmp_path, capsys):
     assert "teach.jsonl:4: document" in printed
 
 
+def test_an_accepted_question_of_prodigy_before_a_manual_record_is_listed_as_left_out(tmp_path, capsys):
+    question = {"text": TEXT, "spans": [{"start": 0, "end": 12, "label": "Person"}], "_view_id": "ner",
+                "answer": "accept", "_input_hash": 1}  # fmt: skip
+    manual = question | {"_view_id": "ner_manual", "spans": [{"start": 17, "end": 32, "label": "Person"}]}
+    path = tmp_path / "mixed.jsonl"
+    path.write_text(json.dumps(question) + "\n" + json.dumps(manual))
+    (record,), printed = import_files(tmp_path, capsys, path)
+    assert marked(record) == [("Charles Babbage", "Person")]
+    assert "mixed.jsonl:1: document, see" in printed and "accepted again further down" in printed
+
+
 def test_label_studio_prefers_a_ground_truth_and_reads_spans_of_any_control(tmp_path, capsys):
     task = json.loads((EXPORTS / "label-studio.json").read_text())[0]
     task["annotations"][0]["ground_truth"] = True

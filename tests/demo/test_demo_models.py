@@ -17,8 +17,8 @@ from support.demo_server import DemoServer, checkout, tiny_checkpoint
 from support.toy import ROOT
 from transformers import pipeline
 
+from training.bundle import bundle
 from training.common.models import MODELS
-from training.publishing.bundle import bundle
 
 
 TEXT = "Ada Lovelace worked with Charles Babbage in London on the Analytical Engine . " * 3

@@ -229,6 +229,7 @@ def test_extraction_keeps_the_order_and_mixes_both_kinds_of_text(toy):
         (["--empty_window_share", "nan"], "empty_window_share is nan: expected a number from 0 to 1"),
         (["--empty_window_share", "half"], "empty_window_share is 'half': expected a number"),
         (["--save_steps", "0"], "save_steps is 0: expected an integer from 1"),
+        (["--learning_rate", "[1"], "--learning_rate '[1': not a value in YAML: while parsing a flow sequence"),
     ],
 )
 def test_a_wrong_field_is_named(toy, given, message):
@@ -256,6 +257,19 @@ def test_labels_are_read_as_they_are_written(tmp_path, toy, labels):
             parse_fields(["--config", str(config), *given])
         config.write_text("labels: " + json.dumps(labels))
     assert parse_fields(["--config", str(config), *given]).labels == labels
+
+
+@pytest.mark.parametrize("name", ["2025-01-01", "7", "on", "@x"])
+def test_names_of_folders_are_read_as_they_are_written(toy, name):
+    fields = parse_fields(training_arguments(toy, name, "--backbone", name))
+    assert (fields.output_dir, fields.backbone) == (name, name)
+
+
+def test_a_word_pattern_in_yaml_is_a_string(tmp_path, toy):
+    config = tmp_path / "run.yaml"
+    config.write_text("word_pattern: 5\n")
+    with pytest.raises(FieldError, match="^word_pattern is 5: expected a string$"):
+        parse_fields(["--config", str(config), *training_arguments(toy, "out")])
 
 
 def test_fields_come_from_yaml_and_the_command_line_wins(tmp_path):

@@ -1,11 +1,14 @@
 """A checkpoint without a copy of the code: transformers loads it by the imported package."""
 
+import os
+from pathlib import Path
+
 import pytest
 from support.toy import LABELS, ROOT, python, toy_backbone
 
 from modeling_sener import SenerModel, SenerProcessor
-from training.fitting.checkpoint import save_checkpoint
-from training.publishing.bundle import bundle
+from training.bundle import bundle
+from training.fitting.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +19,16 @@ def bare(tmp_path_factory):
     save_checkpoint(model, SenerProcessor.from_backbone(str(folder / "bert"), model.config), folder / "model")
     bundle(folder / "model", folder / "bare")
     return folder / "bare"
+
+
+def test_of_a_saved_checkpoint_the_weights_come_last(bare, tmp_path, monkeypatch):
+    """Killed in between, older weights must not stand beside new code unnoticed."""
+    moved, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
+    )
+    save_checkpoint(*load_checkpoint(bare), tmp_path / "model")
+    assert moved[-1] == "model.safetensors" and "modeling_sener.py" in moved
 
 
 LOAD = """

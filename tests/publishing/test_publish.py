@@ -21,13 +21,13 @@ from support.toy import LABELS, ROOT, python
 
 from modeling_sener import SenerModel
 from training import publish
+from training.bundle import bundle
 from training.evaluation.breakdown import by_depth
 from training.evaluation.overlap import match_overlap
 from training.evaluation.scoring import Grouping, match, summarise
 from training.fitting import checkpoint
 from training.fitting.checkpoint import load_checkpoint
 from training.publishing import check_published
-from training.publishing.bundle import bundle
 from training.publishing.card import group_table
 
 

@@ -9,24 +9,31 @@ CHECKPOINTS = BUNDLED.parent / "checkpoints"
 MODELS = {"papers": BUNDLED, "contracts": CHECKPOINTS / "contracts", "biomedical": CHECKPOINTS / "biomedical"}
 
 
-def find_model(name: str) -> str:
+MODEL_HELP = f"a bundled model ({', '.join(MODELS)}), a folder, or user/name on the Hub"
+
+
+def resolve(name: str) -> str:
     """
-    Resolve a model's name: a bundled model's short name to its folder; a folder or a Hub name (`user/name`) stays as
-    it is. A folder with the name of a bundled model is reached as `./papers`.
+    Resolve a bundled model's short name to its folder; any other name stays as it is. A folder with the name of a
+    bundled model is reached as `./papers`.
 
     Raises:
-        ValueError: none of these, or a bundled model that is not in this checkout; names those that are.
+        ValueError: a bundled model that is not in this checkout; names those that are.
     """
-    there = ", ".join(short for short, folder in MODELS.items() if has_config(folder))
-    if name in MODELS:
-        if not has_config(MODELS[name]):
-            raise ValueError(
-                f"--model {name}: not in this checkout ({MODELS[name]} has no config.json). Choose of: {there}"
-            )
-        return str(MODELS[name])
-    if "/" not in name and not Path(name).exists():
-        raise ValueError(f"--model {name}: no such model. Give a folder, user/name on the Hub, or one of: {there}")
-    return name
+    if name in MODELS and not has_config(MODELS[name]):
+        raise ValueError(f"{name}: not in this checkout ({MODELS[name]} has no config.json); use one of: {_there()}")
+    return str(MODELS.get(name, name))
+
+
+def find_model(name: str) -> str:
+    """As `resolve`; raises `ValueError` as well if it can be no folder and no Hub name (`user/name`)."""
+    if name not in MODELS and "/" not in name and not Path(name).exists():
+        raise ValueError(f"--model {name}: no such model. Give a folder, user/name on the Hub, or one of: {_there()}")
+    return resolve(name)
+
+
+def _there() -> str:
+    return ", ".join(short for short, folder in MODELS.items() if has_config(folder))
 
 
 def has_config(folder: Path) -> bool:

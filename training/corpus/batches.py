@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from modeling_sener.band import batch_labels
+from modeling_sener.tokenization import pad_inputs
 from modeling_sener.windows import Window
 from training.corpus.masking import NOT_MASKED, mask_words
 from training.corpus.windows import StoredWindows
@@ -67,7 +69,8 @@ class Masking:
     Whole-word masking of a window's tokens; the words depend on the generator's seed alone.
 
     Args:
-        guessed: keep the original tokens in `masked_ids`, as targets of masked language modelling.
+        guessed: keep the original tokens in `masked_ids`, as targets of masked language modelling. Chosen words that
+            stay as they are are no targets, unlike in BERT.
     """
 
     def __init__(self, tokenizer, share: float, guessed: bool = False):
@@ -95,28 +98,20 @@ class Collator:
         self.pad_id, self.span_window, self.triangles, self.num_labels = pad_id, span_window, triangles, num_labels
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:
-        shape = len(windows), max(len(window.input_ids) for window in windows)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "word_index": torch.zeros(shape, dtype=torch.long),
+        ids, index = ([torch.from_numpy(getattr(window, name)) for window in windows]
+                      for name in ("input_ids", "word_index"))  # fmt: skip
+        batch = pad_inputs(ids, index, self.pad_id) | {
             "labels": batch_labels(
                 [window.spans for window in windows],
                 [window.num_words for window in windows],
                 self.span_window,
                 self.triangles,
                 self.num_labels,
-            ),
+            )
         }
         if windows[0].masked_ids is not None:
-            batch["masked_ids"] = torch.full(shape, NOT_MASKED)
-        for b, window in enumerate(windows):
-            length = len(window.input_ids)
-            batch["input_ids"][b, :length] = torch.from_numpy(window.input_ids)
-            batch["attention_mask"][b, :length] = 1
-            batch["word_index"][b, :length] = torch.from_numpy(window.word_index)
-            if window.masked_ids is not None:
-                batch["masked_ids"][b, :length] = torch.from_numpy(window.masked_ids)
+            masked = [torch.from_numpy(window.masked_ids) for window in windows]
+            batch["masked_ids"] = pad_sequence(masked, batch_first=True, padding_value=NOT_MASKED)
         return batch
 
 

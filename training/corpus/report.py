@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from modeling_sener import SenerProcessor
+from modeling_sener import SenerConfig, SenerProcessor
 from modeling_sener.band import fits
+from modeling_sener.texts import holds_blank_line
 from modeling_sener.windows import EncodedDocument
 from training.corpus.data import Document
 from training.corpus.windows import encode_document
@@ -27,15 +28,18 @@ class DataReport:
 
     Attributes:
         span_window: w: an entity of more than w + 1 words cannot be learnt or found; `None` for no limit.
+        cross_blank_lines: of the model: if false, an entity that holds a blank line is not found.
         entities: label -> how many.
         widths: number of words -> how many entities have as many.
         nested, crossing, same_span: entities that lie inside another one, that cross another one, and that have
             another one's very span.
         wide: entities (label -> how many) with more words than the span window holds.
         off_boundary, inside_word: entities that do not begin and end with a word; that begin or end inside one.
-        held: how many of the latter each of `word_patterns.PATTERNS` would hold; `cut` shows the first.
+        with_blank_line: entities that hold a blank line, unless `cross_blank_lines`.
+        held: how many of those inside a word each of `word_patterns.PATTERNS` would hold; `cut` shows the first.
         empty_windows, drawn_windows: training windows without an entity; how many of these an epoch draws.
-        findable: entities that a model can find: of its labels, on word boundaries, within the span window.
+        findable: entities that a model can find: of its labels, on word boundaries, within the span window, without
+            a blank line unless `cross_blank_lines`.
         out_of_reach: labels that have entities, but none that a training window holds -> what to change.
         without_window: entities that fit the span window, but no training window of `max_tokens` tokens.
         cut_words: words that have more than `max_tokens` tokens, and are cut.
@@ -43,6 +47,7 @@ class DataReport:
 
     name: str
     span_window: int | None
+    cross_blank_lines: bool = True
     texts: int = 0
     empty_texts: int = 0
     repeated_ids: int = 0
@@ -62,6 +67,7 @@ class DataReport:
     trimmed: int = 0
     off_boundary: int = 0
     inside_word: int = 0
+    with_blank_line: int = 0
     held: Counter = field(default_factory=Counter)
     cut: list[str] = field(default_factory=list)
     unreachable: int = 0
@@ -96,12 +102,20 @@ class DataReport:
             self.widths[last - first] += 1
             if not fits(first, last, self.span_window):
                 self.wide[label] += 1
-        self.findable += sum(fits(first, last, self.span_window) for first, last, label in encoded.exact
-                             if labels is None or label in labels)  # fmt: skip
+        self._add_findable(document, encoded, labels)
         nested, crossing, same_span = count_overlaps([(start, end) for start, end, _ in document.entities])
         self.nested += nested
         self.crossing += crossing
         self.same_span += same_span
+
+    def _add_findable(self, document: Document, encoded: EncodedDocument, labels: list[str] | None) -> None:
+        def is_crossing(start: int, end: int) -> bool:
+            return not self.cross_blank_lines and holds_blank_line(document.text, start, end)
+
+        self.with_blank_line += sum(is_crossing(start, end) for start, end, _ in document.entities)
+        for (first, last, label), (start, end) in encoded.exact.items():
+            is_known = labels is None or label in labels
+            self.findable += is_known and fits(first, last, self.span_window) and not is_crossing(start, end)
 
     def _add_inside_word(self, document: Document, spans: list[tuple[int, int, str]]) -> None:
         if not spans:
@@ -195,6 +209,7 @@ class DataReport:
             (self.trimmed, "entities had white space around them, which was trimmed"),
             (self.off_boundary, "entities do not begin and end with a word; they are trained on the words they touch "
              "and count as missed in scoring"),
+            (self.with_blank_line, "entities hold a blank line and cannot be found; set cross_blank_lines"),
             (self.unreachable, "entities touch no word with tokens and cannot be learnt or found"),
             (self.without_window, "entities fit no training window; raise max_tokens"),
             (self.cut_words, "words alone have more tokens than max_tokens; their first tokens are used"),
@@ -241,21 +256,24 @@ def _cross_an_earlier_one(spans: list[tuple[int, int]]) -> set[tuple[int, int]]:
     return found
 
 
-def report_on(
-    name: str, documents: list[Document], encoded: list[EncodedDocument], labels: list[str], span_window: int | None
-) -> DataReport:
-    """Report on documents and their encodings, which are in the same order."""
-    report = DataReport(name, span_window)
+def report_on(name: str, documents: list[Document], encoded: list[EncodedDocument], config: SenerConfig) -> DataReport:
+    """Report on documents and their encodings, which are in the same order, for a model."""
+    report = DataReport(name, config.span_window, config.cross_blank_lines)
     for document, tokens in zip(documents, encoded, strict=True):
-        report.add(document, tokens, labels)
+        report.add(document, tokens, config.labels)
     return report
 
 
 def read_and_report(
-    name: str, documents: Iterable[Document], processor: SenerProcessor, labels: list[str] | None, window: int | None
+    name: str,
+    documents: Iterable[Document],
+    processor: SenerProcessor,
+    labels: list[str] | None,
+    span_window: int | None,
+    cross_blank_lines: bool = True,
 ) -> DataReport:
     """Report on documents that are read one by one."""
-    report = DataReport(name, window)
+    report = DataReport(name, span_window, cross_blank_lines)
     for document in documents:
         report.add(document, encode_document(processor, document), labels)
     return report

@@ -45,7 +45,7 @@ def save_checkpoint(model: SenerModel, processor: SenerProcessor, folder: str | 
     with writing(folder, advice):
         model.save_pretrained(aside, state_dict=state)
         processor.save_pretrained(aside)
-        for file in sorted(aside.iterdir(), key=lambda file: file.name.startswith("model")):
+        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".safetensors"):
             os.replace(file, folder / file.name)
         aside.rmdir()
 

@@ -12,7 +12,7 @@ import yaml
 from modeling_sener import SenerConfig
 from modeling_sener.tokenization import word_splitter
 from training.common.files import unreadable
-from training.common.models import MODELS
+from training.common.models import resolve
 
 
 class FieldError(ValueError):
@@ -91,7 +91,7 @@ class TrainingFields:
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.backbone = str(MODELS.get(self.backbone, self.backbone))
+        self.backbone = resolve(self.backbone)
         for name in ("num_epochs", "patience", "min_epoch_steps", "average_epochs", "batch_size",
                      "gradient_accumulation_steps", "save_steps"):  # fmt: skip
             _must_be(self, name, getattr(self, name) >= 1, "an integer from 1")
@@ -122,7 +122,8 @@ class TrainingFields:
 
 
 FILES = ("train_file", "dev_file")
-AS_WRITTEN = ("labels", "word_pattern")  # on the command line: YAML would make a number or a boolean of NO, on and 1
+# On the command line: YAML would make a number, a date or a boolean of 1, 2025-01-01 and NO.
+AS_WRITTEN = ("labels", "word_pattern", "backbone", "output_dir", "report_to")
 OWN_FIELDS = {item.name: item.type for item in dataclasses.fields(TrainingFields) if item.name != "model"}
 REQUIRED = ("backbone", "train_file", "dev_file", "output_dir")
 MODEL_FIELDS = [
@@ -154,14 +155,21 @@ def parse_fields(arguments: list[str] | None = None, description: str | None = N
     given = vars(parser.parse_args(arguments))
     config = given.pop("config")
     values = _read_yaml(config) if config else {}
-    values.update({name: value if name in (*FILES, *AS_WRITTEN) else yaml.safe_load(value)
+    values.update({name: value if name in (*FILES, *AS_WRITTEN) else _read_value(name, value)
                    for name, value in given.items() if value is not None})  # fmt: skip
-    missing = [name for name in REQUIRED if values.get(name) is None]
+    missing = [name for name in REQUIRED if not values.get(name)]
     if missing:
         raise FieldError(f"no value for {', '.join(missing)}: set it in the YAML file or with --{missing[0]}")
     own = {name: _convert(name, value) for name, value in values.items() if name in OWN_FIELDS}
     model = {name: _number(value) for name, value in values.items() if name in MODEL_FIELDS}
     return TrainingFields(**own, model=model)
+
+
+def _read_value(name: str, text: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FieldError(f"--{name} {text!r}: not a value in YAML: {' '.join(str(error).split())}") from error
 
 
 def _as_written(text: str, name: str) -> list:
@@ -205,7 +213,13 @@ def _convert(name: str, value):
     elif kind == list | None and isinstance(value, str):
         value = [label.strip() for label in value.split(",") if label.strip()]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        expected = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+        expected = {
+            int: "an integer",
+            float: "a number",
+            bool: "true or false",
+            str: "a string",
+            str | None: "a string",
+        }
         raise FieldError(f"{name} is {value!r}: expected {expected.get(kind, 'a list')}")
     return value
 

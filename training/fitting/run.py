@@ -17,7 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.starts import count_cells
 from training.common.cli import on_main_process
-from training.common.files import BUNDLED, writing
+from training.common.files import writing
 from training.common.progress import progress_bar
 from training.corpus.batches import Collator, Masking, StepBatches
 from training.corpus.data import Document, read_documents
@@ -213,7 +213,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
 
     config = model.config
     masking = Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0)
-    collator = Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels)
+    collator = Collator(processor.tokenizer.pad_token_id or 0, config.span_window, config.triangles, config.num_labels)
     batches = build_batches(accelerator, fields, windows, masking, collator)
     if batches.passes > 1:
         accelerator.print(f"an epoch: {batches.steps:,} steps, {batches.passes:,} passes over the training windows "
@@ -246,15 +246,20 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
                checkpoints, resume_signature, bar)  # fmt: skip
 
 
-def outcome(progress: Progress, fields: TrainingFields, steps: int) -> str:
-    """The last line of a run; if nothing was learnt, with what usually helps."""
+def outcome(progress: Progress, fields: TrainingFields, steps: int, takes_checkpoints: bool = True) -> str:
+    """
+    The last line of a run; if nothing was learnt, with what usually helps.
+
+    Args:
+        takes_checkpoints: whether the run could also have started from a trained checkpoint.
+    """
     saved = f"saved in {fields.output_dir}"
     if progress.best_epoch:
         fitted = ", with thresholds fitted on it" if fields.fit_thresholds else ""
         return f"best F1 on dev{fitted}: {progress.best_f1:.4f} (epoch {progress.best_epoch}); {saved}"
-    trained = "" if is_checkpoint(fields.backbone) else (
-        f"start from a trained checkpoint (backbone {BUNDLED.name}) instead of a plain encoder; "
-    )  # fmt: skip
+    trained = ""
+    if takes_checkpoints and not is_checkpoint(fields.backbone):
+        trained = "start from a trained checkpoint (--backbone biomedical) instead of a plain encoder; "
     return (
         f"nothing was learnt: F1 on dev was 0 in all {len(progress.history):,} epochs; the last one's weights are "
         f"{saved}. What usually helps: take more steps than these {steps:,} (raise num_epochs and patience, lower "

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modeling_sener import SenerConfig, SenerProcessor
-from modeling_sener.texts import BLANK_LINE
+from modeling_sener.texts import holds_blank_line
 from modeling_sener.windows import Window, cut_windows
 from training.corpus.batches import drawn_count
-from training.corpus.data import DataError, Document, stream_files
+from training.corpus.data import DataError, stream_files
 from training.corpus.report import DataReport, read_and_report
 from training.corpus.windows import StoredWindows, encode_document
 from training.fitting.fields import TrainingFields
@@ -44,7 +44,7 @@ def check_data(fields: TrainingFields) -> DataFacts:
     found, first, texts, differ, crosses = set(), None, 0, False, False
     for document in stream_files(fields.train_file, fields.labels, "train", "checking train_file"):
         found.update(label for _, _, label in document.entities)
-        crosses = crosses or holds_blank_line(document)
+        crosses = crosses or any(holds_blank_line(document.text, start, end) for start, end, _ in document.entities)
         first = document.text if first is None else first
         texts, differ = texts + 1, differ or document.text != first
     if not (fields.labels or found):
@@ -60,19 +60,15 @@ def check_data(fields: TrainingFields) -> DataFacts:
     return DataFacts(labels, crosses)
 
 
-def holds_blank_line(document: Document) -> bool:
-    """Whether an entity of a text holds a blank line; lists of words have none."""
-    text = document.text
-    return isinstance(text, str) and any(BLANK_LINE.search(text, start, end) for start, end, _ in document.entities)
-
-
 def check_findable(report: DataReport) -> None:
     """Raise `DataError` where no entity of the development data can be found, so that F1 would always be 0."""
     if report.findable:
         return
     reasons = [
         (report.wide.total(), f"are wider than span_window {report.span_window} (raise it to {report.widest - 1})"),
-        (report.off_boundary, "begin or end inside a word (set word_pattern)"),
+        (report.inside_word, "begin or end inside a word (set word_pattern)"),
+        (report.off_boundary - report.inside_word, "do not begin and end with a word"),
+        (report.with_blank_line, "hold a blank line (set cross_blank_lines)"),
         (report.unreachable, "touch no word with tokens"),
     ]
     counted = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
@@ -88,10 +84,11 @@ def store_windows(path: Path, fields: TrainingFields, processor: SenerProcessor,
         The lines of the report on train and dev files.
     """
     labels, span_window = config.labels, config.span_window
-    report = DataReport(" ".join(fields.train_file), span_window)
+    report = DataReport(" ".join(fields.train_file), span_window, config.cross_blank_lines)
     write_windows(path, fields, processor, labels, fields.max_tokens, span_window, report)
     dev = stream_files(fields.dev_file, fields.labels, "validation", "reading dev_file")
-    dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window)
+    dev_report = read_and_report(" ".join(fields.dev_file), dev, processor, labels, span_window,
+                                 config.cross_blank_lines)  # fmt: skip
     check_findable(dev_report)
     return report.lines() + dev_report.lines() + dev_report.lines_on_scoring()
 

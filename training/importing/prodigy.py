@@ -3,7 +3,7 @@ Read Prodigy's JSON Lines (`prodigy db-out`): `text`, `spans` of {"start", "end"
 
 Records that were not accepted are left out. If a text (`_input_hash`) was accepted several times, by several people or
 after a change of mind, the last record is used. Yes-or-no questions (`_view_id` "ner", of `ner.teach`) show one span
-at a time: the accepted spans of a text are put together.
+at a time: if the last record is one, the accepted spans of the text are put together.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,17 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             reading.leave_out(where, "document", "no text")
             continue
-        answer, key = record.get("answer", "accept"), _key(record, where)
-        is_question = record.get("_view_id") == "ner"
+        answer, key, is_question = record.get("answer", "accept"), _key(record, where), _is_question(record)
         if answer != "accept" and is_question:
             reading.ignored["questions that were not accepted"] += 1
             if key not in accepted:
                 reading.leave_out(where, "document", "a question that was not accepted")
         elif answer != "accept":
             reading.leave_out(where, "document", f"the answer is {answer}")
-        elif last[key] != where and is_question:
-            continue  # its spans are added to the last record of this text
-        elif last[key] != where:
-            reading.leave_out(where, f"document, see {last[key]}", "the same text was accepted again further down")
+        elif last[key] != (where, is_question):
+            place, is_joined = last[key]
+            if not (is_question and is_joined):  # else its spans are added to the last record of this text
+                reading.leave_out(where, f"document, see {place}", "the same text was accepted again further down")
         else:
             reading.remarks[QUESTIONS] += is_question
             spans = accepted[key] if is_question else list(_spans_of_record(record))
@@ -40,15 +39,19 @@ def read_prodigy(path: str, reading: Reading) -> Iterator[Draft]:
 
 
 def _last_accepted(path: str) -> tuple[dict, dict]:
-    """Text key -> where it was accepted last; text key -> all spans from its accepted questions."""
+    """Text key -> where it was accepted last, and if as a question; -> all spans from its accepted questions."""
     last, accepted = {}, {}
     for where, record in read_records(path):
         if isinstance(record, dict) and record.get("answer", "accept") == "accept":
             key = _key(record, where)
-            last[key] = where
-            if record.get("_view_id") == "ner":
+            last[key] = where, _is_question(record)
+            if _is_question(record):
                 accepted.setdefault(key, []).extend(_spans_of_record(record))
     return last, accepted
+
+
+def _is_question(record: dict) -> bool:
+    return record.get("_view_id") == "ner"
 
 
 def _key(record: dict, where: str):

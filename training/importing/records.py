@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from training.common.cli import first_line
 from training.common.files import unreadable
-from training.corpus.data import DataError, decode, read_lines
+from training.corpus.data import DataError, decode, parse_json, read_lines
 from training.corpus.recognise import read_head, recognise
 
 
@@ -28,7 +28,7 @@ def read_records(path: str) -> Iterator[tuple[str, object]]:
         yield from _read_rows(path)
     elif _is_lines(path):
         for number, line in read_lines(path):
-            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
+            yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
     else:
         yield from _read_values(path)
 
@@ -62,13 +62,6 @@ def _is_lines(path: str) -> bool:
             return False
         return not isinstance(value, list) or recognise(value) is not None
     return True
-
-
-def _parsed(line: str, where: str):
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from error
 
 
 def _read_values(path: str) -> Iterator[tuple[str, object]]:

@@ -9,6 +9,7 @@ import torch
 
 from modeling_sener import SenerModel, SenerProcessor
 from training.common.files import WriteError
+from training.common.models import MODEL_HELP
 from training.common.progress import progress_bar
 from training.corpus.data import DataError, Document
 from training.inference.extraction import words_in
@@ -28,7 +29,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder or Hub name of a SeNER checkpoint")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
     parser.add_argument("--input", required=True, nargs="+", metavar="FILE",
                         help=".txt, .jsonl, .jsonl.gz and .parquet files")  # fmt: skip
     parser.add_argument(

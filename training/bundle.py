@@ -1,7 +1,7 @@
 """
 Write a checkpoint as one that comes with this repository: weights in half precision, and no copy of the code.
 
-    python training/publishing/bundle.py my-model checkpoints/contracts
+    python training/bundle.py my-model checkpoints/contracts
 
 The package `modeling_sener` loads such a folder; `training/publish.py` makes a complete Hub folder of it. A model card
 that is in the folder stays there. The short names are in training/common/models.py.
@@ -41,7 +41,9 @@ def bundle(model: str | Path, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="the checkpoint, as training or training/soup.py wrote it")
     parser.add_argument("folder", type=Path, help="the folder to write")
     options = parser.parse_args(arguments)
