@@ -49,6 +49,7 @@ from modeling_sener.tokenization import WORD_PATTERN
 from modeling_sener.windows import EncodedDocument, Window, cut_windows, window_bounds
 from training.common.cli import keep_freed_memory, on_main_process, set_timeout, use_all_cores
 from training.common.files import write_text, writing
+from training.common.models import is_checkpoint
 from training.common.progress import progress_bar
 from training.corpus.batches import Masking, StepBatches
 from training.corpus.data import Document, stream_files
@@ -57,7 +58,6 @@ from training.corpus.windows import StoredWindows, encode_document
 from training.evaluation.overlap import match_overlap, touched_words
 from training.evaluation.scoring import Entity, match, summarise
 from training.fitting.averaging import average_weights
-from training.fitting.checkpoint import is_checkpoint
 from training.fitting.clipping import NormHistory, clip_gradients
 from training.fitting.fields import FieldError, TrainingFields, parse_fields
 from training.fitting.lora import merged_state_dict

@@ -11,10 +11,9 @@ from training.common.start import run
 import argparse
 
 from modeling_sener import SenerConfig, SenerProcessor
-from training.common.models import resolve
+from training.common.models import is_checkpoint, resolve
 from training.corpus.data import stream_files
 from training.corpus.report import read_and_report
-from training.fitting.checkpoint import is_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from modeling_sener import SenerProcessor
 from training.fitting.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -64,7 +63,7 @@ def average(models: list[str], output_dir: str, save_dtype: str) -> None:
     save_checkpoint(mean, processor, output_dir, save_dtype)
 
 
-def fields_of(model: torch.nn.Module, processor: SenerProcessor) -> dict:
+def fields_of(model: torch.nn.Module, processor) -> dict:
     """All that the meaning of a model's weights depends on: fields of its config, words, tokens."""
     fields = {name: value for name, value in model.config.to_dict().items()
               if name not in ("threshold", "dtype", "transformers_version", "_name_or_path", "auto_map",

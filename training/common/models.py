@@ -1,7 +1,8 @@
-"""The models that come with the code, by short name."""
+"""Names of models: the short ones of those that come with the code, and which are checkpoints of SeNER."""
 
 from pathlib import Path
 
+from modeling_sener import SenerConfig
 from training.common.files import BUNDLED
 
 
@@ -30,6 +31,15 @@ def find_model(name: str) -> str:
     if name not in MODELS and "/" not in name and not Path(name).exists():
         raise ValueError(f"--model {name}: no such model. Give a folder, user/name on the Hub, or one of: {_there()}")
     return resolve(name)
+
+
+def is_checkpoint(name: str | Path) -> bool:
+    """Whether the `config.json` of a folder or Hub repository is that of a SeNER checkpoint."""
+    try:
+        fields, _ = SenerConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("model_type") == SenerConfig.model_type
 
 
 def _there() -> str:

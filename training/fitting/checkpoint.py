@@ -94,15 +94,6 @@ def load_checkpoint(name: str | Path) -> tuple[SenerModel, SenerProcessor]:
     return model.eval(), processor
 
 
-def is_checkpoint(name: str | Path) -> bool:
-    """Whether the `config.json` of a folder or Hub repository is that of a SeNER checkpoint."""
-    try:
-        fields, _ = SenerConfig.get_config_dict(name)
-    except (OSError, ValueError):
-        return False
-    return isinstance(fields, dict) and fields.get("model_type") == SenerConfig.model_type
-
-
 def load_for_labels(name: str | Path, labels: list[str], config_fields: dict) -> tuple[SenerModel, SenerProcessor]:
     """
     Load a checkpoint to train it further: its encoder, head and tokenizer, with outputs for `labels`, as

@@ -18,11 +18,12 @@ from modeling_sener import SenerConfig, SenerModel, SenerProcessor
 from modeling_sener.starts import count_cells
 from training.common.cli import on_main_process
 from training.common.files import writing
+from training.common.models import is_checkpoint
 from training.common.progress import progress_bar
 from training.corpus.batches import Collator, Masking, StepBatches
 from training.corpus.data import Document, read_documents
 from training.corpus.windows import StoredWindows
-from training.fitting.checkpoint import is_checkpoint, load_for_labels
+from training.fitting.checkpoint import load_for_labels
 from training.fitting.fields import FieldError, TrainingFields
 from training.fitting.lora import add_lora
 from training.fitting.masked_words import MaskedWords
