@@ -10,6 +10,7 @@ from support.tiny_models import BACKBONES, batch, tiny_model
 
 from modeling_sener import SenerPipeline, SenerProcessor
 from modeling_sener.band import Band
+from training.common.files import WriteError
 from training.common.start import run
 from training.export import export, main
 
@@ -90,3 +91,18 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(name, tmp_path, capsys
     with pytest.raises(SystemExit) as end:
         run(lambda: main(["--model", "nobody/nothing", "--output", str(tmp_path / name)]))
     assert end.value.code == 1 and name in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_and_the_older_program_stays(tmp_path, monkeypatch):
+    def fails_half_way(program, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch.export, "save", fails_half_way)
+    monkeypatch.setattr("training.export.export", lambda model: None)
+    monkeypatch.setattr("training.export.load_checkpoint", lambda name: (None, None))
+    output = tmp_path / "model.pt2"
+    output.write_bytes(b"older")
+    with pytest.raises(WriteError, match=rf"^{output}: cannot be written \(.* bytes are free\)$"):
+        main(["--model", "user/name", "--output", str(output)])
+    assert output.read_bytes() == b"older" and [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
