@@ -204,7 +204,7 @@ class SenerProcessor(TrainingInputs, ProcessorMixin):
             ids.append(torch.tensor(encoding.ids, dtype=torch.int64))
             index.append(torch.from_numpy(numbers))
             word_offsets.append([places[number] for number in kept])
-        inputs = SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), texts, word_offsets)
+        inputs = SenerInputs(pad_inputs(ids, index, self.tokenizer.pad_token_id), texts, word_offsets)
         if entities is not None:
             inputs["labels"] = self.band_labels(inputs, read_gold(entities, texts, self.config.labels, is_single))
         return inputs

@@ -100,12 +100,15 @@ def word_splitter(word_pattern: str) -> Split:
     return splitter
 
 
-def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T)."""
+def pad_inputs(ids: list[torch.Tensor], index: list[torch.Tensor], pad_id: int | None) -> dict[str, torch.Tensor]:
+    """
+    Pad tokens and words of several texts on the right: the model's inputs, each *Shape:* (B, T). A tokenizer without a
+    padding token (`None`) pads with token 0, which `attention_mask` hides as well.
+    """
     mask = [torch.ones_like(text) for text in ids]
     pad = torch.nn.utils.rnn.pad_sequence
     return {
-        "input_ids": pad(ids, batch_first=True, padding_value=pad_id),
+        "input_ids": pad(ids, batch_first=True, padding_value=pad_id or 0),
         "attention_mask": pad(mask, batch_first=True),
         "word_index": pad(index, batch_first=True),
     }

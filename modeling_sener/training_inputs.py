@@ -80,7 +80,7 @@ class TrainingInputs:
         spans = [np.asarray(window["labels"], dtype=np.int64).reshape(-1, 3).tolist() for window in windows]
         config, lengths = self.config, [int(words.max()) for words in index]
         labels = batch_labels(spans, lengths, config.span_window, config.triangles, config.num_labels)
-        return {**pad_inputs(ids, index, self.tokenizer.pad_token_id or 0), "labels": labels.to(torch.int8)}
+        return {**pad_inputs(ids, index, self.tokenizer.pad_token_id), "labels": labels.to(torch.int8)}
 
 
 def _check_max_tokens(value) -> None:

@@ -14,6 +14,7 @@ from training import bundle, extract, predict, score
 from training.common import models
 from training.common.models import find_model
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
+from training.fitting.fields import FieldError, TrainingFields
 from training.publishing.check_published import FILES, HEADER
 
 
@@ -50,6 +51,11 @@ def test_an_unknown_name_is_an_error_that_lists_the_names(bundled):
         ValueError, match=rf"^biomedical: not in this checkout \({where}.*; use one of: papers, contracts$"
     ):
         find_model("biomedical")
+
+
+def test_training_from_a_model_that_is_not_there_names_the_field(bundled):
+    with pytest.raises(FieldError, match="^backbone is biomedical: not in this checkout"):
+        TrainingFields("biomedical", ["train.jsonl"], ["dev.jsonl"], "out")
 
 
 def test_extract_takes_the_name(bundled, tmp_path, capsys):

@@ -50,6 +50,11 @@ def test_batches_are_padded_and_labelled_in_every_triangle(span_window, triangle
     assert batch["labels"].nonzero().tolist() == [[b, *cell, 1] for b in (0, 1) for cell in cells]
 
 
+def test_windows_of_a_tokenizer_without_a_padding_token_are_padded_with_token_0():
+    batch = Collator(None, 2, "both", 2)([toy_window(3), toy_window(5)])
+    assert batch["input_ids"].tolist()[0] == [1, 10, 11, 12, 2, 0, 0]
+
+
 def test_the_order_holds_each_window_once_changes_with_the_epoch_and_keeps_padding_low():
     lengths = np.random.default_rng(0).integers(1, 100, 1003)
     first, again, second = (epoch_order(lengths, seed=0, epoch=epoch) for epoch in (0, 0, 1))

@@ -8,8 +8,6 @@ from training.common.files import BUNDLED
 
 CHECKPOINTS = BUNDLED.parent / "checkpoints"
 MODELS = {"papers": BUNDLED, "contracts": CHECKPOINTS / "contracts", "biomedical": CHECKPOINTS / "biomedical"}
-
-
 MODEL_HELP = f"a bundled model ({', '.join(MODELS)}), a folder, or user/name on the Hub"
 
 
@@ -42,9 +40,9 @@ def is_checkpoint(name: str | Path) -> bool:
     return isinstance(fields, dict) and fields.get("model_type") == SenerConfig.model_type
 
 
-def _there() -> str:
-    return ", ".join(short for short, folder in MODELS.items() if has_config(folder))
-
-
 def has_config(folder: Path) -> bool:
     return (folder / "config.json").is_file()
+
+
+def _there() -> str:
+    return ", ".join(short for short, folder in MODELS.items() if has_config(folder))

@@ -94,7 +94,7 @@ class Collator:
     if the span window is `None`, it is N - 1. `masked_ids` (B, T) is added if the windows have them.
     """
 
-    def __init__(self, pad_id: int, span_window: int | None, triangles: str, num_labels: int):
+    def __init__(self, pad_id: int | None, span_window: int | None, triangles: str, num_labels: int):
         self.pad_id, self.span_window, self.triangles, self.num_labels = pad_id, span_window, triangles, num_labels
 
     def __call__(self, windows: list[Window]) -> dict[str, torch.Tensor]:

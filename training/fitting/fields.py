@@ -91,7 +91,10 @@ class TrainingFields:
     model: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.backbone = resolve(self.backbone)
+        try:
+            self.backbone = resolve(self.backbone)
+        except ValueError as error:
+            raise FieldError(f"backbone is {error}") from error
         for name in ("num_epochs", "patience", "min_epoch_steps", "average_epochs", "batch_size",
                      "gradient_accumulation_steps", "save_steps"):  # fmt: skip
             _must_be(self, name, getattr(self, name) >= 1, "an integer from 1")

@@ -214,7 +214,7 @@ def build_run(accelerator: Accelerator, fields: TrainingFields, facts: DataFacts
 
     config = model.config
     masking = Masking(processor.tokenizer, fields.mask_share, guessed=fields.masked_words_weight > 0)
-    collator = Collator(processor.tokenizer.pad_token_id or 0, config.span_window, config.triangles, config.num_labels)
+    collator = Collator(processor.tokenizer.pad_token_id, config.span_window, config.triangles, config.num_labels)
     batches = build_batches(accelerator, fields, windows, masking, collator)
     if batches.passes > 1:
         accelerator.print(f"an epoch: {batches.steps:,} steps, {batches.passes:,} passes over the training windows "
